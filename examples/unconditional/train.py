@@ -1,0 +1,38 @@
+"""Train a UNet on images, step by step in the order of the tutorial.
+
+    python examples/unconditional/train.py --dataset_name digits --channels 1 --image_size 16 --output_dir my-digits
+
+`mindone-ddpm train` does the same in one call; here each piece can be looked at and replaced.
+"""
+
+import sys
+
+import mindone_ddpm as md
+
+
+def main() -> int:
+    # Config: flags, or a YAML file with --config.
+    config = md.parse_training_arguments()
+    config, runtime = md.begin(config)
+
+    # Data set: pictures of one size, found by the type of their column.
+    records = md.open_records(config)
+
+    # Model and noise scheduler.
+    unet = md.make_unet(config)
+    noise_scheduler = md.make_noise_scheduler(config)
+
+    # The job says what a batch holds, how it becomes a loss, and which pipeline holds the result.
+    job = md.UnconditionalJob(config, records)
+
+    # Data loader plan, optimiser, learning-rate schedule and train step.
+    training = md.assemble(config, runtime, records, unet, noise_scheduler, job)
+
+    # Train loop, with evaluation on the way.
+    output_dir = md.train_loop(training)
+    print(f"trained; the pipeline is in {output_dir}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(md.run(main))

@@ -1,0 +1,5 @@
+import sys
+
+from mindone_ddpm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,128 @@
+"""The command line: parse first, import MindSpore after. Exit status 2 for wrong use, 1 for failure."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mindone_ddpm import __version__
+from mindone_ddpm.config import (
+    ConfigError,
+    SampleConfig,
+    TrainingConfig,
+    add_arguments,
+    check_sampling,
+    check_training,
+    from_arguments,
+    to_yaml,
+)
+
+
+def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program, description="Train diffusion models with MindSpore and sample from them."
+    )
+    parser.add_argument("--version", action="version", version=f"mindone-ddpm {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    train = commands.add_parser("train", help="train a UNet on images", allow_abbrev=False)
+    add_training_arguments(train)
+    preview = commands.add_parser("preview", help="show the images as the model will see them", allow_abbrev=False)
+    add_arguments(preview, TrainingConfig)
+    preview.add_argument(
+        "--output", metavar="FILE", default="preview.png", help="picture to write (default: preview.png)"
+    )
+    preview.add_argument("--num_images", metavar="INT", type=int, default=16, help="how many images (default: 16)")
+    sample = commands.add_parser("sample", help="sample pictures from a saved pipeline", allow_abbrev=False)
+    add_arguments(sample, SampleConfig)
+    return parser
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    add_arguments(parser, TrainingConfig)
+    parser.add_argument("--print_config", action="store_true", help="print the resolved configuration as YAML and stop")
+    parser.add_argument("--dry_run", action="store_true", help="print the configuration and the plan and stop")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(lambda: dispatch(make_parser().parse_args(arguments)))
+
+
+def parse_training_arguments(arguments: Sequence[str] | None = None) -> TrainingConfig:
+    """The configuration from a command line, for a script of one's own. Wrong use ends the program with status 2."""
+    parser = argparse.ArgumentParser(description="Train a UNet on images with MindSpore.", allow_abbrev=False)
+    add_training_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    try:
+        config = from_arguments(TrainingConfig, parsed)
+        check_training(config)
+    except ConfigError as error:
+        parser.exit(2, "".join(f"error: {problem}\n" for problem in error.problems))
+    if parsed.print_config or parsed.dry_run:
+        print(to_yaml(config), end="")
+        parser.exit(0)
+    return config
+
+
+def run(action) -> int:
+    """Run an action and turn the problems it reports into lines and an exit status."""
+    try:
+        return action()
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if type(error).__name__ not in ("DataProblem", "RuntimeProblem", "TrainingProblem"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def dispatch(arguments: argparse.Namespace) -> int:
+    return {"train": run_train, "preview": run_preview, "sample": run_sample}[arguments.command](arguments)
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    config = from_arguments(TrainingConfig, arguments)
+    check_training(config)
+    if arguments.print_config or arguments.dry_run:
+        print(to_yaml(config), end="")
+    if arguments.print_config and not arguments.dry_run:
+        return 0
+    from mindone_ddpm.trainer import prepare, train
+
+    if arguments.dry_run:
+        for name, value in prepare(config).describe().items():
+            print(f"# {name}: {value}")
+        return 0
+    output_dir = train(config)
+    print(f"trained; the pipeline is in {output_dir}, pictures in {output_dir / 'samples'}")
+    return 0
+
+
+def run_preview(arguments: argparse.Namespace) -> int:
+    from mindone_ddpm.preview import write_preview
+
+    config = from_arguments(TrainingConfig, arguments)
+    check_training(config)
+    write_preview(config, Path(arguments.output), arguments.num_images)
+    print(f"{arguments.output}: above as stored, below as the model sees them")
+    return 0
+
+
+def run_sample(arguments: argparse.Namespace) -> int:
+    config = from_arguments(SampleConfig, arguments)
+    check_sampling(config)
+    from mindone_ddpm.sampling import sample_to_folder
+
+    grid = sample_to_folder(config)
+    print(f"{config.num_images} pictures in {config.output_dir}, all in one: {grid}")
+    return 0

@@ -1,0 +1,136 @@
+"""The machine: environment, device choice, execution mode, and quiet.
+
+:func:`prepare_environment` must run before MindSpore is imported; the package's ``__init__`` sees to it. Everything
+that imports MindSpore does so inside a function, so that the command line can answer ``--help`` at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import importlib.metadata
+import io
+import logging
+import os
+import platform
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+class RuntimeProblem(Exception):
+    """The machine cannot do what was asked; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a job runs. ``rank`` counts processes from 0; ``world_size`` is their number."""
+
+    device: str
+    mode: str
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def default_precision(self) -> str:
+        """Half precision where the hardware is made for it."""
+        return "no" if self.device == "CPU" else "fp16"
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def prepare_environment() -> None:
+    """Set what MindSpore and its company read when they are imported; a user's own settings win."""
+    if _onednn_picks_slow_convolutions():
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    os.environ.setdefault("GLOG_v", "3")  # MindSpore's C++ side: errors only
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "None of PyTorch, ... found"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def _onednn_picks_slow_convolutions() -> bool:
+    """MindSpore 2.9 and 2.10 carry oneDNN 3.10, which takes a reference convolution on AVX-512 processors,
+    about a hundred times slower than the AVX2 one."""
+    try:
+        version = importlib.metadata.version("mindspore")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return platform.machine() in ("x86_64", "AMD64") and (major, minor) >= (2, 9)
+
+
+@contextlib.contextmanager
+def quiet_imports() -> Iterator[None]:
+    """Hold back what the libraries underneath say while they are imported; exceptions pass."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def quiet_libraries() -> None:
+    """Silence the loggers and warnings that carry no news for the user."""
+    for name in ("mindone", "mindspore", "transformers", "datasets", "httpx", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    import datasets
+    from mindone.diffusers.utils import logging as mindone_logging
+
+    datasets.disable_progress_bars()
+    mindone_logging.disable_progress_bar()
+
+
+def available_devices() -> list[str]:
+    """The devices that MindSpore can drive and that are really there, best first."""
+    devices = []
+    if glob.glob("/dev/davinci[0-9]*"):
+        devices.append("Ascend")
+    if os.path.exists("/dev/nvidiactl") and os.path.exists("/dev/nvidia0"):
+        devices.append("GPU")
+    return [*devices, "CPU"]
+
+
+def start(device: str, mode: str, seed: int) -> Runtime:
+    """Import MindSpore, choose the device and the mode, seed it, and put the device's substitutes in place.
+
+    Args:
+        device: ``auto``, ``Ascend``, ``GPU`` or ``CPU``.
+        mode: ``graph`` or ``pynative``.
+        seed: for the initial weights.
+
+    Raises:
+        RuntimeProblem: the device is not there, or MindSpore cannot drive it.
+    """
+    present = available_devices()
+    if device != "auto" and device not in present:
+        raise RuntimeProblem(f"--device {device}: not found on this machine; there is {' and '.join(present)}")
+    with quiet_imports():
+        import mindspore as ms
+
+    chosen = device
+    for candidate in present if device == "auto" else [device]:
+        try:
+            ms.set_device(candidate)
+            chosen = candidate
+            break
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            if device != "auto":
+                raise RuntimeProblem(f"--device {candidate}: MindSpore cannot use it ({reason})") from error
+            print(f"{candidate} is there, but MindSpore cannot use it ({reason}); trying the next", file=sys.stderr)
+    ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
+    ms.set_seed(seed)
+    from mindone_ddpm import kernels
+
+    kernels.install(chosen)
+    quiet_libraries()
+    return Runtime(device=chosen, mode=mode)

@@ -1,0 +1,155 @@
+"""The TrainStep cell: scale, accumulate, reduce, check, clip, update, count.
+
+One update boundary, in this order: accumulate, all-reduce, unscale, finite check, clip, optimiser, EMA, step += 1,
+clear. An overflow clears and counts a skip, and changes nothing else. The verdict never leaves the device: instead
+of a branch, the update is taken with values that change no bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+from mindone_ddpm.runtime import quiet_imports
+
+with quiet_imports():
+    from mindone.diffusers.training_utils import TrainStep
+
+
+def _squares(gradient):
+    return ops.square(gradient.astype(ms.float32)).sum()
+
+
+def _unscale_or_clear(finite, coefficient, gradient):
+    scaled = gradient.astype(ms.float32) * coefficient
+    return ops.select(finite, scaled, ops.zeros_like(scaled))
+
+
+def _clear(total):
+    return ops.assign(total, ops.zeros_like(total))
+
+
+class UpdateBoundary(nn.Cell):
+    """Turns the gradients of a window of micro-batches into one update.
+
+    State, all on the device: ``step`` (optimiser steps done), ``skips`` and ``consecutive_skips`` (updates not made
+    because a gradient was not finite), ``loss_scale``.
+
+    Args:
+        optimizer: has ``parameters``, ``num_columns``, and ``construct(gradients, row, finite)``.
+        table: what changes from step to step, float of shape (steps, columns), the optimiser's columns first.
+        max_grad_norm: clip the global norm to this; 0 or less does not clip.
+        loss_scale: static.
+    """
+
+    def __init__(self, optimizer: Any, table: np.ndarray, max_grad_norm: float, loss_scale: float):
+        super().__init__(auto_prefix=False)
+        self.optimizer = optimizer
+        self.table = ms.Tensor(table.astype(np.float32))
+        self.last_row = len(table) - 1
+        self.max_grad_norm = max_grad_norm
+        self.step = ms.Parameter(ms.Tensor(0, ms.int32), name="step", requires_grad=False)
+        self.skips = ms.Parameter(ms.Tensor(0, ms.int32), name="skips", requires_grad=False)
+        self.consecutive_skips = ms.Parameter(ms.Tensor(0, ms.int32), name="consecutive_skips", requires_grad=False)
+        self.loss_scale = ms.Parameter(ms.Tensor(loss_scale, ms.float32), name="loss_scale", requires_grad=False)
+        self.map = ops.HyperMap()
+
+    def construct(self, gradients, loss, weight):
+        """Update once.
+
+        Args:
+            gradients: of the *scaled* loss summed over the window.
+            loss: the unscaled loss summed over the window, float32 of shape ().
+            weight: what to divide both by, float32 of shape ().
+
+        Returns:
+            The mean loss and the global gradient norm before clipping, float32 of shape ().
+        """
+        unscale = 1.0 / (self.loss_scale * weight)
+        norm = ops.sqrt(ops.addn(self.map(_squares, gradients))) * unscale
+        finite = ops.logical_and(ms.amp.all_finite(gradients), ops.isfinite(norm))
+        coefficient = unscale
+        if self.max_grad_norm > 0:
+            coefficient = unscale * ops.minimum(self.max_grad_norm / (norm + 1e-6), ms.Tensor(1.0, ms.float32))
+        gradients = self.map(ops.partial(_unscale_or_clear, finite, coefficient), gradients)
+
+        row = ops.gather(self.table, ops.minimum(self.step, self.last_row), 0)
+        updated = self.optimizer(gradients, row, finite)
+
+        done = finite.astype(ms.int32)
+        done = ops.depend(done, updated)
+        ops.assign_add(self.step, done)
+        ops.assign_add(self.skips, 1 - done)
+        ops.assign(self.consecutive_skips, (self.consecutive_skips + 1) * (1 - done))
+        return loss / weight, norm
+
+
+class DiffusionTrainStep(TrainStep):
+    """mindone's TrainStep, exact. :meth:`run` takes a window of micro-batches and makes one update.
+
+    With one micro-batch a window, forward, backward and update are one graph and no gradient is kept. With more,
+    one graph adds a micro-batch's gradients to their sums and another, :class:`WindowUpdate`, makes the update, so
+    that the network is compiled once either way.
+
+    Args:
+        loss_cell: maps a batch to the loss of each sample, float32 of shape (batch,).
+        boundary: makes the update.
+        accumulation_steps: the most micro-batches in a window.
+    """
+
+    def __init__(self, loss_cell: nn.Cell, boundary: UpdateBoundary, accumulation_steps: int = 1):
+        super().__init__(loss_cell, boundary.optimizer)
+        self.boundary = boundary
+        self.accumulates = accumulation_steps > 1
+        if self.accumulates:
+            self.gradient_sums = boundary.optimizer.parameters.clone(prefix="gradient_sums", init="zeros")
+            self.loss_sum = ms.Parameter(ms.Tensor(0.0, ms.float32), name="loss_sum", requires_grad=False)
+            self.weight_sum = ms.Parameter(ms.Tensor(0.0, ms.float32), name="weight_sum", requires_grad=False)
+            self.window_update = WindowUpdate(boundary, self.gradient_sums, self.loss_sum, self.weight_sum)
+
+    def forward(self, *batch):
+        """The scaled loss that is differentiated, then the plain one; sums over the batch divided by its size.
+
+        The last element of the batch are the weights, float32 of shape (batch,): 1 for a sample, 0 for filling.
+        """
+        weights = batch[-1]
+        loss = (self.model(*batch[:-1]) * weights).sum() / weights.shape[0]
+        return loss * self.boundary.loss_scale, loss
+
+    def construct(self, *batch):
+        """One micro-batch. Returns two float32 scalars: the loss and, where it also updates, the gradient norm."""
+        (_, loss), gradients = self.forward_and_backward(*batch)
+        weight = batch[-1].sum() / batch[-1].shape[0]
+        if self.accumulates:
+            self.boundary.map(ops.assign_add, self.gradient_sums, gradients)
+            ops.assign_add(self.loss_sum, loss)
+            ops.assign_add(self.weight_sum, weight)
+            return loss, weight
+        return self.boundary(gradients, loss, weight)
+
+    def run(self, window: list[list[ms.Tensor]]) -> tuple[ms.Tensor, ms.Tensor]:
+        """Train on a window of micro-batches: one update. Returns its mean loss and gradient norm, on the device."""
+        if not self.accumulates:
+            return self(*window[0])
+        for batch in window:
+            self(*batch)
+        return self.window_update()
+
+
+class WindowUpdate(nn.Cell):
+    """Makes one update from summed gradients, then clears the sums."""
+
+    def __init__(self, boundary: UpdateBoundary, gradient_sums: ms.ParameterTuple, loss_sum, weight_sum):
+        super().__init__(auto_prefix=False)
+        self.boundary = boundary
+        self.gradient_sums, self.loss_sum, self.weight_sum = gradient_sums, loss_sum, weight_sum
+
+    def construct(self):
+        loss, norm = self.boundary(self.gradient_sums, self.loss_sum, self.weight_sum)
+        self.boundary.map(_clear, self.gradient_sums)
+        ops.assign(self.loss_sum, ops.depend(ops.zeros_like(self.loss_sum), loss))
+        ops.assign(self.weight_sum, ops.depend(ops.zeros_like(self.weight_sum), norm))
+        return loss, norm

@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# From nothing to a grid of digits: makes .venv, trains a small UNet, samples. Run again, it reuses what is there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+. scripts/environment.sh
+
+if [ ! -f digits/model_index.json ]; then
+    .venv/bin/mindone-ddpm train --config examples/unconditional/digits.yaml --overwrite_output_dir
+else
+    echo "digits: a trained pipeline is there; remove the folder to train anew"
+fi
+.venv/bin/mindone-ddpm sample --model digits --num_images 64 --batch_size 64 --output_dir digits/pictures --overwrite_output_dir
+echo "look at $(pwd)/digits/pictures/grid.png"

@@ -1,0 +1,49 @@
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mindone_ddpm" / "__init__.py").read_text(encoding="utf-8"))
+assert VERSION is not None
+
+setup(
+    name="mindone-ddpm",
+    version=VERSION.group(1),
+    description="Train diffusion models on your own pictures with MindSpore and mindone, on Ascend, GPU or CPU",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["mindone_ddpm", "mindone_ddpm.*"]),
+    package_data={"mindone_ddpm": ["py.typed"]},
+    python_requires=">=3.10,<3.13",
+    install_requires=[
+        # Tested with 2.7.1, 2.8.0 and 2.10.0. On 2.9 and later the package keeps oneDNN on AVX2 (see runtime.py).
+        "mindspore>=2.7.1,<2.11",
+        "mindone==0.5.0",  # its UNet, schedulers and TrainStep are what this package is built on
+        "ml_dtypes",  # mindone.diffusers.training_utils imports it and does not declare it
+        "numpy<2",  # mindone 0.5.0
+        "huggingface_hub<1.0",  # transformers 4.57.1, which mindone 0.5.0 pins
+        "datasets>=3.0",
+        "pyarrow<24",  # later wheels need numpy 2 when imported, which their metadata does not say
+        "pandas<3",  # likewise
+        "pillow>=10",
+        "tqdm",
+        "pyyaml",
+        "safetensors",
+        "scikit-learn",  # ships the digits data set
+        "tensorboardX",  # writes TensorBoard's files without TensorFlow or PyTorch
+    ],
+    extras_require={
+        "tensorboard": ["tensorboard"],  # to look at what was written
+        "dev": ["pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "tensorboard"],
+        # The real peer, for comparison tests. PyTorch's CPU build is best installed beforehand.
+        "peer": ["torch", "diffusers"],
+    },
+    entry_points={"console_scripts": ["mindone-ddpm=mindone_ddpm.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
