@@ -1,14 +1,37 @@
-"""What is written to disk, whole or not at all."""
+"""What is written to disk: whole or absent. Pipelines, checkpoints, and finding the newest good one.
+
+A checkpoint ``checkpoint-<step>/`` holds ``unet/`` and, with EMA, ``unet_ema/`` in diffusers' folder form,
+``training_state.safetensors`` (optimiser moments, counters, loss scale) and ``training_state.json`` (progress,
+configuration, versions, and the size and SHA-256 of every other file). safetensors and JSON only.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
 PIPELINE_INDEX = "model_index.json"
 RUN_CONFIG = "training_config.yaml"
+STATE_RECORD = "training_state.json"
+STATE_TENSORS = "training_state.safetensors"
+UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+class CheckpointProblem(Exception):
+    """A checkpoint cannot be read or written; the message is one line for the user."""
+
+
+# --- writing -------------------------------------------------------------------------------------------------------
 
 
 def sync_to_disk(path: Path) -> None:
@@ -23,12 +46,37 @@ def sync_to_disk(path: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that a reader finds the old one or the new one, never a half."""
     beside = path.with_name(f".{path.name}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    sync_to_disk(beside)
-    os.replace(beside, path)
+    try:
+        beside.write_text(text, encoding="utf-8")
+        sync_to_disk(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
-def save_pipeline(pipeline: Any, folder: Path) -> None:
+def files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Make a folder that is there whole or not at all: ``write(beside)`` fills one beside it, which is then renamed."""
+    beside, replaced = folder.with_name(f".{folder.name}.tmp"), folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        beside.mkdir(parents=True)
+        write(beside)
+        for path in [*files_in(beside), *(path for path in beside.rglob("*") if path.is_dir()), beside]:
+            sync_to_disk(path)
+        if folder.exists():
+            os.rename(folder, replaced)
+        os.rename(beside, folder)
+        sync_to_disk(folder.parent)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def save_pipeline(pipeline: Any, folder: Path, dtype: str = "float32") -> None:
     """Save a pipeline into ``folder``, which may hold other things: written beside, flushed, then moved in.
 
     The index comes last: where it is, all that it names is there.
@@ -37,14 +85,27 @@ def save_pipeline(pipeline: Any, folder: Path) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     try:
         pipeline.save_pretrained(str(beside), safe_serialization=True)
-        files = sorted(path.relative_to(beside) for path in beside.rglob("*") if path.is_file())
-        for name in sorted(files, key=lambda file: file.name == PIPELINE_INDEX):
+        if dtype != "float32":
+            _convert_weights(beside / "unet" / UNET_WEIGHTS, dtype)
+        names = [path.relative_to(beside) for path in files_in(beside)]
+        for name in sorted(names, key=lambda file: file.name == PIPELINE_INDEX):
             sync_to_disk(beside / name)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(beside / name, folder / name)
             sync_to_disk((folder / name).parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _convert_weights(path: Path, dtype: str) -> None:
+    import ml_dtypes
+
+    target = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}[dtype]
+    weights = {name: array.astype(target) for name, array in load_file(path).items()}
+    save_file(weights, path, metadata={"format": "np"})
+
+
+# --- a run's folder ------------------------------------------------------------------------------------------------
 
 
 def run_products(folder: Path) -> list[Path]:
@@ -61,3 +122,149 @@ def clear_run(folder: Path, logging_dir: str) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed while writing left beside."""
+    for path in [*folder.glob(".checkpoint-*.tmp"), *folder.glob(".checkpoint-*.old"), *folder.glob(".pipeline.tmp")]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".*.tmp"):
+        if path.is_file():
+            path.unlink()
+
+
+def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of each checkpoint, the oldest first."""
+    found = []
+    for path in folder.glob("checkpoint-*"):
+        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if number and path.is_dir():
+            found.append((int(number.group(1)), path))
+    return sorted(found)
+
+
+def prune(folder: Path, total_limit: int | None) -> None:
+    """Keep the newest ``total_limit`` checkpoints."""
+    if total_limit is not None:
+        for _, path in checkpoints_in(folder)[:-total_limit]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def set_aside_after(folder: Path, step: int) -> list[Path]:
+    """Rename the checkpoints later than ``step``, which a run that goes on from there leaves behind."""
+    renamed = []
+    for number, path in checkpoints_in(folder):
+        if number > step:
+            target = folder / f"abandoned-{path.name}"
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(path, target)
+            renamed.append(target)
+    return renamed
+
+
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_checkpoint(
+    folder: Path, record: dict[str, Any], state: dict[str, ms.Parameter], save_weights: Callable[[Path], None]
+) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        record: what goes into ``training_state.json``.
+        state: what goes into ``training_state.safetensors``.
+        save_weights: writes the networks' folders into the folder that it is given.
+
+    Raises:
+        CheckpointProblem: it could not be written; what was there before is untouched.
+    """
+
+    def write(beside: Path) -> None:
+        save_weights(beside)
+        save_file({name: parameter.asnumpy() for name, parameter in state.items()}, beside / STATE_TENSORS)
+        files = {
+            str(path.relative_to(beside)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in files_in(beside)
+        }
+        text = json.dumps({**record, "files": files}, indent=2)
+        (beside / STATE_RECORD).write_text(text, encoding="utf-8")
+
+    try:
+        write_folder(folder, write)
+    except Exception as error:  # a full disk shows as OSError here, and as an error of its own in safetensors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointProblem(f"{folder}: the checkpoint could not be written ({reason})") from error
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a checkpoint, after its files were compared with it.
+
+    Raises:
+        CheckpointProblem: a file is missing or is not what was written.
+    """
+    try:
+        record = json.loads((folder / STATE_RECORD).read_text(encoding="utf-8"))
+        files = record["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointProblem(f"{folder}: {STATE_RECORD} is missing or damaged") from error
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointProblem(f"{folder}: {name} is missing")
+        if path.stat().st_size != expected["bytes"] or sha256_of(path) != expected["sha256"]:
+            raise CheckpointProblem(f"{folder}: {name} is damaged")
+    return record
+
+
+def find_checkpoint(wanted: str, output_dir: Path, warn: Callable[[str], None]) -> tuple[Path, dict] | None:
+    """The checkpoint to resume from, and its record.
+
+    Args:
+        wanted: ``latest``, ``auto`` (like latest, or None where there is none), or a folder.
+        warn: told of each damaged checkpoint that is passed over.
+
+    Raises:
+        CheckpointProblem: there is no good one.
+    """
+    if wanted not in ("latest", "auto"):
+        folder = next((path for path in (Path(wanted), output_dir / wanted) if path.is_dir()), None)
+        if folder is None:
+            raise CheckpointProblem(f"--resume_from_checkpoint {wanted}: no such folder")
+        return folder, read_record(folder)
+    candidates = [path for _, path in reversed(checkpoints_in(output_dir))]
+    for folder in candidates:
+        try:
+            return folder, read_record(folder)
+        except CheckpointProblem as problem:
+            warn(f"{problem}; taking the one before")
+    if candidates:
+        raise CheckpointProblem(f"--resume_from_checkpoint {wanted}: every checkpoint in {output_dir} is damaged")
+    if wanted == "latest":
+        raise CheckpointProblem(f"--resume_from_checkpoint latest: no checkpoint in {output_dir}")
+    return None
+
+
+def load_parameters(path: Path, parameters: Iterable[tuple[str, ms.Parameter]]) -> None:
+    """Set parameters from a safetensors file, by name; all of them, in shape and type.
+
+    Raises:
+        CheckpointProblem: the file holds other names, shapes or types.
+    """
+    arrays = load_file(path)
+    named = dict(parameters)
+    if set(arrays) != set(named):
+        odd = sorted(set(arrays) ^ set(named))
+        raise CheckpointProblem(f"{path}: holds other parameters than this run's, for example {odd[0]}")
+    for name, parameter in named.items():
+        array = arrays[name]
+        if tuple(array.shape) != tuple(parameter.shape):
+            raise CheckpointProblem(f"{path}: {name} has shape {array.shape}, this run's has {tuple(parameter.shape)}")
+        parameter.set_data(ms.Tensor(array, parameter.dtype))

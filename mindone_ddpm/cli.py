@@ -80,7 +80,12 @@ def run(action) -> int:
     except BrokenPipeError:
         return 1
     except Exception as error:
-        if type(error).__name__ not in ("DataProblem", "RuntimeProblem", "TrainingProblem"):
+        # By name, since the rooms that define them import MindSpore.
+        kind = type(error).__name__
+        if kind == "Stopped":
+            print(error, file=sys.stderr)
+            return 128 + error.signal_number  # type: ignore[attr-defined]
+        if kind not in ("DataProblem", "RuntimeProblem", "TrainingProblem", "CheckpointProblem"):
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1

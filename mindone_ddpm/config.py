@@ -167,7 +167,17 @@ class TrainingConfig:
         "compute precision; auto: fp16 on Ascend and GPU, no (float32) on CPU",
         choices=["auto", "no", "fp16", "bf16"],
     )
-    loss_scale: float | None = setting(None, "static loss scale; 65536 with fp16, else 1", above=0)
+    loss_scaling: str = setting(
+        "static", "dynamic halves the scale at an overflow and doubles it now and then", choices=["static", "dynamic"]
+    )
+    loss_scale: float | None = setting(None, "the loss scale, or the first one; 65536 with fp16, else 1", above=0)
+    max_consecutive_skips: int = setting(50, "updates skipped in a row, for overflow, before the run gives up", low=1)
+    gradient_checkpointing: bool = setting(False, "save memory by computing activations again going backward")
+    use_ema: bool = setting(False, "keep a moving average of the weights; samples and the pipeline are made with it")
+    ema_inv_gamma: float = setting(1.0, "the decay after step n is 1 - (1 + (n-1)/inv_gamma)^-power", above=0)
+    ema_power: float = setting(0.75, "see ema_inv_gamma", above=0)
+    ema_max_decay: float = setting(0.9999, "the decay's upper bound", low=0)
+    ema_decay: float | None = setting(None, "a fixed decay instead", low=0)
     seed: int = setting(0, "decides initial weights, data order, flips, noise and samples", low=0)
 
     # evaluation and output
@@ -175,6 +185,16 @@ class TrainingConfig:
     ddpm_num_inference_steps: int = setting(1000, "denoising steps for the grids", low=1)
     save_image_epochs: int = setting(10, "epochs between grids; 0: never", aliases=["save_images_epochs"], low=0)
     save_model_epochs: int = setting(30, "epochs between saved pipelines (and one at the end)", low=0)
+    save_dtype: str = setting("float32", "type of the saved pipeline's weights", choices=["float32", "fp16", "bf16"])
+    checkpointing_steps: int = setting(500, "optimiser steps between checkpoints; 0: none", low=0)
+    checkpoints_total_limit: int | None = setting(2, "keep this many checkpoints, the newest; none: all", low=1)
+    resume_from_checkpoint: str | None = setting(
+        None, "latest; a checkpoint's folder; or auto: the latest if there is one, else start"
+    )
+    accept_changes: bool = setting(False, "resume although settings that decide the result have changed")
+    on_checkpoint_error: str = setting(
+        "continue", "when a checkpoint cannot be written: go on with the old one, or stop", choices=["continue", "stop"]
+    )
     logging_dir: str = setting("logs", "folder for the tracker, inside output_dir")
     logging_steps: int = setting(10, "steps between fetches of the loss from the device", low=1)
     report_to: str = setting("tensorboard", "tracker", aliases=["logger"], choices=TRACKERS)
@@ -416,6 +436,8 @@ def check_training(config: TrainingConfig) -> None:
         )
     if config.preset is not None and config.model_config_name_or_path is not None:
         problems.append("--preset and --model_config_name_or_path: give only one of them")
+    if max(config.ema_max_decay, config.ema_decay or 0.0) > 1:
+        problems.append("--ema_max_decay and --ema_decay: must be at most 1")
     model = read_model_config(config, problems)
     if model is not None and "block_out_channels" in model and config.image_size >= 2:
         problems += check_size(config.image_size, model["block_out_channels"])

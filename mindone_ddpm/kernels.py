@@ -137,6 +137,11 @@ def interpolate(input, size=None, scale_factor=None, mode="nearest", align_corne
     return ops.interpolate(input, size, scale_factor, mode, align_corners, recompute_scale_factor)
 
 
+def conv2d(input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+    """Padding by zeros; numbers or pairs of them."""
+    return ops.conv2d(input, weight, bias, stride, "pad", padding, dilation, groups)
+
+
 def dropout(input, p=0.5, training=True, inplace=False):
     return ops.dropout(input, p, training) if training and p > 0 else input
 
@@ -145,12 +150,11 @@ def dropout(input, p=0.5, training=True, inplace=False):
 
 
 def conv2d_construct(self, input):
+    padding = self.padding
     if self.padding_mode != "zeros":
         input = ops.pad(input, self._reversed_padding, mode=self.padding_mode)
         padding = (0, 0)
-    else:
-        padding = self.padding
-    return ops.conv2d(input, self.weight, self.bias, self.stride, "pad", padding, self.dilation, self.groups)
+    return conv2d(input, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
 
 def dropout_construct(self, input):
@@ -222,7 +226,17 @@ _MINT: tuple[Any, ...] = (
     norm,
     nonzero,
 )
-_MINT_FUNCTIONAL: tuple[Any, ...] = (pad, mse_loss, gelu, layer_norm, embedding, avg_pool2d, interpolate, dropout)
+_MINT_FUNCTIONAL: tuple[Any, ...] = (
+    pad,
+    mse_loss,
+    gelu,
+    layer_norm,
+    embedding,
+    avg_pool2d,
+    interpolate,
+    conv2d,
+    dropout,
+)
 _MINT_CELLS = {
     "Conv2d": conv2d_construct,
     "Dropout": dropout_construct,
@@ -258,6 +272,11 @@ def uninstall() -> None:
     while _originals:
         (owner, name), original = _originals.popitem()
         setattr(owner, name, original)
+
+
+def missing_precisions(device: str) -> tuple[str, ...]:
+    """Precisions for which a device has no convolution or matrix product."""
+    return ("bf16",) if device == "CPU" else ()
 
 
 def installed() -> tuple[str, ...]:

@@ -91,6 +91,9 @@ class AdamW(nn.Cell):
         self.update = kernels.adam_update()
         self.map = ops.HyperMap()
 
+    def state(self) -> tuple[ms.Parameter, ...]:
+        return (*self.moments1, *self.moments2)
+
     def columns(self, rates: np.ndarray) -> np.ndarray:
         """The optimiser's columns of the step table: (lr', eps', decay'), float64 of shape (steps, 3)."""
         beta1, beta2, epsilon, weight_decay, bias_correction = self.settings

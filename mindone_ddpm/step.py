@@ -36,26 +36,48 @@ class UpdateBoundary(nn.Cell):
     """Turns the gradients of a window of micro-batches into one update.
 
     State, all on the device: ``step`` (optimiser steps done), ``skips`` and ``consecutive_skips`` (updates not made
-    because a gradient was not finite), ``loss_scale``.
+    because a gradient was not finite), ``loss_scale``, and ``good_steps`` since the scale last changed.
 
     Args:
-        optimizer: has ``parameters``, ``num_columns``, and ``construct(gradients, row, finite)``.
-        table: what changes from step to step, float of shape (steps, columns), the optimiser's columns first.
+        optimizer: has ``parameters``, ``columns(rates)``, ``num_columns``, and ``construct(gradients, row, finite)``.
+        rates: the learning rate of each optimiser step, float of shape (steps,).
         max_grad_norm: clip the global norm to this; 0 or less does not clip.
-        loss_scale: static.
+        loss_scale: the scale, or with ``dynamic_scaling`` the first one: halved (not below 1) by an overflow, doubled
+            after ``scale_growth_interval`` steps without one (Micikevicius et al. 2018, section 3.2).
+        ema: an ExponentialMovingAverage to update after the optimiser, or None.
     """
 
-    def __init__(self, optimizer: Any, table: np.ndarray, max_grad_norm: float, loss_scale: float):
+    def __init__(
+        self,
+        optimizer: Any,
+        rates: np.ndarray,
+        max_grad_norm: float = 0.0,
+        loss_scale: float = 1.0,
+        dynamic_scaling: bool = False,
+        scale_growth_interval: int = 2000,
+        ema: Any = None,
+    ):
         super().__init__(auto_prefix=False)
         self.optimizer = optimizer
-        self.table = ms.Tensor(table.astype(np.float32))
-        self.last_row = len(table) - 1
+        self.ema = ema
+        columns = [optimizer.columns(rates)] + ([] if ema is None else [ema.columns()])
+        self.table = ms.Tensor(np.concatenate(columns, axis=1), ms.float32)
+        self.ema_column = optimizer.num_columns
+        self.last_row = len(rates) - 1
         self.max_grad_norm = max_grad_norm
+        self.dynamic_scaling = dynamic_scaling
+        self.scale_growth_interval = scale_growth_interval
         self.step = ms.Parameter(ms.Tensor(0, ms.int32), name="step", requires_grad=False)
         self.skips = ms.Parameter(ms.Tensor(0, ms.int32), name="skips", requires_grad=False)
         self.consecutive_skips = ms.Parameter(ms.Tensor(0, ms.int32), name="consecutive_skips", requires_grad=False)
+        self.good_steps = ms.Parameter(ms.Tensor(0, ms.int32), name="good_steps", requires_grad=False)
         self.loss_scale = ms.Parameter(ms.Tensor(loss_scale, ms.float32), name="loss_scale", requires_grad=False)
         self.map = ops.HyperMap()
+
+    def state(self) -> dict[str, ms.Parameter]:
+        """All that an update reads and writes beside the weights and their average, by name."""
+        counters = (self.step, self.skips, self.consecutive_skips, self.good_steps, self.loss_scale)
+        return {parameter.name: parameter for parameter in (*counters, *self.optimizer.state())}
 
     def construct(self, gradients, loss, weight):
         """Update once.
@@ -66,7 +88,8 @@ class UpdateBoundary(nn.Cell):
             weight: what to divide both by, float32 of shape ().
 
         Returns:
-            The mean loss and the global gradient norm before clipping, float32 of shape ().
+            The mean loss and the global gradient norm before clipping, float32 of shape (), and the number of
+            updates skipped in a row, int32 of shape (): 0 where this one was made.
         """
         unscale = 1.0 / (self.loss_scale * weight)
         norm = ops.sqrt(ops.addn(self.map(_squares, gradients))) * unscale
@@ -79,12 +102,25 @@ class UpdateBoundary(nn.Cell):
         row = ops.gather(self.table, ops.minimum(self.step, self.last_row), 0)
         updated = self.optimizer(gradients, row, finite)
 
-        done = finite.astype(ms.int32)
-        done = ops.depend(done, updated)
+        if self.ema is not None:
+            updated = self.ema(row[self.ema_column], ops.depend(finite, updated))
+
+        done = ops.depend(finite.astype(ms.int32), updated)
+        consecutive_skips = (self.consecutive_skips + 1) * (1 - done)
         ops.assign_add(self.step, done)
         ops.assign_add(self.skips, 1 - done)
-        ops.assign(self.consecutive_skips, (self.consecutive_skips + 1) * (1 - done))
-        return loss / weight, norm
+        ops.assign(self.consecutive_skips, consecutive_skips)
+        if self.dynamic_scaling:
+            self.adjust_scale(finite, done)
+        return loss / weight, norm, consecutive_skips
+
+    def adjust_scale(self, finite, done):
+        good_steps = (self.good_steps + 1) * done
+        grows = good_steps >= self.scale_growth_interval
+        grown = ops.select(grows, self.loss_scale * 2.0, self.loss_scale * 1.0)
+        halved = ops.maximum(self.loss_scale * 0.5, ms.Tensor(1.0, ms.float32))
+        ops.assign(self.loss_scale, ops.select(finite, grown, halved))
+        ops.assign(self.good_steps, good_steps * (1 - grows.astype(ms.int32)))
 
 
 class DiffusionTrainStep(TrainStep):
@@ -120,7 +156,7 @@ class DiffusionTrainStep(TrainStep):
         return loss * self.boundary.loss_scale, loss
 
     def construct(self, *batch):
-        """One micro-batch. Returns two float32 scalars: the loss and, where it also updates, the gradient norm."""
+        """One micro-batch; what the boundary returns where it also updates, else its loss and weight."""
         (_, loss), gradients = self.forward_and_backward(*batch)
         weight = batch[-1].sum() / batch[-1].shape[0]
         if self.accumulates:
@@ -130,8 +166,8 @@ class DiffusionTrainStep(TrainStep):
             return loss, weight
         return self.boundary(gradients, loss, weight)
 
-    def run(self, window: list[list[ms.Tensor]]) -> tuple[ms.Tensor, ms.Tensor]:
-        """Train on a window of micro-batches: one update. Returns its mean loss and gradient norm, on the device."""
+    def run(self, window: list[list[ms.Tensor]]) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+        """Train on a window of micro-batches: one update. Returns what :class:`UpdateBoundary` does, on the device."""
         if not self.accumulates:
             return self(*window[0])
         for batch in window:
@@ -148,8 +184,8 @@ class WindowUpdate(nn.Cell):
         self.gradient_sums, self.loss_sum, self.weight_sum = gradient_sums, loss_sum, weight_sum
 
     def construct(self):
-        loss, norm = self.boundary(self.gradient_sums, self.loss_sum, self.weight_sum)
+        loss, norm, consecutive_skips = self.boundary(self.gradient_sums, self.loss_sum, self.weight_sum)
         self.boundary.map(_clear, self.gradient_sums)
         ops.assign(self.loss_sum, ops.depend(ops.zeros_like(self.loss_sum), loss))
         ops.assign(self.weight_sum, ops.depend(ops.zeros_like(self.weight_sum), norm))
-        return loss, norm
+        return loss, norm, consecutive_skips

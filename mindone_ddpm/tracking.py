@@ -9,6 +9,16 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
+# What the loop logs: the first three for every step, the others whenever it asks the device.
+SCALARS = (
+    "train/loss",
+    "train/learning_rate",
+    "train/grad_norm",
+    "train/images_per_second",
+    "train/skipped_updates",
+    "train/loss_scale",
+)
+
 
 class Tracker(Protocol):
     def scalars(self, step: int, values: dict[str, float]) -> None: ...
@@ -30,12 +40,12 @@ class NoTracker:
 
 
 class TensorBoardTracker(NoTracker):
-    """Event files that ``tensorboard --logdir FOLDER`` shows."""
+    """Event files that ``tensorboard --logdir FOLDER`` shows; what an earlier start logged after ``step`` is hidden."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, step: int):
         from tensorboardX import SummaryWriter
 
-        self.writer: Any = SummaryWriter(str(folder))
+        self.writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -49,27 +59,34 @@ class TensorBoardTracker(NoTracker):
 
 
 class CsvTracker(NoTracker):
-    """One row a step in ``metrics.csv``, written through at once; the columns are those of the first row."""
+    """One row a step in ``metrics.csv``, written through at once; rows after ``step`` are removed at the start."""
 
-    def __init__(self, folder: Path):
+    columns = ("step", *SCALARS)
+
+    def __init__(self, folder: Path, step: int):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.csv"
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        row = {"step": step, **values}
-        columns = list(row)
+        rows = []
         if self.path.exists():
             with open(self.path, newline="", encoding="utf-8") as file:
-                columns = next(csv.reader(file))
+                # A kill may have cut the last row short.
+                rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= step]
+        with open(self.path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, extrasaction="ignore")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
+            csv.DictWriter(file, self.columns, extrasaction="ignore").writerow({"step": step, **values})
 
 
-def make_tracker(name: str, folder: Path) -> Tracker:
-    """A tracker by name: ``none``, ``tensorboard`` or ``csv``, writing into ``folder``."""
+def _is_whole(row: dict[str, str | None]) -> bool:
+    return None not in row.values() and str(row["step"]).isdigit()
+
+
+def make_tracker(name: str, folder: Path, step: int = 0) -> Tracker:
+    """A tracker by name: ``none``, ``tensorboard`` or ``csv``, writing into ``folder``, going on after ``step``."""
     if name == "tensorboard":
-        return TensorBoardTracker(folder)
-    return CsvTracker(folder) if name == "csv" else NoTracker()
+        return TensorBoardTracker(folder, step)
+    return CsvTracker(folder, step) if name == "csv" else NoTracker()

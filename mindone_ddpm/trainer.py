@@ -1,10 +1,19 @@
-"""The one loop. :func:`train` reads from top to bottom: prepare, loop, finish."""
+"""The one loop. :func:`train_loop` reads from top to bottom: prepare, loop, finish."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import importlib.metadata
+import os
+import platform
+import shutil
+import signal
+import sys
+import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +21,51 @@ import mindspore as ms
 import numpy as np
 from tqdm import tqdm
 
-from mindone_ddpm import checkpoint, models, optimizers, sampling, tracking
+import mindone_ddpm
+from mindone_ddpm import checkpoint, kernels, models, optimizers, sampling, tracking
+from mindone_ddpm.checkpoint import CheckpointProblem
 from mindone_ddpm.config import ConfigError, TrainingConfig, check_training, to_yaml
 from mindone_ddpm.data import BatchSource, DataProblem, ImageRecords, Plan, batches, make_loader, open_records
+from mindone_ddpm.ema import ExponentialMovingAverage, make_ema
+from mindone_ddpm.precision import set_compute_precision
 from mindone_ddpm.runtime import Runtime, start
 from mindone_ddpm.step import DiffusionTrainStep, UpdateBoundary
 from mindone_ddpm.unconditional import UnconditionalJob
 
+# Settings that may not change from one start of a run to the next: with another value, going on is not the same run.
+DECISIVE_SETTINGS = (
+    "image_size",
+    "channels",
+    "resize_mode",
+    "center_crop",
+    "random_flip",
+    "ddpm_num_steps",
+    "ddpm_beta_schedule",
+    "prediction_type",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "optimizer",
+    "mixed_precision",
+    "use_ema",
+    "seed",
+)
+# Settings that shape the rest of the run, and are told when they change.
+SHAPING_SETTINGS = ("num_epochs", "max_train_steps", "learning_rate", "lr_scheduler", "lr_warmup_steps")
+
 
 class TrainingProblem(Exception):
     """Training cannot go on; the message is one line for the user."""
+
+
+class Stopped(Exception):
+    """The run was told to stop by a signal, and has kept what it had."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+# --- plan ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -61,33 +105,19 @@ class Schedule:
         epoch, batch = divmod(batch_number, self.plan.batches_per_epoch)
         return epoch * self.plan.num_samples + min(batch * self.plan.global_batch_size, self.plan.num_samples)
 
+    def batch_number_after(self, samples: int) -> int:
+        """The batch to go on with after so many samples: the one that holds the next sample."""
+        epoch, rest = divmod(samples, self.plan.num_samples)
+        return epoch * self.plan.batches_per_epoch + rest // self.plan.global_batch_size
+
 
 @dataclass
 class Progress:
-    """Where a run stands: all else is a function of it."""
+    """Where a run stands: all else is a function of it. ``step`` is the host's guess until the device is asked."""
 
     step: int = 0
     batch_number: int = 0
     skips: int = 0
-    losses: list[float] = field(default_factory=list)
-
-
-def settle(config: TrainingConfig, runtime: Runtime) -> TrainingConfig:
-    """Replace ``auto`` and unset values by what they mean on this machine."""
-    precision = runtime.default_precision if config.mixed_precision == "auto" else config.mixed_precision
-    scale = config.loss_scale if config.loss_scale is not None else (65536.0 if precision == "fp16" else 1.0)
-    return replace(config, mixed_precision=precision, loss_scale=scale)
-
-
-def check_output_dir(config: TrainingConfig) -> None:
-    """Raises ConfigError if the folder holds a run and may not be overwritten, or is no folder."""
-    folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--output_dir {folder}: is a file; give a folder")
-    if checkpoint.run_products(folder) and not config.overwrite_output_dir:
-        raise ConfigError(
-            f"--output_dir {folder}: already holds a run; give another folder, or --overwrite_output_dir to replace it"
-        )
 
 
 @dataclass
@@ -107,6 +137,18 @@ class Training:
     @property
     def plan(self) -> Plan:
         return self.schedule.plan
+
+    @property
+    def boundary(self) -> UpdateBoundary:
+        return self.step_cell.boundary
+
+    @property
+    def ema(self) -> ExponentialMovingAverage | None:
+        return self.boundary.ema
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.config.output_dir)
 
     def describe(self) -> dict[str, str]:
         """The plan in words and figures, for a person."""
@@ -134,6 +176,46 @@ class Training:
                 size = self.schedule.window_size(batch_number)
                 yield [next(stream) for _ in range(size)]
                 batch_number += size
+
+    @contextlib.contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """The network holds the averaged weights inside, where there are any."""
+        with self.ema.swapped_in() if self.ema is not None else contextlib.nullcontext():
+            yield
+
+
+# --- put together --------------------------------------------------------------------------------------------------
+
+
+def settle(config: TrainingConfig, runtime: Runtime) -> TrainingConfig:
+    """Replace ``auto`` and unset values by what they mean on this machine.
+
+    Raises:
+        ConfigError: the machine has no kernels for the precision asked for.
+    """
+    precision = runtime.default_precision if config.mixed_precision == "auto" else config.mixed_precision
+    missing = kernels.missing_precisions(runtime.device)
+    if precision in missing:
+        others = [name for name in ("no", "fp16", "bf16") if name not in missing]
+        raise ConfigError(
+            f"--mixed_precision {precision}: this {runtime.device} has no kernels for it; use {' or '.join(others)}"
+        )
+    scale = config.loss_scale if config.loss_scale is not None else (65536.0 if precision == "fp16" else 1.0)
+    return replace(config, mixed_precision=precision, loss_scale=scale)
+
+
+def check_output_dir(config: TrainingConfig) -> None:
+    """Raises ConfigError if the folder holds a run and may be neither overwritten nor resumed, or is no folder."""
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--output_dir {folder}: is a file; give a folder")
+    if config.overwrite_output_dir or config.resume_from_checkpoint is not None:
+        return
+    if checkpoint.run_products(folder):
+        raise ConfigError(
+            f"--output_dir {folder}: already holds a run; give another folder, --overwrite_output_dir to replace it, "
+            "or --resume_from_checkpoint latest to go on"
+        )
 
 
 def begin(config: TrainingConfig) -> tuple[TrainingConfig, Runtime]:
@@ -163,11 +245,21 @@ def assemble(
             f"use at most {len(records) // plan.world_size}"
         )
     schedule = Schedule(plan, config.gradient_accumulation_steps, config.num_epochs, config.max_train_steps)
-    optimizer = optimizers.make_optimizer(config, ms.ParameterTuple(unet.trainable_params()))
+    set_compute_precision(unet, config.mixed_precision)
+    if config.gradient_checkpointing:
+        models.checkpoint_gradients(unet)
+    parameters = ms.ParameterTuple(unet.trainable_params())
     rates = optimizers.learning_rates(
         config.lr_scheduler, config.learning_rate, config.lr_warmup_steps, schedule.total_steps
     )
-    boundary = UpdateBoundary(optimizer, optimizer.columns(rates), config.max_grad_norm, float(config.loss_scale or 1))
+    boundary = UpdateBoundary(
+        optimizers.make_optimizer(config, parameters),
+        rates,
+        max_grad_norm=config.max_grad_norm,
+        loss_scale=config.loss_scale or 1.0,
+        dynamic_scaling=config.loss_scaling == "dynamic",
+        ema=make_ema(config, parameters, schedule.total_steps),
+    )
     step_cell = DiffusionTrainStep(job.loss_cell(unet, scheduler), boundary, config.gradient_accumulation_steps)
     return Training(config, runtime, records, unet, scheduler, job, schedule, rates, step_cell.set_train())
 
@@ -181,14 +273,134 @@ def prepare(config: TrainingConfig) -> Training:
     return assemble(config, runtime, records, unet, scheduler, UnconditionalJob(config, records))
 
 
+# --- checkpoints ---------------------------------------------------------------------------------------------------
+
+
+def identity_of(training: Training) -> dict[str, Any]:
+    """What must be the same for a checkpoint to be this run's."""
+    settings = {name: getattr(training.config, name) for name in DECISIVE_SETTINGS}
+    unet = {key: value for key, value in dict(training.unet.config).items() if not key.startswith("_")}
+    return {
+        **settings,
+        "world_size": training.plan.world_size,
+        "data": f"{len(training.records)} images, {training.records.fingerprint()}",
+        "unet": {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(unet.items())},
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in ("mindspore", "mindone", "numpy", "datasets")}
+    return {"mindone_ddpm": mindone_ddpm.__version__, "python": platform.python_version(), **found}
+
+
+def save_checkpoint(training: Training, progress: Progress) -> None:
+    """Write ``checkpoint-<step>`` and prune the older ones.
+
+    Raises:
+        CheckpointProblem: it could not be written, and ``on_checkpoint_error`` says stop.
+    """
+    config, output_dir = training.config, training.output_dir
+
+    def save_weights(folder: Path) -> None:
+        training.unet.save_pretrained(str(folder / "unet"))
+        if training.ema is not None:
+            with training.ema.swapped_in():
+                training.unet.save_pretrained(str(folder / "unet_ema"))
+
+    record = {
+        "progress": {
+            **dataclasses.asdict(progress),
+            "samples_seen": training.schedule.samples_seen(progress.batch_number),
+            "best": None,
+        },
+        "seed": config.seed,
+        "identity": identity_of(training),
+        "config": dataclasses.asdict(config),
+        "versions": versions(),
+    }
+    try:
+        folder = output_dir / f"checkpoint-{progress.step}"
+        checkpoint.save_checkpoint(folder, record, training.boundary.state(), save_weights)
+    except CheckpointProblem as problem:
+        if config.on_checkpoint_error == "stop":
+            raise
+        tqdm.write(f"warning: {problem}; going on, with the older checkpoints as they were", file=sys.stderr)
+        return
+    checkpoint.prune(output_dir, config.checkpoints_total_limit)
+
+
+def resume(training: Training) -> Progress:
+    """Take up the checkpoint that the configuration names, if any; where the run stands afterwards.
+
+    Raises:
+        CheckpointProblem: there is no good one.
+        ConfigError: it belongs to another run, and changes are not accepted.
+    """
+    config, output_dir = training.config, training.output_dir
+    if config.resume_from_checkpoint is None:
+        return Progress()
+
+    def warn(text: str) -> None:
+        tqdm.write(f"warning: {text}", file=sys.stderr)
+
+    found = checkpoint.find_checkpoint(config.resume_from_checkpoint, output_dir, warn)
+    if found is None:
+        return Progress()
+    folder, record = found
+    _compare(training, folder, record)
+
+    parameters = [(parameter.name, parameter) for parameter in training.unet.trainable_params()]
+    checkpoint.load_parameters(folder / "unet" / checkpoint.UNET_WEIGHTS, parameters)
+    if training.ema is not None and (folder / "unet_ema").is_dir():
+        averages = zip((name for name, _ in parameters), training.ema.averages, strict=True)
+        checkpoint.load_parameters(folder / "unet_ema" / checkpoint.UNET_WEIGHTS, averages)
+    checkpoint.load_parameters(folder / checkpoint.STATE_TENSORS, training.boundary.state().items())
+
+    saved = record["progress"]
+    progress = Progress(saved["step"], saved["batch_number"], saved["skips"])
+    if training.schedule.samples_seen(progress.batch_number) != saved["samples_seen"]:
+        progress.batch_number = training.schedule.batch_number_after(saved["samples_seen"])
+    for path in checkpoint.set_aside_after(output_dir, progress.step):
+        warn(f"a later checkpoint is set aside as {path.name}")
+    tqdm.write(f" resumed: {folder}, step {progress.step:,}, {saved['samples_seen']:,} samples seen")
+    return progress
+
+
+def _compare(training: Training, folder: Path, record: dict[str, Any]) -> None:
+    """Say how the run differs from the checkpoint's; refuse differences that decide the result."""
+    old, new = record["identity"], identity_of(training)
+    differences = []
+    for name in new:
+        if name == "unet":
+            keys = [key for key in new["unet"] if old["unet"].get(key) != new["unet"][key]]
+            differences += [f"unet {key} is {new['unet'][key]}, was {old['unet'].get(key)}" for key in keys]
+        elif old.get(name) != new[name]:
+            differences.append(f"{name} is {new[name]}, was {old.get(name)}")
+    if differences and not training.config.accept_changes:
+        raise ConfigError(
+            *(f"--resume_from_checkpoint {folder}: {difference}" for difference in differences),
+            "--accept_changes: give it to resume all the same, or set the values back",
+        )
+    for name in SHAPING_SETTINGS:
+        before, now = record["config"].get(name), getattr(training.config, name)
+        if before != now:
+            differences.append(f"{name} is {now}, was {before}")
+    for difference in differences:
+        tqdm.write(f" changed: {difference}")
+
+
+# --- what happens on the way ---------------------------------------------------------------------------------------
+
+
 class Report:
     """The bar and the tracker. Losses stay on the device until :meth:`fetch`."""
 
     def __init__(self, training: Training, progress: Progress, tracker: tracking.Tracker):
-        self.rates, self.tracker = training.rates, tracker
+        self.training, self.progress, self.tracker = training, progress, tracker
         self.images_per_step = training.plan.global_batch_size * training.config.gradient_accumulation_steps
-        self.pending: list[tuple[ms.Tensor, ms.Tensor]] = []
-        self.since, self.steps_since = time.perf_counter(), 0
+        self.known_step = progress.step
+        self.pending: list[tuple[ms.Tensor, ms.Tensor, ms.Tensor]] = []
+        self.since = time.perf_counter()
         self.bar = tqdm(
             total=training.schedule.total_steps,
             initial=progress.step,
@@ -198,110 +410,98 @@ class Report:
             disable=not training.runtime.is_main,
         )
 
-    def add(self, result: tuple[ms.Tensor, ms.Tensor]) -> None:
-        self.pending.append(result)
-        self.steps_since += 1
-
-    def pause(self) -> float:
-        """Leave what follows out of the rate."""
-        return time.perf_counter()
-
-    def resume(self, paused_at: float) -> None:
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens inside out of the rate."""
+        paused_at = time.perf_counter()
+        yield
         self.since += time.perf_counter() - paused_at
 
-    def fetch(self, progress: Progress, boundary: UpdateBoundary) -> None:
+    def fetch(self) -> None:
         """Bring what is pending to the host, settle the true step, and show and track it.
 
         Raises:
-            TrainingProblem: a loss is not finite.
+            TrainingProblem: a loss is not finite, or too many updates were skipped in a row.
         """
         if not self.pending:
             return
-        losses = [float(loss.asnumpy()) for loss, _ in self.pending]
-        norms = [float(norm.asnumpy()) for _, norm in self.pending]
+        results = [tuple(value.asnumpy().item() for value in result) for result in self.pending]
         self.pending = []
-        seconds = time.perf_counter() - self.since
-        images_per_second = self.steps_since * self.images_per_step / max(seconds, 1e-9)
-        self.since, self.steps_since = time.perf_counter(), 0
+        seconds = max(time.perf_counter() - self.since, 1e-9)
+        self.since = time.perf_counter()
+        boundary, progress, rates = self.training.boundary, self.progress, self.training.rates
         progress.step, progress.skips = int(boundary.step.asnumpy()), int(boundary.skips.asnumpy())
-        progress.losses += losses
-        rate = float(self.rates[min(max(progress.step - 1, 0), len(self.rates) - 1)])
-        self.bar.n = progress.step
-        self.bar.set_postfix_str(f"loss {losses[-1]:.4f}, lr {rate:.2e}, {images_per_second:.1f} img/s")
-        values = {
-            "train/loss": float(np.mean(losses)),
-            "train/learning_rate": rate,
-            "train/grad_norm": norms[-1],
-            "train/images_per_second": images_per_second,
+
+        occasional = {
+            "train/images_per_second": len(results) * self.images_per_step / seconds,
             "train/skipped_updates": float(progress.skips),
+            "train/loss_scale": float(boundary.loss_scale.asnumpy()),
         }
-        self.tracker.scalars(progress.step, values)
-        if not np.isfinite(losses[-1]) and float(boundary.loss_scale.asnumpy()) == 1.0:
+        made = [(loss, norm) for loss, norm, consecutive_skips in results if consecutive_skips == 0]
+        for loss, norm in made:
+            rate = float(rates[min(self.known_step, len(rates) - 1)])
+            self.known_step += 1
+            values = {"train/loss": loss, "train/learning_rate": rate, "train/grad_norm": norm}
+            self.tracker.scalars(self.known_step, values | (occasional if self.known_step == progress.step else {}))
+            text = f"loss {loss:.4f}, lr {rate:.2e}, {occasional['train/images_per_second']:.1f} img/s"
+            self.bar.set_postfix_str(text + (f", {progress.skips} skipped" if progress.skips else ""), refresh=False)
+        self.bar.n = progress.step
+        self.bar.refresh()
+        self._check(results, occasional["train/loss_scale"])
+
+    def _check(self, results: list[tuple[float, ...]], loss_scale: float) -> None:
+        config = self.training.config
+        if config.mixed_precision == "no" and not all(np.isfinite(loss) for loss, _, _ in results):
             raise TrainingProblem(
-                f"the loss is {losses[-1]} at step {progress.step + 1}; try a lower --learning_rate or check the images"
+                f"the loss after step {self.progress.step} is not finite; the weights were not touched by it. "
+                "Try a lower --learning_rate, and look at the images with `mindone-ddpm preview`"
+            )
+        if max(consecutive_skips for _, _, consecutive_skips in results) > config.max_consecutive_skips:
+            raise TrainingProblem(
+                f"more than {config.max_consecutive_skips} updates in a row were skipped, because gradients were not "
+                f"finite at a loss scale of {loss_scale:g}; try --loss_scaling dynamic, a lower --loss_scale, "
+                "a lower --learning_rate, or --mixed_precision no"
             )
 
     def close(self) -> None:
         self.bar.close()
 
 
-def train(config: TrainingConfig) -> Path:
-    """Train as configured; the folder returned holds a pipeline that ``DDPMPipeline.from_pretrained`` loads.
+class StopRequest:
+    """SIGTERM and SIGINT: the first asks the loop to stop after its step, the second ends the process at once."""
 
-    Raises:
-        ConfigError, DataProblem, RuntimeProblem: before anything is written.
-        TrainingProblem: training cannot go on.
-    """
-    return train_loop(prepare(config))
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self.previous: dict[int, Any] = {}
 
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self.previous[number] = signal.signal(number, self._receive)
+        return self
 
-def train_loop(training: Training) -> Path:
-    """Run the loop to its end and save the pipeline; returns its folder."""
-    # Prepare.
-    config, schedule, step_cell = training.config, training.schedule, training.step_cell
-    output_dir = Path(config.output_dir)
-    for name, value in training.describe().items():
-        tqdm.write(f"{name:>8}: {value}")
-    training.records.cache(config.cache_images_mib, show_progress=training.runtime.is_main)
-    checkpoint.clear_run(output_dir, config.logging_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(config))
-    tracker = tracking.make_tracker(config.report_to, output_dir / config.logging_dir)
-    progress = Progress()
-    report = Report(training, progress, tracker)
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
 
-    # Loop.
-    try:
-        for window in training.windows(progress.batch_number):
-            report.add(step_cell.run(window))
-            progress.step += 1
-            progress.batch_number += len(window)
+    def _receive(self, number: int, _: object) -> None:
+        if self.signal_number is not None:
+            os._exit(128 + number)
+        self.signal_number = number
+        tqdm.write("stopping after this step; once more to leave at once", file=sys.stderr)
 
-            epoch, epoch_ends = schedule.epoch(progress.batch_number)
-            last = schedule.is_over(progress.step, progress.batch_number)
-            if last or epoch_ends or progress.step % config.logging_steps == 0:
-                report.fetch(progress, step_cell.boundary)
-                last = schedule.is_over(progress.step, progress.batch_number)  # skipped updates do not count
-
-            paused_at = report.pause()
-            if config.save_image_epochs and (last or (epoch_ends and is_due(epoch, config.save_image_epochs))):
-                save_samples(training, epoch, progress, tracker)
-            if last or (epoch_ends and is_due(epoch, config.save_model_epochs)):
-                checkpoint.save_pipeline(training.job.pipeline(training.unet, training.scheduler), output_dir)
-            report.resume(paused_at)
-            if last:
-                break
-    finally:
-        report.close()
-        tracker.close()
-    return output_dir
+    @property
+    def requested(self) -> bool:
+        return self.signal_number is not None
 
 
-def is_due(count: int, every: int) -> bool:
-    return every > 0 and count % every == 0
+class SamplingStopped(Exception):
+    """Leaves a grid of samples unfinished."""
 
 
-def save_samples(training: Training, epoch: int, progress: Progress, tracker: tracking.Tracker) -> None:
+def save_samples(
+    training: Training, epoch: int, progress: Progress, tracker: tracking.Tracker, stop: StopRequest
+) -> None:
     """Write ``samples/<epoch>.png``: a grid from generators of its own, so that training's randomness is left alone."""
     config = training.config
     bar = tqdm(
@@ -312,7 +512,13 @@ def save_samples(training: Training, epoch: int, progress: Progress, tracker: tr
         dynamic_ncols=True,
         disable=not training.runtime.is_main,
     )
-    with bar:
+
+    def on_step(_: int) -> None:
+        bar.update()
+        if stop.requested:
+            raise SamplingStopped
+
+    with bar, contextlib.suppress(SamplingStopped), training.evaluation_weights():
         pictures = sampling.generate(
             training.unet,
             training.scheduler,
@@ -320,10 +526,113 @@ def save_samples(training: Training, epoch: int, progress: Progress, tracker: tr
             batch_size=config.eval_batch_size,
             num_inference_steps=config.ddpm_num_inference_steps,
             seed=config.seed,
-            on_step=lambda _: bar.update(),
+            on_step=on_step,
         )
-    grid = sampling.make_grid(pictures)
-    folder = Path(config.output_dir) / "samples"
-    folder.mkdir(exist_ok=True)
-    grid.save(folder / f"{epoch:04d}.png")
-    tracker.picture(progress.step, "samples", grid)
+        grid = sampling.make_grid(pictures)
+        folder = training.output_dir / "samples"
+        folder.mkdir(exist_ok=True)
+        beside = folder / f".{epoch:04d}.tmp.png"
+        grid.save(beside)
+        os.replace(beside, folder / f"{epoch:04d}.png")
+        tracker.picture(progress.step, "samples", grid)
+
+
+def save_pipeline(training: Training) -> None:
+    """Save the pipeline, with the averaged weights where there are any.
+
+    Raises:
+        TrainingProblem: it could not be written.
+    """
+    with training.evaluation_weights():
+        pipeline = training.job.pipeline(training.unet, training.scheduler)
+        try:
+            checkpoint.save_pipeline(pipeline, training.output_dir, training.config.save_dtype)
+        except OSError as error:
+            raise TrainingProblem(
+                f"{training.output_dir}: the pipeline could not be saved ({error.strerror})"
+            ) from error
+
+
+def open_output_dir(training: Training, progress: Progress) -> None:
+    """Make the output folder ready: cleared for a new run, tidied for one that goes on."""
+    output_dir = training.output_dir
+    if progress.batch_number == 0:
+        checkpoint.clear_run(output_dir, training.config.logging_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint.clear_leftovers(output_dir)
+    shutil.rmtree(output_dir / ".pipeline.tmp", ignore_errors=True)
+    checkpoint.write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(training.config))
+
+
+def is_due(count: int, every: int) -> bool:
+    return every > 0 and count % every == 0
+
+
+# --- the loop ------------------------------------------------------------------------------------------------------
+
+
+def train(config: TrainingConfig) -> Path:
+    """Train as configured; the folder returned holds a pipeline that ``DDPMPipeline.from_pretrained`` loads.
+
+    Raises:
+        ConfigError, DataProblem, RuntimeProblem, CheckpointProblem: before anything is written.
+        TrainingProblem: training cannot go on.
+        Stopped: a signal asked for it; a checkpoint was written.
+    """
+    return train_loop(prepare(config))
+
+
+def train_loop(training: Training) -> Path:
+    """Run the loop to its end and save the pipeline; returns its folder. Raises what :func:`train` does."""
+    # Prepare.
+    config, schedule, output_dir = training.config, training.schedule, training.output_dir
+    for name, value in training.describe().items():
+        tqdm.write(f"{name:>8}: {value}")
+    progress = resume(training)
+    training.records.cache(config.cache_images_mib, show_progress=training.runtime.is_main)
+    open_output_dir(training, progress)
+    tracker = tracking.make_tracker(config.report_to, output_dir / config.logging_dir, progress.step)
+    report = Report(training, progress, tracker)
+    saved_step = progress.step
+    windows = training.windows(progress.batch_number)
+    over = schedule.is_over(progress.step, progress.batch_number)
+
+    # Loop.
+    with StopRequest() as stop, contextlib.closing(report), contextlib.closing(tracker):
+        while not over:
+            window = next(windows)
+            report.pending.append(training.step_cell.run(window))
+            progress.step += 1
+            progress.batch_number += len(window)
+
+            epoch, epoch_ends = schedule.epoch(progress.batch_number)
+            if (
+                epoch_ends
+                or stop.requested
+                or schedule.is_over(progress.step, progress.batch_number)
+                or is_due(progress.step, config.logging_steps)
+                or is_due(progress.step, config.checkpointing_steps)
+            ):
+                report.fetch()  # from here on the step is the true one: skipped updates do not count
+            over = schedule.is_over(progress.step, progress.batch_number)
+
+            with report.paused():
+                if config.save_image_epochs and (over or (epoch_ends and is_due(epoch, config.save_image_epochs))):
+                    save_samples(training, epoch, progress, tracker, stop)
+                if over or (epoch_ends and is_due(epoch, config.save_model_epochs)):
+                    save_pipeline(training)
+                due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
+                if (due or stop.requested) and progress.step != saved_step:
+                    save_checkpoint(training, progress)
+                    saved_step = progress.step
+            if stop.requested and not over:
+                raise Stopped(
+                    int(stop.signal_number or 0),
+                    f"stopped at step {progress.step:,} of {schedule.total_steps:,}; the same command with "
+                    "--resume_from_checkpoint auto goes on from there",
+                )
+
+    # Finish.
+    if not (output_dir / checkpoint.PIPELINE_INDEX).exists():
+        save_pipeline(training)
+    return output_dir

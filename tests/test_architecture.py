@@ -12,9 +12,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mindone_ddpm"
 FLOORS = [
     ["config", "runtime"],
     ["kernels"],
+    ["precision"],
     ["data", "models", "optimizers"],
     ["unconditional"],
-    ["step"],
+    ["step", "ema"],
     ["checkpoint", "sampling", "tracking"],
     ["preview", "trainer"],
     ["cli"],

@@ -30,12 +30,12 @@ def gradient_by_hand(weight, x):
     return 2 * x.T @ x @ weight / len(x)
 
 
-def make_step(accumulation_steps=1, max_grad_norm=0.0, loss_scale=1.0, steps=50):
+def make_step(accumulation_steps=1, max_grad_norm=0.0, loss_scale=1.0, steps=50, **options):
     loss = LinearLoss()
     parameters = ms.ParameterTuple(loss.trainable_params())
     optimizer = AdamW(parameters, BETA1, BETA2, EPSILON, DECAY)
-    table = optimizer.columns(np.full(steps, RATE))
-    return DiffusionTrainStep(loss, UpdateBoundary(optimizer, table, max_grad_norm, loss_scale), accumulation_steps)
+    boundary = UpdateBoundary(optimizer, np.full(steps, RATE), max_grad_norm, loss_scale, **options)
+    return DiffusionTrainStep(loss, boundary, accumulation_steps)
 
 
 def batch(x, weights=None):
@@ -54,7 +54,7 @@ def test_updates_are_adamw_on_the_mean_gradient(either_mode, loss_scale):
     for number in range(4):
         x = INPUTS[8 * number : 8 * number + 8]
         gradients.append(gradient_by_hand(expected, x))
-        loss, norm = step.run([batch(x)])
+        loss, norm, _ = step.run([batch(x)])
         assert float(loss) == pytest.approx(((x @ expected) ** 2).sum() / 8, rel=1e-5)
         assert float(norm) == pytest.approx(np.linalg.norm(gradients[-1]), rel=1e-5)
         expected = adamw_by_hand(START, gradients, [RATE] * len(gradients), BETA1, BETA2, EPSILON, DECAY)
@@ -81,7 +81,7 @@ def test_an_overflow_changes_nothing_but_the_count(either_mode):
     bad = INPUTS[8:16].copy()
     bad[3, 1] = np.inf
     for skips in (1, 2):
-        loss, _ = step.run([batch(bad)])
+        loss, _, _ = step.run([batch(bad)])
         assert not np.isfinite(float(loss))
         assert (int(step.boundary.skips), int(step.boundary.consecutive_skips)) == (skips, skips)
         for tensor, kept in zip(state, before, strict=True):
@@ -100,8 +100,8 @@ def test_accumulated_micro_batches_equal_one_large_batch(either_mode, loss_scale
     whole, parts = make_step(1, 1.0, loss_scale), make_step(4, 1.0, loss_scale)
     for number in range(3):
         x = INPUTS[8 * number : 8 * number + 8]
-        loss, norm = whole.run([batch(x)])
-        loss_parts, norm_parts = parts.run([batch(x[i : i + 2]) for i in range(0, 8, 2)])
+        loss, norm, _ = whole.run([batch(x)])
+        loss_parts, norm_parts, _ = parts.run([batch(x[i : i + 2]) for i in range(0, 8, 2)])
         assert float(loss_parts) == pytest.approx(float(loss), rel=1e-6)
         assert float(norm_parts) == pytest.approx(float(norm), rel=1e-6)
     np.testing.assert_allclose(weight_of(parts), weight_of(whole), rtol=1e-6)
@@ -112,7 +112,7 @@ def test_a_ragged_window_divides_by_what_it_has(either_mode):
     whole, parts = make_step(1), make_step(4)
     whole.run([batch(INPUTS[:5])])
     filled = np.concatenate([INPUTS[4:5], INPUTS[:1]])  # one sample, one filling
-    loss, _ = parts.run([batch(INPUTS[0:2]), batch(INPUTS[2:4]), batch(filled, [1, 0])])
+    loss, _, _ = parts.run([batch(INPUTS[0:2]), batch(INPUTS[2:4]), batch(filled, [1, 0])])
     assert float(loss) == pytest.approx(((INPUTS[:5] @ START) ** 2).sum() / 5, rel=1e-6)
     np.testing.assert_allclose(weight_of(parts), weight_of(whole), rtol=1e-6)
 
@@ -145,3 +145,30 @@ def test_past_the_end_of_the_table_its_last_row_holds(graph_mode):
         step.run([batch(INPUTS[:8])])
     assert int(step.boundary.step) == 4
     assert np.isfinite(weight_of(step)).all()
+
+
+def test_dynamic_scale_halves_at_an_overflow_and_doubles_after_good_steps(either_mode):
+    step = make_step(loss_scale=16.0, dynamic_scaling=True, scale_growth_interval=3)
+    good, bad = batch(INPUTS[:8]), batch(INPUTS[:8] * np.inf)
+    scales = []
+    for data in (good, good, good, good, bad, bad, good, good, bad, good, good, good):
+        step.run([data])
+        scales.append(float(step.boundary.loss_scale))
+    assert scales == [16, 16, 32, 32, 16, 8, 8, 8, 4, 4, 4, 8]
+
+
+def test_dynamic_scale_stays_above_one(either_mode):
+    step = make_step(loss_scale=2.0, dynamic_scaling=True)
+    for _ in range(3):
+        step.run([batch(INPUTS[:8] * np.inf)])
+    assert float(step.boundary.loss_scale) == 1.0
+
+
+def test_a_changing_scale_does_not_change_the_update(either_mode):
+    fixed, moving = make_step(), make_step(loss_scale=2.0, dynamic_scaling=True, scale_growth_interval=1)
+    for number in range(4):
+        data = [batch(INPUTS[8 * number : 8 * number + 8])]
+        fixed.run(data)
+        moving.run(data)
+    assert float(moving.boundary.loss_scale) == 32.0
+    np.testing.assert_allclose(weight_of(moving), weight_of(fixed), rtol=1e-6)

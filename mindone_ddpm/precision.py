@@ -1,0 +1,63 @@
+"""Mixed precision: convolutions and matrix products in half precision, all that is delicate in float32.
+
+Parameters stay float32 (the master weights); they are cast where they are used, so their gradients arrive in float32.
+Normalisation and the softmax of the attention compute in float32. This follows what PyTorch's autocast does.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import mint, nn
+
+DTYPES = {"no": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
+
+
+class HalfConv2d(mint.nn.Conv2d):
+    """A Conv2d that computes in ``compute_dtype``."""
+
+    def construct(self, input):
+        dtype = self.compute_dtype
+        bias = None if self.bias is None else self.bias.astype(dtype)
+        return mint.nn.functional.conv2d(
+            input.astype(dtype),
+            self.weight.astype(dtype),
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+
+
+class HalfLinear(mint.nn.Linear):
+    """A Linear that computes in ``compute_dtype``."""
+
+    def construct(self, x):
+        dtype = self.compute_dtype
+        bias = None if self.bias is None else self.bias.astype(dtype)
+        return mint.nn.functional.linear(x.astype(dtype), self.weight.astype(dtype), bias)
+
+
+class FloatGroupNorm(mint.nn.GroupNorm):
+    """A GroupNorm that computes in float32 and answers in ``compute_dtype``."""
+
+    def construct(self, input):
+        output = mint.nn.functional.group_norm(
+            input.astype(ms.float32), self.num_groups, self.weight, self.bias, self.eps
+        )
+        return output.astype(self.compute_dtype)
+
+
+_HALF = {mint.nn.Conv2d: HalfConv2d, mint.nn.Linear: HalfLinear, mint.nn.GroupNorm: FloatGroupNorm}
+
+
+def set_compute_precision(network: nn.Cell, precision: str) -> None:
+    """Make a network compute in ``no`` (float32), ``fp16`` or ``bf16``. Its parameters and their names stay."""
+    if precision == "no":
+        return
+    for _, cell in network.cells_and_names():
+        if type(cell) in _HALF:
+            cell.__class__ = _HALF[type(cell)]
+            cell.compute_dtype = DTYPES[precision]
+        if hasattr(cell, "upcast_softmax"):
+            cell.upcast_softmax = True
