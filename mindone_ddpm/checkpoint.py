@@ -20,6 +20,8 @@ import mindspore as ms
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from mindone_ddpm.config import first_line
+
 PIPELINE_INDEX = "model_index.json"
 RUN_CONFIG = "training_config.yaml"
 STATE_RECORD = "training_state.json"
@@ -200,7 +202,7 @@ def save_checkpoint(
     try:
         write_folder(folder, write)
     except Exception as error:  # a full disk shows as OSError here, and as an error of its own in safetensors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise CheckpointProblem(f"{folder}: the checkpoint could not be written ({reason})") from error
 
 

@@ -18,6 +18,7 @@ from mindone_ddpm.config import (
     from_arguments,
     to_yaml,
 )
+from mindone_ddpm.runtime import interrupt_watch
 
 
 def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
@@ -68,6 +69,7 @@ def parse_training_arguments(arguments: Sequence[str] | None = None) -> Training
 
 def run(action) -> int:
     """Run an action and turn the problems it reports into lines and an exit status."""
+    interrupt_watch.start()
     try:
         return action()
     except ConfigError as error:

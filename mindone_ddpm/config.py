@@ -32,6 +32,12 @@ class ConfigError(Exception):
         self.problems = list(problems)
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of another library says, short enough for a message of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 # --- UNet presets ------------------------------------------------------------------------------------------------
 
 UNET_PRESETS: dict[str, dict[str, Any]] = {
@@ -284,7 +290,7 @@ def read_yaml(path: str, config_class: type, problems: list[str]) -> dict[str, A
         problems.append(f"--config {path}: cannot be read ({error.strerror})")
         return {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problems.append(f"--config {path}: is not YAML ({str(error).splitlines()[0]})")
+        problems.append(f"--config {path}: is not YAML ({first_line(error)})")
         return {}
     if content is None:
         return {}

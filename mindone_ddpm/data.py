@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from mindone_ddpm.config import BUILT_IN_DATASETS, TrainingConfig
+from mindone_ddpm.config import BUILT_IN_DATASETS, TrainingConfig, first_line
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # The use that a random stream is for; part of its key, so that no two streams are alike.
@@ -65,7 +65,7 @@ def decode_image(content: bytes | None, path: str | None, where: str) -> Image.I
             picture.load()
             return ImageOps.exif_transpose(picture)
     except Exception as error:  # Pillow raises many kinds for a damaged file
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         reason = re.sub(r"<_io\.BytesIO object at \w+>", "the file", reason)
         raise DataProblem(f"{where}: not a readable image ({reason})") from error
 
@@ -142,7 +142,7 @@ def load_hf_dataset(config: TrainingConfig) -> Any:
                 config.dataset_name, config.dataset_config_name, split=config.dataset_split, cache_dir=config.cache_dir
             )
         except Exception as error:  # the Hub's client raises a dozen kinds
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            reason = first_line(error)
             raise DataProblem(
                 f"--dataset_name {config.dataset_name}: not found or not reachable ({reason}). "
                 "A data set on this machine is given by --train_data_dir, or by a folder's path as --dataset_name"
@@ -190,7 +190,7 @@ def _load_folder(config: TrainingConfig) -> Any:
             "imagefolder", data_dir=str(folder), split=config.dataset_split, cache_dir=config.cache_dir
         )
     except Exception as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise DataProblem(f"{flag}: cannot be read as a data set ({reason})") from error
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mindone_ddpm.config import UNET_PRESETS, ConfigError, TrainingConfig, check_size, preset_for, read_model_config
+from mindone_ddpm.config import (
+    UNET_PRESETS,
+    ConfigError,
+    TrainingConfig,
+    check_size,
+    first_line,
+    preset_for,
+    read_model_config,
+)
 from mindone_ddpm.runtime import quiet_imports
 
 with quiet_imports():
@@ -55,7 +63,7 @@ def _hub_config(name: str) -> dict[str, Any]:
     try:
         return dict(UNet2DModel.load_config(name))
     except Exception as error:  # the Hub's client raises a dozen kinds
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(f"--model_config_name_or_path {name}: not found or not reachable ({reason})") from error
 
 
@@ -120,5 +128,5 @@ def load_pipeline(model: str) -> DDPMPipeline:
     try:
         return DDPMPipeline.from_pretrained(model)
     except Exception as error:  # mindone and the Hub's client raise many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise ConfigError(f"--model {model}: cannot be loaded ({reason})") from error

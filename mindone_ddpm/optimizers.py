@@ -81,6 +81,7 @@ class AdamW(nn.Cell):
     ):
         super().__init__(auto_prefix=False)
         self.parameters = parameters
+        self.names = [parameter.name for parameter in parameters]  # cells that hold them will prefix their own
         self.moments1 = parameters.clone(prefix="moments1", init="zeros")
         self.moments2 = parameters.clone(prefix="moments2", init="zeros")
         self.settings = (beta1, beta2, epsilon, weight_decay, bias_correction)
@@ -91,8 +92,10 @@ class AdamW(nn.Cell):
         self.update = kernels.adam_update()
         self.map = ops.HyperMap()
 
-    def state(self) -> tuple[ms.Parameter, ...]:
-        return (*self.moments1, *self.moments2)
+    def state(self) -> dict[str, ms.Parameter]:
+        """The moments, by the name that their parameter had at the beginning."""
+        pairs = (("moments1", self.moments1), ("moments2", self.moments2))
+        return {f"{kind}.{name}": m for kind, moments in pairs for name, m in zip(self.names, moments, strict=True)}
 
     def columns(self, rates: np.ndarray) -> np.ndarray:
         """The optimiser's columns of the step table: (lr', eps', decay'), float64 of shape (steps, 3)."""

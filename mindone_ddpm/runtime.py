@@ -6,6 +6,7 @@ that imports MindSpore does so inside a function, so that the command line can a
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import glob
 import importlib.metadata
@@ -13,10 +14,14 @@ import io
 import logging
 import os
 import platform
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from mindone_ddpm.config import first_line
 
 
 class RuntimeProblem(Exception):
@@ -123,7 +128,7 @@ def start(device: str, mode: str, seed: int) -> Runtime:
             chosen = candidate
             break
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             if device != "auto":
                 raise RuntimeProblem(f"--device {candidate}: MindSpore cannot use it ({reason})") from error
             print(f"{candidate} is there, but MindSpore cannot use it ({reason}); trying the next", file=sys.stderr)
@@ -134,3 +139,38 @@ def start(device: str, mode: str, seed: int) -> Runtime:
     kernels.install(chosen)
     quiet_libraries()
     return Runtime(device=chosen, mode=mode)
+
+
+class InterruptWatch:
+    """Waits for SIGINT in a thread of its own.
+
+    While a graph runs, MindSpore turns SIGINT into SIGTERM, so that a handler could not tell Ctrl-C from a preemption.
+    Blocked before MindSpore starts its threads, SIGINT reaches nobody but the one who waits for it.
+    """
+
+    def __init__(self) -> None:
+        self.receiver: Callable[[int], None] | None = None
+        self.started = False
+        self.count = 0
+
+    def start(self) -> None:
+        """Call it first thing in a program's main thread."""
+        if self.started or threading.current_thread() is not threading.main_thread():
+            return
+        self.started = True
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        threading.Thread(target=self._wait, daemon=True, name="interrupt watch").start()
+
+    def _wait(self) -> None:
+        while True:
+            signal.sigwait({signal.SIGINT})
+            self.count += 1
+            if self.receiver is not None:
+                self.receiver(signal.SIGINT)
+            elif self.count == 1:
+                _thread.interrupt_main()  # a KeyboardInterrupt in the main thread
+            else:
+                os._exit(128 + signal.SIGINT)
+
+
+interrupt_watch = InterruptWatch()

@@ -76,8 +76,8 @@ class UpdateBoundary(nn.Cell):
 
     def state(self) -> dict[str, ms.Parameter]:
         """All that an update reads and writes beside the weights and their average, by name."""
-        counters = (self.step, self.skips, self.consecutive_skips, self.good_steps, self.loss_scale)
-        return {parameter.name: parameter for parameter in (*counters, *self.optimizer.state())}
+        names = ("step", "skips", "consecutive_skips", "good_steps", "loss_scale")
+        return {**{name: getattr(self, name) for name in names}, **self.optimizer.state()}
 
     def construct(self, gradients, loss, weight):
         """Update once.

@@ -24,11 +24,11 @@ from tqdm import tqdm
 import mindone_ddpm
 from mindone_ddpm import checkpoint, kernels, models, optimizers, sampling, tracking
 from mindone_ddpm.checkpoint import CheckpointProblem
-from mindone_ddpm.config import ConfigError, TrainingConfig, check_training, to_yaml
+from mindone_ddpm.config import ConfigError, TrainingConfig, check_training, first_line, to_yaml
 from mindone_ddpm.data import BatchSource, DataProblem, ImageRecords, Plan, batches, make_loader, open_records
 from mindone_ddpm.ema import ExponentialMovingAverage, make_ema
 from mindone_ddpm.precision import set_compute_precision
-from mindone_ddpm.runtime import Runtime, start
+from mindone_ddpm.runtime import Runtime, interrupt_watch, start
 from mindone_ddpm.step import DiffusionTrainStep, UpdateBoundary
 from mindone_ddpm.unconditional import UnconditionalJob
 
@@ -349,7 +349,7 @@ def resume(training: Training) -> Progress:
     folder, record = found
     _compare(training, folder, record)
 
-    parameters = [(parameter.name, parameter) for parameter in training.unet.trainable_params()]
+    parameters = [(name, parameter) for name, parameter in training.unet.parameters_and_names()]
     checkpoint.load_parameters(folder / "unet" / checkpoint.UNET_WEIGHTS, parameters)
     if training.ema is not None and (folder / "unet_ema").is_dir():
         averages = zip((name for name, _ in parameters), training.ema.averages, strict=True)
@@ -475,16 +475,19 @@ class StopRequest:
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
+        interrupt_watch.receiver = self._receive
+        numbers = [signal.SIGTERM] if interrupt_watch.started else [signal.SIGTERM, signal.SIGINT]
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 self.previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
+        interrupt_watch.receiver = None
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
-    def _receive(self, number: int, _: object) -> None:
+    def _receive(self, number: int, _: object = None) -> None:
         if self.signal_number is not None:
             os._exit(128 + number)
         self.signal_number = number
@@ -547,9 +550,9 @@ def save_pipeline(training: Training) -> None:
         pipeline = training.job.pipeline(training.unet, training.scheduler)
         try:
             checkpoint.save_pipeline(pipeline, training.output_dir, training.config.save_dtype)
-        except OSError as error:
+        except Exception as error:  # OSError, or safetensors' own for the same
             raise TrainingProblem(
-                f"{training.output_dir}: the pipeline could not be saved ({error.strerror})"
+                f"{training.output_dir}: the pipeline could not be saved ({first_line(error)})"
             ) from error
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -69,3 +70,30 @@ def image_folder(tmp_path):
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(place / f"{number}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_model(tmp_path_factory) -> Path:
+    """Configuration of a UNet that compiles in seconds."""
+    path = tmp_path_factory.mktemp("model") / "config.json"
+    settings = {
+        "_class_name": "UNet2DModel",
+        "block_out_channels": [8, 16],
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "add_attention": False,
+    }
+    path.write_text(json.dumps(settings))
+    return path
+
+
+@pytest.fixture(scope="session")
+def digits_flags(small_model) -> list[object]:
+    """A run on digits, without grids, that takes a step in some 20 ms."""
+    return [
+        *("--dataset_name", "digits", "--channels", 1, "--image_size", 8, "--train_batch_size", 32),
+        *("--model_config_name_or_path", small_model, "--save_image_epochs", 0, "--report_to", "csv"),
+        *("--learning_rate", 1e-3, "--lr_warmup_steps", 5, "--use_ema"),
+    ]

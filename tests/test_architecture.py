@@ -10,7 +10,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "mindone_ddpm"
 # A room may import from rooms on lower floors only.
 FLOORS = [
-    ["config", "runtime"],
+    ["config"],
+    ["runtime"],
     ["kernels"],
     ["precision"],
     ["data", "models", "optimizers"],

@@ -3,11 +3,11 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
+from test_step import INPUTS, RATE, LinearLoss, batch
 
 from mindone_ddpm.ema import ExponentialMovingAverage, ema_decays
 from mindone_ddpm.optimizers import AdamW
 from mindone_ddpm.step import DiffusionTrainStep, UpdateBoundary
-from test_step import INPUTS, RATE, LinearLoss, batch
 
 
 def published_decay(step, inv_gamma, power, max_decay):

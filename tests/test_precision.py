@@ -3,8 +3,8 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-
 from conftest import run_program, set_mode
+
 from mindone_ddpm import models
 from mindone_ddpm.config import TrainingConfig
 from mindone_ddpm.optimizers import make_optimizer
