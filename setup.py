@@ -31,6 +31,7 @@ setup(
         "tqdm",
         "pyyaml",
         "safetensors",
+        "psutil",
         "scikit-learn",  # ships the digits data set
         "tensorboardX",  # writes TensorBoard's files without TensorFlow or PyTorch
     ],

@@ -117,9 +117,12 @@ def run_products(folder: Path) -> list[Path]:
 
 
 def clear_run(folder: Path, logging_dir: str) -> None:
-    """Remove what an earlier run left, its logs included; other files stay. The index goes first."""
-    logs = folder / logging_dir
-    for path in [*run_products(folder), *([logs] if logs.is_dir() else [])]:
+    """Remove what an earlier run left, its logs included; other files stay. The index goes first.
+
+    The workers' logs stay as well: where there are any, they are those of the processes that are running now.
+    """
+    logs = [path for path in (folder / logging_dir).glob("*") if path.name != "workers"]
+    for path in [*run_products(folder), *logs]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

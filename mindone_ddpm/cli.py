@@ -18,7 +18,8 @@ from mindone_ddpm.config import (
     from_arguments,
     to_yaml,
 )
-from mindone_ddpm.runtime import interrupt_watch
+from mindone_ddpm.launch import add_launch_arguments, launch
+from mindone_ddpm.runtime import interrupt_watch, is_main_by_environment
 
 
 def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
@@ -36,6 +37,8 @@ def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
         "--output", metavar="FILE", default="preview.png", help="picture to write (default: preview.png)"
     )
     preview.add_argument("--num_images", metavar="INT", type=int, default=16, help="how many images (default: 16)")
+    launch = commands.add_parser("launch", help="run a command on several ranks with msrun", allow_abbrev=False)
+    add_launch_arguments(launch)
     sample = commands.add_parser("sample", help="sample pictures from a saved pipeline", allow_abbrev=False)
     add_arguments(sample, SampleConfig)
     return parser
@@ -94,7 +97,8 @@ def run(action) -> int:
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
-    return {"train": run_train, "preview": run_preview, "sample": run_sample}[arguments.command](arguments)
+    commands = {"train": run_train, "preview": run_preview, "sample": run_sample, "launch": launch}
+    return commands[arguments.command](arguments)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -111,7 +115,8 @@ def run_train(arguments: argparse.Namespace) -> int:
             print(f"# {name}: {value}")
         return 0
     output_dir = train(config)
-    print(f"trained; the pipeline is in {output_dir}, pictures in {output_dir / 'samples'}")
+    if is_main_by_environment():
+        print(f"trained; the pipeline is in {output_dir}")
     return 0
 
 

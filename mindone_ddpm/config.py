@@ -206,6 +206,11 @@ class TrainingConfig:
     report_to: str = setting("tensorboard", "tracker", aliases=["logger"], choices=TRACKERS)
 
     # machine
+    distributed: bool = setting(False, "accepted for old command lines: a launch by msrun is noticed by itself")
+    scale_lr: bool = setting(False, "multiply the learning rate by ranks x batch x accumulation")
+    step_timeout_s: float = setting(
+        1800.0, "with several ranks: one that takes longer for a step ends the job", above=0
+    )
     device: str = setting("auto", "auto takes the first that is there", choices=["auto", "Ascend", "GPU", "CPU"])
     mode: str = setting(
         "graph", "graph compiles the step; pynative runs it operator by operator", choices=["graph", "pynative"]

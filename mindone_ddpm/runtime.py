@@ -30,12 +30,13 @@ class RuntimeProblem(Exception):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a job runs. ``rank`` counts processes from 0; ``world_size`` is their number."""
+    """Where a job runs. ``rank`` counts all processes from 0, ``local_rank`` those of this machine."""
 
     device: str
     mode: str
     rank: int = 0
     world_size: int = 1
+    local_rank: int = 0
 
     @property
     def default_precision(self) -> str:
@@ -138,7 +139,39 @@ def start(device: str, mode: str, seed: int) -> Runtime:
 
     kernels.install(chosen)
     quiet_libraries()
-    return Runtime(device=chosen, mode=mode)
+    if not launched_by_msrun():
+        return Runtime(device=chosen, mode=mode)
+    rank, world_size = _join_cluster()
+    return Runtime(chosen, mode, rank, world_size, local_rank=int(os.environ.get("DEVICE_ID", "0")))
+
+
+def launched_by_msrun() -> bool:
+    return os.environ.get("MS_ROLE") in ("MS_WORKER", "MS_SCHED")
+
+
+def is_main_by_environment() -> bool:
+    """Whether this is the main rank, as far as msrun's environment tells: for who has no :class:`Runtime`."""
+    return os.environ.get("RANK_ID", "0") == "0"
+
+
+def _join_cluster() -> tuple[int, int]:
+    """Meet the other ranks; rank and world size. In msrun's scheduler process this does not return: it ends with the
+    job.
+
+    Raises:
+        RuntimeProblem: the ranks did not come together.
+    """
+    import mindspore as ms
+    from mindspore import communication
+
+    try:
+        communication.init()
+    except RuntimeError as error:
+        raise RuntimeProblem(f"this rank could not join the others ({first_line(error)})") from error
+    world_size = communication.get_group_size()
+    if world_size > 1:
+        ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=False)
+    return communication.get_rank(), world_size
 
 
 class InterruptWatch:

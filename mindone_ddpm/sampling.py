@@ -7,7 +7,7 @@ depend on how many are made, in batches of what size, or after what training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def generate(
     unet: Any,
     scheduler: Any,
     *,
-    num_images: int,
+    numbers: Sequence[int],
     batch_size: int,
     num_inference_steps: int,
     seed: int,
@@ -38,23 +38,25 @@ def generate(
     """Sample as ``DDPMPipeline`` does, one generator a picture.
 
     Args:
+        numbers: which pictures of the seed's endless row to make.
         unet: a UNet2DModel; called with a batch of always the same size, so that it is compiled once.
         scheduler: anything with ``set_timesteps``, ``timesteps`` and ``step``.
         on_step: called with the number of pictures in the batch after each denoising step.
 
     Returns:
-        Pixels, uint8 of shape (num_images, size, size, channels).
+        Pixels, uint8 of shape (len(numbers), size, size, channels).
     """
     training = unet.training
     unet.set_train(False)
-    batch_size = min(batch_size, num_images)
+    batch_size = min(batch_size, len(numbers))
     pictures = []
     try:
-        for first in range(0, num_images, batch_size):
-            # The last batch is filled up and cut.
-            generators = [random_stream(seed, PICTURE_STREAM, first + row) for row in range(batch_size)]
+        for first in range(0, len(numbers), batch_size):
+            batch = list(numbers[first : first + batch_size])
+            filled = batch + batch[-1:] * (batch_size - len(batch))
+            generators = [random_stream(seed, PICTURE_STREAM, number) for number in filled]
             pixels = _denoise(unet, scheduler, generators, num_inference_steps, on_step)
-            pictures.append(pixels[: num_images - first])
+            pictures.append(pixels[: len(batch)])
     finally:
         unet.set_train(training)
     return np.concatenate(pictures)
@@ -131,7 +133,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
         pictures = generate(
             pipeline.unet,
             scheduler,
-            num_images=config.num_images,
+            numbers=range(config.num_images),
             batch_size=config.batch_size,
             num_inference_steps=config.num_inference_steps,
             seed=config.seed,

@@ -45,6 +45,7 @@ class UpdateBoundary(nn.Cell):
         loss_scale: the scale, or with ``dynamic_scaling`` the first one: halved (not below 1) by an overflow, doubled
             after ``scale_growth_interval`` steps without one (Micikevicius et al. 2018, section 3.2).
         ema: an ExponentialMovingAverage to update after the optimiser, or None.
+        world_size: ranks over which gradients, losses and weights are summed, once an update.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class UpdateBoundary(nn.Cell):
         dynamic_scaling: bool = False,
         scale_growth_interval: int = 2000,
         ema: Any = None,
+        world_size: int = 1,
     ):
         super().__init__(auto_prefix=False)
         self.optimizer = optimizer
@@ -73,6 +75,10 @@ class UpdateBoundary(nn.Cell):
         self.good_steps = ms.Parameter(ms.Tensor(0, ms.int32), name="good_steps", requires_grad=False)
         self.loss_scale = ms.Parameter(ms.Tensor(loss_scale, ms.float32), name="loss_scale", requires_grad=False)
         self.map = ops.HyperMap()
+        self.is_distributed = world_size > 1
+        if self.is_distributed:
+            self.reduce_gradients = nn.DistributedGradReducer(optimizer.parameters, mean=False)
+            self.reduce = ops.AllReduce()
 
     def state(self) -> dict[str, ms.Parameter]:
         """All that an update reads and writes beside the weights and their average, by name."""
@@ -91,6 +97,10 @@ class UpdateBoundary(nn.Cell):
             The mean loss and the global gradient norm before clipping, float32 of shape (), and the number of
             updates skipped in a row, int32 of shape (): 0 where this one was made.
         """
+        if self.is_distributed:
+            gradients = self.reduce_gradients(gradients)
+            totals = self.reduce(ops.stack([loss, weight]))
+            loss, weight = totals[0], totals[1]
         unscale = 1.0 / (self.loss_scale * weight)
         norm = ops.sqrt(ops.addn(self.map(_squares, gradients))) * unscale
         finite = ops.logical_and(ms.amp.all_finite(gradients), ops.isfinite(norm))

@@ -22,13 +22,14 @@ import numpy as np
 from tqdm import tqdm
 
 import mindone_ddpm
-from mindone_ddpm import checkpoint, kernels, models, optimizers, sampling, tracking
+from mindone_ddpm import checkpoint, distributed, kernels, models, optimizers, sampling, tracking
 from mindone_ddpm.checkpoint import CheckpointProblem
 from mindone_ddpm.config import ConfigError, TrainingConfig, check_training, first_line, to_yaml
 from mindone_ddpm.data import BatchSource, DataProblem, ImageRecords, Plan, batches, make_loader, open_records
+from mindone_ddpm.distributed import Watch
 from mindone_ddpm.ema import ExponentialMovingAverage, make_ema
 from mindone_ddpm.precision import set_compute_precision
-from mindone_ddpm.runtime import Runtime, interrupt_watch, start
+from mindone_ddpm.runtime import Runtime, interrupt_watch, launched_by_msrun, start
 from mindone_ddpm.step import DiffusionTrainStep, UpdateBoundary
 from mindone_ddpm.unconditional import UnconditionalJob
 
@@ -42,7 +43,6 @@ DECISIVE_SETTINGS = (
     "ddpm_num_steps",
     "ddpm_beta_schedule",
     "prediction_type",
-    "train_batch_size",
     "gradient_accumulation_steps",
     "optimizer",
     "mixed_precision",
@@ -50,7 +50,15 @@ DECISIVE_SETTINGS = (
     "seed",
 )
 # Settings that shape the rest of the run, and are told when they change.
-SHAPING_SETTINGS = ("num_epochs", "max_train_steps", "learning_rate", "lr_scheduler", "lr_warmup_steps")
+SHAPING_SETTINGS = (
+    "train_batch_size",
+    "num_epochs",
+    "max_train_steps",
+    "learning_rate",
+    "scale_lr",
+    "lr_scheduler",
+    "lr_warmup_steps",
+)
 
 
 class TrainingProblem(Exception):
@@ -225,8 +233,11 @@ def begin(config: TrainingConfig) -> tuple[TrainingConfig, Runtime]:
         ConfigError, RuntimeProblem: before anything is written.
     """
     check_training(config)
-    check_output_dir(config)
+    if not launched_by_msrun():
+        check_output_dir(config)
     runtime = start(config.device, config.mode, config.seed)
+    if launched_by_msrun() and runtime.is_main:  # the others may be here after it has begun to write
+        check_output_dir(config)
     return settle(config, runtime), runtime
 
 
@@ -249,9 +260,11 @@ def assemble(
     if config.gradient_checkpointing:
         models.checkpoint_gradients(unet)
     parameters = ms.ParameterTuple(unet.trainable_params())
-    rates = optimizers.learning_rates(
-        config.lr_scheduler, config.learning_rate, config.lr_warmup_steps, schedule.total_steps
-    )
+    distributed.share_parameters(runtime, parameters)
+    peak = config.learning_rate
+    if config.scale_lr:
+        peak *= plan.global_batch_size * config.gradient_accumulation_steps
+    rates = optimizers.learning_rates(config.lr_scheduler, peak, config.lr_warmup_steps, schedule.total_steps)
     boundary = UpdateBoundary(
         optimizers.make_optimizer(config, parameters),
         rates,
@@ -259,6 +272,7 @@ def assemble(
         loss_scale=config.loss_scale or 1.0,
         dynamic_scaling=config.loss_scaling == "dynamic",
         ema=make_ema(config, parameters, schedule.total_steps),
+        world_size=plan.world_size,
     )
     step_cell = DiffusionTrainStep(job.loss_cell(unet, scheduler), boundary, config.gradient_accumulation_steps)
     return Training(config, runtime, records, unet, scheduler, job, schedule, rates, step_cell.set_train())
@@ -267,7 +281,8 @@ def assemble(
 def prepare(config: TrainingConfig) -> Training:
     """All the pieces of an unconditional run, from its configuration."""
     config, runtime = begin(config)
-    records = open_records(config)
+    with distributed.main_first(runtime):
+        records = open_records(config)
     unet = models.make_unet(config)
     scheduler = models.make_noise_scheduler(config)
     return assemble(config, runtime, records, unet, scheduler, UnconditionalJob(config, records))
@@ -282,7 +297,7 @@ def identity_of(training: Training) -> dict[str, Any]:
     unet = {key: value for key, value in dict(training.unet.config).items() if not key.startswith("_")}
     return {
         **settings,
-        "world_size": training.plan.world_size,
+        "global_batch_size": training.plan.global_batch_size,
         "data": f"{len(training.records)} images, {training.records.fingerprint()}",
         "unet": {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(unet.items())},
     }
@@ -301,6 +316,9 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
     """
     config, output_dir = training.config, training.output_dir
 
+    if not training.runtime.is_main:
+        return
+
     def save_weights(folder: Path) -> None:
         training.unet.save_pretrained(str(folder / "unet"))
         if training.ema is not None:
@@ -314,6 +332,7 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
             "best": None,
         },
         "seed": config.seed,
+        "world_size": training.plan.world_size,
         "identity": identity_of(training),
         "config": dataclasses.asdict(config),
         "versions": versions(),
@@ -336,34 +355,45 @@ def resume(training: Training) -> Progress:
         CheckpointProblem: there is no good one.
         ConfigError: it belongs to another run, and changes are not accepted.
     """
-    config, output_dir = training.config, training.output_dir
-    if config.resume_from_checkpoint is None:
+    if training.config.resume_from_checkpoint is None:
         return Progress()
+    saved = _read_checkpoint(training) if training.runtime.is_main else None
+    saved = distributed.share_object(training.runtime, saved)
+    if saved is None:
+        return Progress()
+    averages = [] if training.ema is None else training.ema.averages
+    state = training.boundary.state().values()
+    distributed.share_parameters(training.runtime, [*training.unet.trainable_params(), *averages, *state])
+
+    progress = Progress(saved["step"], saved["batch_number"], saved["skips"])
+    if training.schedule.samples_seen(progress.batch_number) != saved["samples_seen"]:
+        progress.batch_number = training.schedule.batch_number_after(saved["samples_seen"])
+    return progress
+
+
+def _read_checkpoint(training: Training) -> dict[str, Any] | None:
+    """Find the checkpoint, compare it, load its tensors; its progress, or None where there is nothing to resume."""
+    output_dir = training.output_dir
 
     def warn(text: str) -> None:
         tqdm.write(f"warning: {text}", file=sys.stderr)
 
-    found = checkpoint.find_checkpoint(config.resume_from_checkpoint, output_dir, warn)
+    found = checkpoint.find_checkpoint(str(training.config.resume_from_checkpoint), output_dir, warn)
     if found is None:
-        return Progress()
+        return None
     folder, record = found
     _compare(training, folder, record)
-
-    parameters = [(name, parameter) for name, parameter in training.unet.parameters_and_names()]
+    parameters = list(training.unet.parameters_and_names())
     checkpoint.load_parameters(folder / "unet" / checkpoint.UNET_WEIGHTS, parameters)
     if training.ema is not None and (folder / "unet_ema").is_dir():
         averages = zip((name for name, _ in parameters), training.ema.averages, strict=True)
         checkpoint.load_parameters(folder / "unet_ema" / checkpoint.UNET_WEIGHTS, averages)
     checkpoint.load_parameters(folder / checkpoint.STATE_TENSORS, training.boundary.state().items())
-
     saved = record["progress"]
-    progress = Progress(saved["step"], saved["batch_number"], saved["skips"])
-    if training.schedule.samples_seen(progress.batch_number) != saved["samples_seen"]:
-        progress.batch_number = training.schedule.batch_number_after(saved["samples_seen"])
-    for path in checkpoint.set_aside_after(output_dir, progress.step):
+    for path in checkpoint.set_aside_after(output_dir, saved["step"]):
         warn(f"a later checkpoint is set aside as {path.name}")
-    tqdm.write(f" resumed: {folder}, step {progress.step:,}, {saved['samples_seen']:,} samples seen")
-    return progress
+    tqdm.write(f" resumed: {folder}, step {saved['step']:,}, {saved['samples_seen']:,} samples seen")
+    return saved
 
 
 def _compare(training: Training, folder: Path, record: dict[str, Any]) -> None:
@@ -381,10 +411,9 @@ def _compare(training: Training, folder: Path, record: dict[str, Any]) -> None:
             *(f"--resume_from_checkpoint {folder}: {difference}" for difference in differences),
             "--accept_changes: give it to resume all the same, or set the values back",
         )
-    for name in SHAPING_SETTINGS:
-        before, now = record["config"].get(name), getattr(training.config, name)
-        if before != now:
-            differences.append(f"{name} is {now}, was {before}")
+    shaping = [(name, record["config"].get(name), getattr(training.config, name)) for name in SHAPING_SETTINGS]
+    shaping.append(("ranks", record["world_size"], training.plan.world_size))
+    differences += [f"{name} is {now}, was {before}" for name, before, now in shaping if before != now]
     for difference in differences:
         tqdm.write(f" changed: {difference}")
 
@@ -505,32 +534,40 @@ class SamplingStopped(Exception):
 def save_samples(
     training: Training, epoch: int, progress: Progress, tracker: tracking.Tracker, stop: StopRequest
 ) -> None:
-    """Write ``samples/<epoch>.png``: a grid from generators of its own, so that training's randomness is left alone."""
-    config = training.config
+    """Write ``samples/<epoch>.png``: a grid from generators of its own, so that training's randomness is left alone.
+
+    Each rank makes its share of the pictures.
+    """
+    config, runtime = training.config, training.runtime
+    share = -(-config.eval_batch_size // runtime.world_size)
+    numbers = range(runtime.rank * share, (runtime.rank + 1) * share)
     bar = tqdm(
         total=config.ddpm_num_inference_steps,
         desc=f"sampling, epoch {epoch}",
         unit="step",
         leave=False,
         dynamic_ncols=True,
-        disable=not training.runtime.is_main,
+        disable=not runtime.is_main,
     )
 
     def on_step(_: int) -> None:
         bar.update()
-        if stop.requested:
+        if stop.requested and runtime.world_size == 1:
             raise SamplingStopped
 
     with bar, contextlib.suppress(SamplingStopped), training.evaluation_weights():
         pictures = sampling.generate(
             training.unet,
             training.scheduler,
-            num_images=config.eval_batch_size,
-            batch_size=config.eval_batch_size,
+            numbers=numbers,
+            batch_size=share,
             num_inference_steps=config.ddpm_num_inference_steps,
             seed=config.seed,
             on_step=on_step,
         )
+        pictures = distributed.gather_rows(runtime, pictures)[: config.eval_batch_size]
+        if not runtime.is_main:
+            return
         grid = sampling.make_grid(pictures)
         folder = training.output_dir / "samples"
         folder.mkdir(exist_ok=True)
@@ -546,6 +583,8 @@ def save_pipeline(training: Training) -> None:
     Raises:
         TrainingProblem: it could not be written.
     """
+    if not training.runtime.is_main:
+        return
     with training.evaluation_weights():
         pipeline = training.job.pipeline(training.unet, training.scheduler)
         try:
@@ -558,6 +597,8 @@ def save_pipeline(training: Training) -> None:
 
 def open_output_dir(training: Training, progress: Progress) -> None:
     """Make the output folder ready: cleared for a new run, tidied for one that goes on."""
+    if not training.runtime.is_main:
+        return
     output_dir = training.output_dir
     if progress.batch_number == 0:
         checkpoint.clear_run(output_dir, training.config.logging_dir)
@@ -589,21 +630,26 @@ def train_loop(training: Training) -> Path:
     """Run the loop to its end and save the pipeline; returns its folder. Raises what :func:`train` does."""
     # Prepare.
     config, schedule, output_dir = training.config, training.schedule, training.output_dir
-    for name, value in training.describe().items():
-        tqdm.write(f"{name:>8}: {value}")
+    if training.runtime.is_main:
+        for name, value in training.describe().items():
+            tqdm.write(f"{name:>8}: {value}")
     progress = resume(training)
     training.records.cache(config.cache_images_mib, show_progress=training.runtime.is_main)
     open_output_dir(training, progress)
-    tracker = tracking.make_tracker(config.report_to, output_dir / config.logging_dir, progress.step)
+    tracker_name = config.report_to if training.runtime.is_main else "none"
+    tracker = tracking.make_tracker(tracker_name, output_dir / config.logging_dir, progress.step)
     report = Report(training, progress, tracker)
     saved_step = progress.step
     windows = training.windows(progress.batch_number)
-    over = schedule.is_over(progress.step, progress.batch_number)
+    watch = Watch(training.runtime, config.step_timeout_s)
+    over, stopping = schedule.is_over(progress.step, progress.batch_number), False
 
     # Loop.
     with StopRequest() as stop, contextlib.closing(report), contextlib.closing(tracker):
         while not over:
+            watch.enter("waiting for data", share_of_limit=0.5)
             window = next(windows)
+            watch.enter("in a step, where ranks wait for each other")
             report.pending.append(training.step_cell.run(window))
             progress.step += 1
             progress.batch_number += len(window)
@@ -611,12 +657,14 @@ def train_loop(training: Training) -> Path:
             epoch, epoch_ends = schedule.epoch(progress.batch_number)
             if (
                 epoch_ends
-                or stop.requested
+                or (stop.requested and training.plan.world_size == 1)
                 or schedule.is_over(progress.step, progress.batch_number)
                 or is_due(progress.step, config.logging_steps)
                 or is_due(progress.step, config.checkpointing_steps)
             ):
                 report.fetch()  # from here on the step is the true one: skipped updates do not count
+                stopping = distributed.any_rank(training.runtime, stop.requested)
+            watch.leave()
             over = schedule.is_over(progress.step, progress.batch_number)
 
             with report.paused():
@@ -625,17 +673,19 @@ def train_loop(training: Training) -> Path:
                 if over or (epoch_ends and is_due(epoch, config.save_model_epochs)):
                     save_pipeline(training)
                 due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
-                if (due or stop.requested) and progress.step != saved_step:
+                if (due or stopping) and progress.step != saved_step:
                     save_checkpoint(training, progress)
                     saved_step = progress.step
-            if stop.requested and not over:
+            if stopping and not over:
+                distributed.barrier(training.runtime)  # nobody leaves before the checkpoint is whole
                 raise Stopped(
-                    int(stop.signal_number or 0),
+                    int(stop.signal_number or signal.SIGTERM),
                     f"stopped at step {progress.step:,} of {schedule.total_steps:,}; the same command with "
                     "--resume_from_checkpoint auto goes on from there",
                 )
 
     # Finish.
-    if not (output_dir / checkpoint.PIPELINE_INDEX).exists():
+    if training.runtime.is_main and not (output_dir / checkpoint.PIPELINE_INDEX).exists():
         save_pipeline(training)
+    distributed.barrier(training.runtime)
     return output_dir

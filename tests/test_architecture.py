@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mindone_ddpm"
 FLOORS = [
     ["config"],
     ["runtime"],
-    ["kernels"],
+    ["kernels", "distributed", "launch"],
     ["precision"],
     ["data", "models", "optimizers"],
     ["unconditional"],

@@ -30,7 +30,8 @@ def main() -> int:
 
     # Train loop, with evaluation on the way.
     output_dir = md.train_loop(training)
-    print(f"trained; the pipeline is in {output_dir}")
+    if runtime.is_main:
+        print(f"trained; the pipeline is in {output_dir}")
     return 0
 
 

@@ -1,0 +1,112 @@
+"""Collectives between the ranks of a job, and a watch over each rank. With one rank, all of them do nothing.
+
+Every rank must call the same ones in the same order. MindSpore's CPU collectives know float32 and float16 only, so
+everything travels as float32, which holds bytes and small whole numbers exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+
+from mindone_ddpm.runtime import Runtime
+
+
+def _sum(values: np.ndarray) -> np.ndarray:
+    return ops.AllReduce()(ms.Tensor(values.astype(np.float32))).asnumpy()
+
+
+def _from_main(values: np.ndarray) -> np.ndarray:
+    return ops.Broadcast(0)((ms.Tensor(values.astype(np.float32)),))[0].asnumpy()
+
+
+def barrier(runtime: Runtime) -> None:
+    """Wait until every rank is here."""
+    if runtime.world_size > 1:
+        _sum(np.zeros(1))
+
+
+def any_rank(runtime: Runtime, value: bool) -> bool:
+    """Whether ``value`` is true on at least one rank."""
+    return bool(_sum(np.array([value]))[0] > 0) if runtime.world_size > 1 else value
+
+
+@contextlib.contextmanager
+def main_first(runtime: Runtime) -> Iterator[None]:
+    """The first rank of each machine goes through first, the others after it, for what it leaves in a cache."""
+    if runtime.world_size > 1 and runtime.local_rank != 0:
+        barrier(runtime)
+    yield
+    if runtime.world_size > 1 and runtime.local_rank == 0:
+        barrier(runtime)
+
+
+def share_object(runtime: Runtime, value: Any) -> Any:
+    """The main rank's ``value``, which must be JSON, on every rank."""
+    if runtime.world_size == 1:
+        return value
+    content = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8) if runtime.is_main else np.zeros(0, np.uint8)
+    high, low = divmod(len(content), 1 << 16)
+    high, low = (int(part) for part in _from_main(np.array([high, low])))
+    size = high << 16 | low
+    sent = content if runtime.is_main else np.zeros(size, np.uint8)
+    return json.loads(_from_main(sent).astype(np.uint8).tobytes())
+
+
+def share_parameters(runtime: Runtime, parameters: Iterable[ms.Parameter]) -> None:
+    """Set every rank's parameters to the main rank's. Whole numbers must be below 2^24."""
+    if runtime.world_size == 1:
+        return
+    for parameter in parameters:
+        # A tensor without axes does not travel.
+        values = _from_main(np.atleast_1d(parameter.asnumpy()))
+        parameter.set_data(ms.Tensor(values.reshape(parameter.shape), parameter.dtype))
+
+
+def gather_rows(runtime: Runtime, rows: np.ndarray) -> np.ndarray:
+    """The uint8 ``rows`` of all ranks, by rank. Every rank must bring as many."""
+    if runtime.world_size == 1:
+        return rows
+    return ops.AllGather()(ms.Tensor(rows.astype(np.float32))).asnumpy().astype(np.uint8)
+
+
+class Watch:
+    """Ends this rank when one of its phases takes too long: a peer that is gone leaves the others waiting for ever.
+
+    The wait for data has the shorter limit, so that the rank which hangs there is the one that says so.
+    """
+
+    def __init__(self, runtime: Runtime, limit_s: float):
+        self.runtime, self.limit_s = runtime, limit_s
+        self.phase, self.since, self.limit = "starting", time.monotonic(), float("inf")
+        if runtime.world_size > 1:
+            threading.Thread(target=self._run, daemon=True, name="watch").start()
+
+    def enter(self, phase: str, share_of_limit: float = 1.0) -> None:
+        self.phase, self.since, self.limit = phase, time.monotonic(), self.limit_s * share_of_limit
+
+    def leave(self) -> None:
+        self.limit = float("inf")
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(min(1.0, self.limit_s / 10))
+            spent = time.monotonic() - self.since
+            if spent > self.limit:
+                print(
+                    f"error: rank {self.runtime.rank} has spent {spent:.0f} s {self.phase}; leaving "
+                    "(--step_timeout_s sets the limit)",
+                    file=sys.stderr,
+                    flush=True,
+                )
+                os._exit(1)

@@ -1,0 +1,235 @@
+"""Start a job on several ranks with msrun, show the main rank's progress, and end it cleanly whatever happens."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from mindone_ddpm.config import ConfigError, TrainingConfig, add_arguments, from_arguments
+from mindone_ddpm.runtime import available_devices, interrupt_watch
+
+DEFAULT_PORT = 8118
+# What MindSpore's C++ side logs of its connections whatever its log level.
+MINDSPORE_CHATTER = re.compile(rb"\[(?:INFO|WARNING)\] [A-Z_]+\(\d+,[^\n]*\n")
+GRACE_S = 60.0  # for workers that were asked to stop: the step they are in, and a checkpoint
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-n", "--workers", metavar="INT", type=int, required=True, help="ranks on all machines together"
+    )
+    parser.add_argument("--local_workers", metavar="INT", type=int, help="ranks on this machine (default: all)")
+    parser.add_argument("--node_rank", metavar="INT", type=int, default=0, help="number of this machine, from 0")
+    parser.add_argument("--master_addr", metavar="HOST", default="127.0.0.1", help="address of machine 0")
+    parser.add_argument("--master_port", metavar="PORT", type=int, help="free port there (default: found, or 8118)")
+    parser.add_argument(
+        "--cluster_timeout_s", metavar="INT", type=int, default=300, help="wait this long for all ranks (default: 300)"
+    )
+    parser.add_argument(
+        "job", nargs=argparse.REMAINDER, help="the command to run: train ..., or a script and its flags"
+    )
+
+
+def output_dir_of(job: Sequence[str]) -> Path:
+    """Where a job will write, from its flags and its YAML file."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_arguments(parser, TrainingConfig)
+    known, _ = parser.parse_known_args(job[1:])
+    return Path(from_arguments(TrainingConfig, known).output_dir)
+
+
+def port_is_free(host: str, port: int) -> bool:
+    with contextlib.closing(socket.socket()) as probe:
+        return probe.connect_ex((host, port)) != 0
+
+
+def find_free_port() -> int:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError with all that is wrong."""
+    problems = []
+    local = arguments.local_workers or arguments.workers
+    if not 1 <= local <= arguments.workers:
+        problems.append(f"--local_workers {local}: must be from 1 to -n ({arguments.workers})")
+    if not arguments.job:
+        problems.append("give the command to run after the options, for example: train --dataset_name digits")
+    num_ascend = len([name for name in os.listdir("/dev") if re.fullmatch(r"davinci\d+", name)])
+    if available_devices()[0] == "Ascend" and local > num_ascend:
+        problems.append(f"-n: {local} ranks on this machine, which has {num_ascend} NPUs; use --local_workers")
+    several_machines = local < arguments.workers
+    if several_machines and arguments.master_addr in ("127.0.0.1", "localhost"):
+        problems.append("--master_addr: with several machines, give the address of machine 0")
+    port = arguments.master_port
+    if port is not None and arguments.node_rank == 0 and not port_is_free(arguments.master_addr, port):
+        problems.append(f"--master_port {port}: is in use; give another, or none to have one found")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def launch(arguments: argparse.Namespace) -> int:
+    """Run the job to its end. Returns 0, or the status of the first rank that failed.
+
+    Raises:
+        ConfigError: before anything is started.
+    """
+    check(arguments)
+    local = arguments.local_workers or arguments.workers
+    log_dir = output_dir_of(arguments.job) / "logs" / "workers"
+    log_dir.mkdir(parents=True, exist_ok=True)
+    for old in log_dir.glob("*.log"):
+        old.unlink()
+    port = arguments.master_port or (DEFAULT_PORT if local < arguments.workers else find_free_port())
+    bin_dir = str(Path(sys.executable).parent)
+    script = (
+        arguments.job
+        if arguments.job[0].endswith(".py")
+        else [str(Path(__file__).parent / "__main__.py"), *arguments.job]
+    )
+    command = [
+        *(str(Path(bin_dir) / "msrun"), f"--worker_num={arguments.workers}", f"--local_worker_num={local}"),
+        *(f"--master_addr={arguments.master_addr}", f"--master_port={port}", f"--log_dir={log_dir}", "--join=True"),
+        *(f"--cluster_time_out={arguments.cluster_timeout_s}", *script),
+    ]
+    if local < arguments.workers:
+        command.insert(1, f"--node_rank={arguments.node_rank}")
+    environment = dict(os.environ)
+    environment["PATH"] = bin_dir + os.pathsep + environment.get("PATH", "")  # msrun starts `python` from PATH
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parent.parent), *filter(None, [environment.get("PYTHONPATH")])]
+    )
+    threads = max(1, len(os.sched_getaffinity(0)) // local)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    with open(log_dir / "msrun.log", "wb") as msrun_log:
+        process = subprocess.Popen(
+            command, stdout=msrun_log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    return Job(process, log_dir, arguments.node_rank * local).watch()
+
+
+class Job:
+    """A running msrun with its ranks on this machine."""
+
+    def __init__(self, process: subprocess.Popen, log_dir: Path, first_rank: int):
+        self.process, self.log_dir, self.first_rank = process, log_dir, first_rank
+        self.workers: dict[int, int] = {}  # process id -> rank
+        self.seen: dict[int, psutil.Process] = {}
+        self.asked_to_stop_at: float | None = None
+        self.stop_signal = 0
+        self.shown: IO[bytes] | None = None
+
+    def watch(self) -> int:
+        interrupt_watch.receiver = self.ask_to_stop
+        signal.signal(signal.SIGTERM, self.ask_to_stop)
+        failure: tuple[int, int] | None = None
+        try:
+            while self.process.poll() is None and failure is None:
+                self.find_processes()
+                self.show_progress()
+                failure = self.find_failure()
+                if self.asked_to_stop_at and time.monotonic() - self.asked_to_stop_at > GRACE_S:
+                    break
+                time.sleep(0.1)
+            failure = failure or self.find_failure()
+            if failure is not None:
+                self.wait_for_the_others(failure[1])
+            self.show_progress()
+        finally:
+            interrupt_watch.receiver = None
+            self.end_all()
+        return self.verdict(failure)
+
+    def find_processes(self) -> None:
+        """Know every process of the job, and which of them is which rank."""
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                if child.pid in self.seen:
+                    continue
+                with contextlib.suppress(psutil.Error):
+                    environment = child.environ()
+                    self.seen[child.pid] = child
+                    if environment.get("MS_ROLE") == "MS_WORKER" and child.ppid() == self.process.pid:
+                        self.workers[child.pid] = int(environment.get("MS_NODE_ID", environment.get("RANK_ID", -1)))
+
+    def show_progress(self) -> None:
+        """Copy what the first rank here has printed since the last time."""
+        path = self.log_dir / f"worker_{self.first_rank}.log"
+        if self.shown is None:
+            if not path.exists():
+                return
+            self.shown = open(path, "rb")  # noqa: SIM115  (read on until the job ends)
+        new = MINDSPORE_CHATTER.sub(b"", self.shown.read())
+        if new:
+            sys.stderr.buffer.write(new)
+            sys.stderr.flush()
+
+    def find_failure(self) -> tuple[int, int] | None:
+        """(process id, exit status) of the first rank that failed, as msrun saw it."""
+        text = (self.log_dir / "msrun.log").read_text(errors="replace")
+        found = re.search(r"Worker process (\d+) exit with exception. Error code: (-?\d+)", text)
+        return (int(found.group(1)), int(found.group(2))) if found else None
+
+    def wait_for_the_others(self, status: int) -> None:
+        """Ranks that were asked to stop end by themselves within moments of each other."""
+        deadline = time.monotonic() + (5.0 if status in (128 + signal.SIGTERM, 128 + signal.SIGINT) else 0.0)
+        while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in self.workers):
+            time.sleep(0.1)
+
+    def ask_to_stop(self, number: int, _: object = None) -> None:
+        """Ctrl-C or SIGTERM: the ranks finish their step and write a checkpoint. The second time, all end at once."""
+        if self.asked_to_stop_at is not None:
+            self.end_all()
+            os._exit(128 + number)
+        self.asked_to_stop_at, self.stop_signal = time.monotonic(), number
+        for pid in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def end_all(self) -> None:
+        self.find_processes()
+        for child in self.seen.values():
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        self.process.kill()
+        self.process.wait()
+
+    def verdict(self, failure: tuple[int, int] | None) -> int:
+        if failure is None:
+            status = self.process.returncode
+            if self.asked_to_stop_at is not None:
+                return 128 + self.stop_signal
+            if status != 0:
+                print(f"error: the ranks did not come together; see {self.log_dir}", file=sys.stderr)
+            return 0 if status == 0 else 1
+        pid, status = failure
+        rank = self.workers.get(pid, "?")
+        log = self.log_dir / f"worker_{rank}.log"
+        if status in (128 + signal.SIGTERM, 128 + signal.SIGINT) and self.asked_to_stop_at is not None:
+            return 128 + self.stop_signal
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        print(f"error: rank {rank} {how}: {last_words(log)}; its log is {log}", file=sys.stderr)
+        return 128 - status if status < 0 else status
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log that says an error, or the last line."""
+    lines = (
+        [line for line in re.split(r"[\r\n]+", log.read_text(errors="replace")) if line.strip()] if log.exists() else []
+    )
+    errors = [line for line in lines if line.startswith("error: ") or re.match(r"\w*(Error|Exception)\b", line)]
+    return (errors or lines or ["it said nothing"])[-1].strip()[:300]
