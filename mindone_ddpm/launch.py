@@ -104,7 +104,8 @@ def launch(arguments: argparse.Namespace) -> int:
     command = [
         *(str(Path(bin_dir) / "msrun"), f"--worker_num={arguments.workers}", f"--local_worker_num={local}"),
         *(f"--master_addr={arguments.master_addr}", f"--master_port={port}", f"--log_dir={log_dir}", "--join=True"),
-        *(f"--cluster_time_out={arguments.cluster_timeout_s}", *script),
+        # The number of no rank: msrun is to show no log, since this program does.
+        *(f"--cluster_time_out={arguments.cluster_timeout_s}", f"--tail_worker_log={arguments.workers}", *script),
     ]
     if local < arguments.workers:
         command.insert(1, f"--node_rank={arguments.node_rank}")
@@ -132,6 +133,7 @@ class Job:
         self.asked_to_stop_at: float | None = None
         self.stop_signal = 0
         self.shown: IO[bytes] | None = None
+        self.in_a_line = False  # the main rank's bar ends without one
 
     def watch(self) -> int:
         interrupt_watch.receiver = self.ask_to_stop
@@ -149,6 +151,8 @@ class Job:
             if failure is not None:
                 self.wait_for_the_others(failure[1])
             self.show_progress()
+            if self.in_a_line:
+                print(file=sys.stderr)
         finally:
             interrupt_watch.receiver = None
             self.end_all()
@@ -177,6 +181,7 @@ class Job:
         if new:
             sys.stderr.buffer.write(new)
             sys.stderr.flush()
+            self.in_a_line = not new.endswith(b"\n")
 
     def find_failure(self) -> tuple[int, int] | None:
         """(process id, exit status) of the first rank that failed, as msrun saw it."""
