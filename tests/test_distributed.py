@@ -230,3 +230,81 @@ def test_ranks_that_never_come_end_the_job(run_flags, tmp_path):
     assert result.returncode == 1
     assert "error: " in result.stderr
     wait_until_gone(folder)
+
+
+class TwoHosts:
+    """Two network namespaces joined by a veth pair: as far as the network goes, two machines."""
+
+    names, addresses = ("mddpm0", "mddpm1"), ("10.77.0.1", "10.77.0.2")
+
+    def __enter__(self) -> TwoHosts:
+        self.remove()
+        self.ip("link", "add", "mddpm-a", "type", "veth", "peer", "name", "mddpm-b")
+        for name, device, address in zip(self.names, ("mddpm-a", "mddpm-b"), self.addresses, strict=True):
+            self.ip("netns", "add", name)
+            self.ip("link", "set", device, "netns", name)
+            self.ip("-n", name, "addr", "add", f"{address}/24", "dev", device)
+            self.ip("-n", name, "link", "set", device, "up")
+            self.ip("-n", name, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+    def ip(self, *arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+    def remove(self) -> None:
+        for name in self.names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        subprocess.run(["ip", "link", "del", "mddpm-a"], capture_output=True)
+
+    def cut(self) -> None:
+        self.ip("-n", self.names[0], "link", "set", "mddpm-a", "down")
+
+    def launch(self, host: int, *job: object) -> subprocess.Popen:
+        return subprocess.Popen(
+            [
+                *("ip", "netns", "exec", self.names[host], sys.executable, "-m", "mindone_ddpm", "launch", "-n", "2"),
+                *("--local_workers", "1", "--node_rank", str(host), "--master_addr", self.addresses[0]),
+                *map(str, job),
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_hosts_train_to_the_same_weights_as_two_ranks_on_one(two_ranks, run_flags, tmp_path):
+    """Needs root and iproute2."""
+    reference, _ = two_ranks
+    with TwoHosts() as hosts:
+        folders = [tmp_path / "host0", tmp_path / "host1"]  # nothing is shared between them
+        flags = ["train", *run_flags, "--train_batch_size", 16]
+        processes = [hosts.launch(number, *flags, "--output_dir", folders[number]) for number in (0, 1)]
+        for process in processes:
+            _, stderr = process.communicate(timeout=200)
+            assert process.returncode == 0, stderr
+    assert_same_end(folders[0], reference, 20)
+    assert not checkpoint.run_products(folders[1])
+    for folder in folders:
+        wait_until_gone(folder)
+
+
+@pytest.mark.slow
+def test_a_link_cut_in_mid_run_ends_both_hosts(run_flags, tmp_path):
+    """Needs root and iproute2."""
+    with TwoHosts() as hosts:
+        folders = [tmp_path / "host0", tmp_path / "host1"]
+        flags = ["train", *run_flags, "--train_batch_size", 16, "--max_train_steps", 100_000, "--step_timeout_s", 30]
+        processes = [hosts.launch(number, *flags, "--output_dir", folders[number]) for number in (0, 1)]
+        wait_for((folders[0] / "checkpoint-20").exists, 200)
+        hosts.cut()
+        cut_at = time.monotonic()
+        for number, process in enumerate(processes):
+            _, stderr = process.communicate(timeout=200)
+            print(f"host {number}: {time.monotonic() - cut_at:.1f} s after the cut: {stderr.splitlines()[-1]}")
+            assert process.returncode != 0
+            assert f"error: rank {number}" in stderr
+            wait_until_gone(folders[number])
+    newest = checkpoint.checkpoints_in(folders[0])[-1][1]
+    checkpoint.read_record(newest)

@@ -185,3 +185,20 @@ def test_every_public_name_can_be_imported():
     for name in mindone_ddpm.__all__:
         assert getattr(mindone_ddpm, name) is not None
     assert TrainingConfig is mindone_ddpm.TrainingConfig
+
+
+def test_scale_lr_multiplies_by_the_global_batch(tmp_path):
+    from mindone_ddpm.trainer import prepare
+
+    config = TrainingConfig(
+        dataset_name="digits",
+        channels=1,
+        image_size=8,
+        train_batch_size=4,
+        gradient_accumulation_steps=3,
+        learning_rate=1e-4,
+        lr_scheduler="constant",
+        scale_lr=True,
+        output_dir=str(tmp_path / "run"),
+    )
+    assert prepare(config).rates[0] == pytest.approx(1.2e-3)
