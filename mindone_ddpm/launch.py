@@ -18,7 +18,7 @@ from typing import IO
 import psutil
 
 from mindone_ddpm.config import ConfigError, TrainingConfig, add_arguments, from_arguments
-from mindone_ddpm.runtime import available_devices, interrupt_watch
+from mindone_ddpm.runtime import interrupt_watch, max_local_ranks
 
 DEFAULT_PORT = 8118
 # What MindSpore's C++ side logs of its connections whatever its log level.
@@ -69,9 +69,9 @@ def check(arguments: argparse.Namespace) -> None:
         problems.append(f"--local_workers {local}: must be from 1 to -n ({arguments.workers})")
     if not arguments.job:
         problems.append("give the command to run after the options, for example: train --dataset_name digits")
-    num_ascend = len([name for name in os.listdir("/dev") if re.fullmatch(r"davinci\d+", name)])
-    if available_devices()[0] == "Ascend" and local > num_ascend:
-        problems.append(f"-n: {local} ranks on this machine, which has {num_ascend} NPUs; use --local_workers")
+    most = max_local_ranks()
+    if most is not None and local > most:
+        problems.append(f"-n: {local} ranks on this machine, which has {most} NPUs; use --local_workers")
     several_machines = local < arguments.workers
     if several_machines and arguments.master_addr in ("127.0.0.1", "localhost"):
         problems.append("--master_addr: with several machines, give the address of machine 0")

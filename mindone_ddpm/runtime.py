@@ -105,6 +105,11 @@ def available_devices() -> list[str]:
     return [*devices, "CPU"]
 
 
+def max_local_ranks() -> int | None:
+    """The NPUs of this machine, one for each rank; None where ranks share the processor."""
+    return len(glob.glob("/dev/davinci[0-9]*")) or None
+
+
 def start(device: str, mode: str, seed: int) -> Runtime:
     """Import MindSpore, choose the device and the mode, seed it, and put the device's substitutes in place.
 
