@@ -17,6 +17,7 @@ _PUBLIC = {
     "parse_training_arguments": "cli",
     "run": "cli",
     "begin": "trainer",
+    "main_first": "distributed",
     "open_records": "data",
     "make_unet": "models",
     "make_noise_scheduler": "models",

@@ -117,12 +117,12 @@ def run_products(folder: Path) -> list[Path]:
 
 
 def clear_run(folder: Path, logging_dir: str) -> None:
-    """Remove what an earlier run left, its logs included; other files stay. The index goes first.
-
-    The workers' logs stay as well: where there are any, they are those of the processes that are running now.
-    """
-    logs = [path for path in (folder / logging_dir).glob("*") if path.name != "workers"]
-    for path in [*run_products(folder), *logs]:
+    """Remove what an earlier run left, the trackers' files included; all other files stay. The index goes first."""
+    products = run_products(folder)
+    if not products:
+        return
+    logs = [path for name in ("events.out.tfevents.*", "metrics.csv") for path in (folder / logging_dir).glob(name)]
+    for path in [*products, *logs]:
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -31,6 +31,7 @@ def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a UNet on images", allow_abbrev=False)
     add_training_arguments(train)
+    add_dry_run(train)
     preview = commands.add_parser("preview", help="show the images as the model will see them", allow_abbrev=False)
     add_arguments(preview, TrainingConfig)
     preview.add_argument(
@@ -47,6 +48,9 @@ def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     add_arguments(parser, TrainingConfig)
     parser.add_argument("--print_config", action="store_true", help="print the resolved configuration as YAML and stop")
+
+
+def add_dry_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry_run", action="store_true", help="print the configuration and the plan and stop")
 
 
@@ -64,7 +68,7 @@ def parse_training_arguments(arguments: Sequence[str] | None = None) -> Training
         check_training(config)
     except ConfigError as error:
         parser.exit(2, "".join(f"error: {problem}\n" for problem in error.problems))
-    if parsed.print_config or parsed.dry_run:
+    if parsed.print_config:
         print(to_yaml(config), end="")
         parser.exit(0)
     return config
@@ -83,6 +87,10 @@ def run(action) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 1
     except Exception as error:
         # By name, since the rooms that define them import MindSpore.

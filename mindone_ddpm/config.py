@@ -85,13 +85,22 @@ def size_divisor(block_out_channels: Sequence[int]) -> int:
 # --- fields ------------------------------------------------------------------------------------------------------
 
 
-def setting(default: Any, help: str, *, aliases: Sequence[str] = (), choices: Sequence[str] = (), low=None, above=None):
+def setting(
+    default: Any,
+    help: str,
+    *,
+    aliases: Sequence[str] = (),
+    choices: Sequence[str] = (),
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+) -> Any:
     """A dataclass field with what the command line and the validation need to know.
 
-    ``low`` is the smallest value allowed, ``above`` a value that must be exceeded.
+    ``low`` and ``high`` are the smallest and the largest value allowed, ``above`` a value that must be exceeded.
     """
-    metadata = {"help": help, "aliases": tuple(aliases), "choices": tuple(choices), "low": low, "above": above}
-    return field(default=default, metadata=metadata)
+    metadata = {"help": help, "aliases": tuple(aliases), "choices": tuple(choices)}
+    return field(default=default, metadata={**metadata, "low": low, "high": high, "above": above})
 
 
 LR_SCHEDULERS = (
@@ -131,7 +140,7 @@ class TrainingConfig:
     center_crop: bool = setting(False, "with resize_mode crop (which this implies): crop in the middle, not at random")
     random_flip: bool | None = setting(None, "flip half the images left to right; on, but for the built-in digits")
     dataloader_num_workers: int = setting(
-        0, "processes that decode images; 0: a thread, enough where the images fit in memory", low=0
+        0, "processes that decode images, at most one a core; 0: a thread, enough where the images fit in memory", low=0
     )
     cache_images_mib: int = setting(
         1024, "keep the resized images in memory if they take at most this many MiB; 0: never", low=0
@@ -184,7 +193,7 @@ class TrainingConfig:
     ema_power: float = setting(0.75, "see ema_inv_gamma", above=0)
     ema_max_decay: float = setting(0.9999, "the decay's upper bound", low=0)
     ema_decay: float | None = setting(None, "a fixed decay instead", low=0)
-    seed: int = setting(0, "decides initial weights, data order, flips, noise and samples", low=0)
+    seed: int = setting(0, "decides initial weights, data order, flips, noise and samples", low=0, high=2**32 - 1)
 
     # evaluation and output
     eval_batch_size: int = setting(16, "images in a grid of samples", low=1)
@@ -227,7 +236,7 @@ class SampleConfig:
     batch_size: int = setting(16, "pictures denoised at once; does not change them", low=1)
     scheduler: str = setting("ddpm", "sampler", choices=SAMPLERS)
     num_inference_steps: int = setting(1000, "denoising steps", low=1)
-    seed: int = setting(0, "picture i depends on (seed, i) only", low=0)
+    seed: int = setting(0, "picture i depends on (seed, i) only", low=0, high=2**32 - 1)
     overwrite_output_dir: bool = setting(False, "write into an output_dir that already holds pictures")
     device: str = setting("auto", "auto takes the first that is there", choices=["auto", "Ascend", "GPU", "CPU"])
     mode: str = setting(
@@ -330,7 +339,7 @@ def from_dict(config_class: type, values: dict[str, Any], problems: list[str] | 
         plain, optional = plain_types[name]
         try:
             converted[name] = _convert(value, plain, optional)
-        except ValueError:
+        except (ValueError, TypeError):
             wanted = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[plain]
             problems.append(f"--{name} {value}: must be {wanted}")
     if problems:
@@ -374,13 +383,17 @@ def check_fields(config: Any) -> list[str]:
         value = getattr(config, item.name)
         if value is None:
             continue
-        choices, low, above = (item.metadata[key] for key in ("choices", "low", "above"))
-        if choices and value not in choices:
+        choices, low, high, above = (item.metadata[key] for key in ("choices", "low", "high", "above"))
+        if value == "" and item.default != "":
+            problems.append(f"--{item.name}: must not be empty")
+        elif choices and value not in choices:
             problems.append(f"--{item.name} {value}: must be one of {', '.join(choices)}")
         if (isinstance(value, float) and value != value) or value in (float("inf"), float("-inf")):
             problems.append(f"--{item.name} {value}: must be a finite number")
         elif low is not None and value < low:
             problems.append(f"--{item.name} {value}: must be at least {low}")
+        elif high is not None and value > high:
+            problems.append(f"--{item.name} {value}: must be at most {high}")
         elif above is not None and value <= above:
             problems.append(f"--{item.name} {value}: must be above {above}")
     return problems
@@ -438,6 +451,8 @@ def check_training(config: TrainingConfig) -> None:
         problems.append("--dataset_name and --train_data_dir: give only one of them")
     if config.channels not in (1, 3, 4) and config.channels >= 1:
         problems.append(f"--channels {config.channels}: must be 1 (grey), 3 (RGB) or 4 (RGBA)")
+    if Path(config.logging_dir).is_absolute() or {".", ".."} & set(Path(config.logging_dir).parts or ["."]):
+        problems.append(f"--logging_dir {config.logging_dir}: must be a folder's name inside --output_dir")
     if config.adam_beta1 >= 1 or config.adam_beta2 >= 1:
         problems.append("--adam_beta1 and --adam_beta2: must be below 1")
     if config.ddpm_num_inference_steps > config.ddpm_num_steps:
@@ -450,13 +465,22 @@ def check_training(config: TrainingConfig) -> None:
     if max(config.ema_max_decay, config.ema_decay or 0.0) > 1:
         problems.append("--ema_max_decay and --ema_decay: must be at most 1")
     model = read_model_config(config, problems)
-    if model is not None and "block_out_channels" in model and config.image_size >= 2:
+    if model is not None and isinstance(model.get("block_out_channels"), (list, tuple)) and config.image_size >= 2:
         problems += check_size(config.image_size, model["block_out_channels"])
     for name in ("in_channels", "out_channels"):
         if model is not None and model.get(name, config.channels) != config.channels:
             problems.append(f"--channels {config.channels}: the model's {name} is {model[name]}; they must agree")
     if problems:
         raise ConfigError(*problems)
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ConfigError if a folder cannot be made, or written into."""
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"--output_dir {folder}: {existing} cannot be written into; give another folder")
 
 
 def check_sampling(config: SampleConfig) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -134,8 +135,8 @@ def load_hf_dataset(config: TrainingConfig) -> Any:
 
     if config.train_data_dir is not None:
         dataset = _load_folder(config)
-    elif config.dataset_name and Path(config.dataset_name).exists():
-        dataset = _load_saved(config.dataset_name)
+    elif _is_local_folder(str(config.dataset_name)):
+        dataset = _load_saved(str(config.dataset_name))
     else:
         try:
             dataset = datasets.load_dataset(
@@ -152,6 +153,14 @@ def load_hf_dataset(config: TrainingConfig) -> Any:
             raise DataProblem(f"--dataset_split {config.dataset_split}: the data set has {', '.join(dataset)}")
         dataset = dataset[config.dataset_split]
     return dataset
+
+
+def _is_local_folder(name: str) -> bool:
+    """Whether a data set's name means a folder here: one that looks like a path, or that save_to_disk wrote."""
+    path = Path(name)
+    return name.startswith((".", "/", "~")) or any(
+        (path / file).is_file() for file in ("dataset_info.json", "dataset_dict.json", "state.json")
+    )
 
 
 def _load_saved(folder: str) -> Any:
@@ -179,16 +188,16 @@ def _load_folder(config: TrainingConfig) -> Any:
         raise DataProblem(f"{flag}: the folder is empty")
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         return _load_saved(str(folder))
-    parquet = sorted(str(path) for path in files if path.suffix == ".parquet")
-    has_images = any(path.suffix.lower() in ImageFolder.EXTENSIONS for path in files)
-    if not parquet and not has_images:
+    images = [path for path in files if path.suffix.lower() in ImageFolder.EXTENSIONS]
+    if not images and not any(path.suffix == ".parquet" for path in files):
         raise DataProblem(f"{flag}: holds no images and no parquet files")
+    options: dict[str, Any] = {"data_dir": str(folder), "split": config.dataset_split, "cache_dir": config.cache_dir}
+    # Folders called train, test or validation are splits to `datasets`, which then ignores all others beside them.
+    top = {path.relative_to(folder).parts[0] for path in images}
+    if images and not all(re.match(r"(train|test|val|valid|validation|dev|eval)\b", name) for name in top):
+        options["data_files"] = {config.dataset_split: ["**"]}
     try:
-        if parquet:
-            return datasets.load_dataset("parquet", data_files=parquet, split="train", cache_dir=config.cache_dir)
-        return datasets.load_dataset(
-            "imagefolder", data_dir=str(folder), split=config.dataset_split, cache_dir=config.cache_dir
-        )
+        return datasets.load_dataset("imagefolder" if images else "parquet", **options)
     except Exception as error:
         reason = first_line(error.__cause__ or error)
         raise DataProblem(f"{flag}: cannot be read as a data set ({reason})") from error
@@ -201,6 +210,7 @@ def find_image_column(dataset: Any, wanted: str | None) -> str:
         DataProblem: there is none, there are several, or the one named is no image column.
     """
     from datasets import Image as ImageFeature
+    from datasets import Value
 
     images = [name for name, feature in dataset.features.items() if isinstance(feature, ImageFeature)]
     # Parquet files written without data sets' metadata keep images as {bytes, path}.
@@ -208,7 +218,7 @@ def find_image_column(dataset: Any, wanted: str | None) -> str:
     if wanted is not None:
         if wanted not in dataset.features:
             raise DataProblem(f"--image_column {wanted}: the data set has {', '.join(dataset.features)}")
-        if wanted not in images:
+        if wanted not in images and dataset.features[wanted] not in (Value("binary"), Value("large_binary")):
             raise DataProblem(
                 f"--image_column {wanted}: is not a column of images; these are: {', '.join(images) or 'none'}"
             )
@@ -375,6 +385,7 @@ def make_loader(source: BatchSource, columns: Sequence[str], num_workers: int) -
     """A ``GeneratorDataset`` over whole batches, in order, decoded ahead by a thread or by worker processes."""
     import mindspore.dataset as ms_dataset
 
+    num_workers = min(num_workers, os.cpu_count() or 1)  # MindSpore refuses more
     ms_dataset.config.set_prefetch_size(4)  # batches, not samples: 16, the default, would take memory for nothing
     return ms_dataset.GeneratorDataset(
         source,

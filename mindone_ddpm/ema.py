@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import mindspore as ms
 import numpy as np
@@ -56,6 +56,11 @@ class ExponentialMovingAverage(nn.Cell):
         """Move the averages by ``share`` of the way to the parameters; not at all where ``finite`` is false."""
         share = ops.select(finite, share, self.zero)
         return self.map(ops.partial(_move, share), self.averages, self.parameters)
+
+    def beside(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
+        """For each name and parameter of a network: the name and what stands for it in the averaged network."""
+        average_of = {id(parameter): average for parameter, average in zip(self.parameters, self.averages, strict=True)}
+        return [(name, average_of.get(id(parameter), parameter)) for name, parameter in named]
 
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:

@@ -17,13 +17,12 @@ from typing import IO
 
 import psutil
 
-from mindone_ddpm.config import ConfigError, TrainingConfig, add_arguments, from_arguments
+from mindone_ddpm.config import ConfigError, TrainingConfig, add_arguments, first_line, from_arguments
 from mindone_ddpm.runtime import interrupt_watch, max_local_ranks
 
 DEFAULT_PORT = 8118
 # What MindSpore's C++ side logs of its connections whatever its log level.
 MINDSPORE_CHATTER = re.compile(rb"\[(?:INFO|WARNING)\] [A-Z_]+\(\d+,[^\n]*\n")
-GRACE_S = 60.0  # for workers that were asked to stop: the step they are in, and a checkpoint
 
 
 def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +42,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def output_dir_of(job: Sequence[str]) -> Path:
-    """Where a job will write, from its flags and its YAML file."""
+    """Where a job will write, from its flags and its YAML file. Raises ConfigError where those are wrong."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_arguments(parser, TrainingConfig)
     known, _ = parser.parse_known_args(job[1:])
@@ -51,7 +50,9 @@ def output_dir_of(job: Sequence[str]) -> Path:
 
 
 def port_is_free(host: str, port: int) -> bool:
+    """Whether nothing listens there. Raises OSError where there is no such host."""
     with contextlib.closing(socket.socket()) as probe:
+        probe.settimeout(2.0)
         return probe.connect_ex((host, port)) != 0
 
 
@@ -75,9 +76,17 @@ def check(arguments: argparse.Namespace) -> None:
     several_machines = local < arguments.workers
     if several_machines and arguments.master_addr in ("127.0.0.1", "localhost"):
         problems.append("--master_addr: with several machines, give the address of machine 0")
-    port = arguments.master_port
-    if port is not None and arguments.node_rank == 0 and not port_is_free(arguments.master_addr, port):
-        problems.append(f"--master_port {port}: is in use; give another, or none to have one found")
+    if arguments.node_rank < 0:
+        problems.append(f"--node_rank {arguments.node_rank}: must be at least 0")
+    port = arguments.master_port or (DEFAULT_PORT if several_machines else None)
+    if port is not None and not 1024 <= port <= 65535:
+        problems.append(f"--master_port {port}: must be from 1024 to 65535")
+    elif port is not None and arguments.node_rank == 0:
+        try:
+            if not port_is_free(arguments.master_addr, port):
+                problems.append(f"--master_port {port}: is in use; give another")
+        except OSError as error:
+            problems.append(f"--master_addr {arguments.master_addr}: {first_line(error)}")
     if problems:
         raise ConfigError(*problems)
 
@@ -120,13 +129,14 @@ def launch(arguments: argparse.Namespace) -> int:
         process = subprocess.Popen(
             command, stdout=msrun_log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
-    return Job(process, log_dir, arguments.node_rank * local).watch()
+    return Job(process, log_dir, arguments.node_rank * local, arguments.stop_timeout_s).watch()
 
 
 class Job:
     """A running msrun with its ranks on this machine."""
 
-    def __init__(self, process: subprocess.Popen, log_dir: Path, first_rank: int):
+    def __init__(self, process: subprocess.Popen, log_dir: Path, first_rank: int, stop_timeout_s: float):
+        self.stop_timeout_s = stop_timeout_s
         self.process, self.log_dir, self.first_rank = process, log_dir, first_rank
         self.workers: dict[int, int] = {}  # process id -> rank
         self.seen: dict[int, psutil.Process] = {}
@@ -144,7 +154,11 @@ class Job:
                 self.find_processes()
                 self.show_progress()
                 failure = self.find_failure()
-                if self.asked_to_stop_at and time.monotonic() - self.asked_to_stop_at > GRACE_S:
+                if self.asked_to_stop_at and time.monotonic() - self.asked_to_stop_at > self.stop_timeout_s:
+                    print(
+                        f"warning: the ranks did not stop within {self.stop_timeout_s:g} s; ending them",
+                        file=sys.stderr,
+                    )
                     break
                 time.sleep(0.1)
             failure = failure or self.find_failure()

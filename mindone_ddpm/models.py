@@ -56,7 +56,13 @@ def make_unet(config: TrainingConfig) -> UNet2DModel:
         "in_channels": config.channels,
         "out_channels": config.channels,
     }
-    return UNet2DModel(**fitted)
+    try:
+        return UNet2DModel(**fitted)
+    except (TypeError, ValueError, IndexError, KeyError) as error:
+        raise ConfigError(
+            f"--model_config_name_or_path {config.model_config_name_or_path}: no UNet2DModel can be made of it "
+            f"({first_line(error)})"
+        ) from error
 
 
 def _hub_config(name: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mindone_ddpm import models
-from mindone_ddpm.config import ConfigError, SampleConfig, check_sampling
+from mindone_ddpm.config import ConfigError, SampleConfig, check_sampling, check_writable
 from mindone_ddpm.data import random_stream
 from mindone_ddpm.runtime import start
 
@@ -115,6 +115,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
     output_dir = Path(config.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigError(f"--output_dir {output_dir}: is a file; give a folder")
+    check_writable(output_dir)
     if any(output_dir.glob("*.png")) and not config.overwrite_output_dir:
         raise ConfigError(
             f"--output_dir {output_dir}: already holds pictures; give another folder, or --overwrite_output_dir"
@@ -140,6 +141,8 @@ def sample_to_folder(config: SampleConfig) -> Path:
             on_step=lambda _: bar.update(),
         )
     output_dir.mkdir(parents=True, exist_ok=True)
+    for old in output_dir.glob("[0-9][0-9][0-9][0-9][0-9].png"):
+        old.unlink()
     for number, pixels in enumerate(pictures):
         to_picture(pixels).save(output_dir / f"{number:05d}.png")
     grid = output_dir / "grid.png"

@@ -19,12 +19,13 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 import mindone_ddpm
 from mindone_ddpm import checkpoint, distributed, kernels, models, optimizers, sampling, tracking
 from mindone_ddpm.checkpoint import CheckpointProblem
-from mindone_ddpm.config import ConfigError, TrainingConfig, check_training, first_line, to_yaml
+from mindone_ddpm.config import ConfigError, TrainingConfig, check_training, check_writable, first_line, to_yaml
 from mindone_ddpm.data import BatchSource, DataProblem, ImageRecords, Plan, batches, make_loader, open_records
 from mindone_ddpm.distributed import Watch
 from mindone_ddpm.ema import ExponentialMovingAverage, make_ema
@@ -58,6 +59,8 @@ SHAPING_SETTINGS = (
     "scale_lr",
     "lr_scheduler",
     "lr_warmup_steps",
+    "loss_scaling",
+    "loss_scale",
 )
 
 
@@ -126,6 +129,7 @@ class Progress:
     step: int = 0
     batch_number: int = 0
     skips: int = 0
+    resumed: bool = False
 
 
 @dataclass
@@ -141,6 +145,7 @@ class Training:
     schedule: Schedule
     rates: np.ndarray
     step_cell: DiffusionTrainStep
+    data_fingerprint: str
 
     @property
     def plan(self) -> Plan:
@@ -217,7 +222,15 @@ def check_output_dir(config: TrainingConfig) -> None:
     folder = Path(config.output_dir)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output_dir {folder}: is a file; give a folder")
-    if config.overwrite_output_dir or config.resume_from_checkpoint is not None:
+    check_writable(folder)
+    if config.overwrite_output_dir:
+        return
+    if config.resume_from_checkpoint is not None:
+        if (folder / checkpoint.PIPELINE_INDEX).exists() and not checkpoint.checkpoints_in(folder):
+            raise ConfigError(
+                f"--output_dir {folder}: holds a pipeline but no checkpoint to resume from; give another folder, or "
+                "--overwrite_output_dir to train anew"
+            )
         return
     if checkpoint.run_products(folder):
         raise ConfigError(
@@ -275,7 +288,9 @@ def assemble(
         world_size=plan.world_size,
     )
     step_cell = DiffusionTrainStep(job.loss_cell(unet, scheduler), boundary, config.gradient_accumulation_steps)
-    return Training(config, runtime, records, unet, scheduler, job, schedule, rates, step_cell.set_train())
+    step_cell.set_train()
+    fingerprint = records.fingerprint()
+    return Training(config, runtime, records, unet, scheduler, job, schedule, rates, step_cell, fingerprint)
 
 
 def prepare(config: TrainingConfig) -> Training:
@@ -298,7 +313,7 @@ def identity_of(training: Training) -> dict[str, Any]:
     return {
         **settings,
         "global_batch_size": training.plan.global_batch_size,
-        "data": f"{len(training.records)} images, {training.records.fingerprint()}",
+        "data": f"{len(training.records)} images, {training.data_fingerprint}",
         "unet": {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(unet.items())},
     }
 
@@ -308,8 +323,8 @@ def versions() -> dict[str, str]:
     return {"mindone_ddpm": mindone_ddpm.__version__, "python": platform.python_version(), **found}
 
 
-def save_checkpoint(training: Training, progress: Progress) -> None:
-    """Write ``checkpoint-<step>`` and prune the older ones.
+def save_checkpoint(training: Training, progress: Progress) -> bool:
+    """Write ``checkpoint-<step>`` and prune the older ones; whether it was written. Only the main rank does.
 
     Raises:
         CheckpointProblem: it could not be written, and ``on_checkpoint_error`` says stop.
@@ -317,7 +332,7 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
     config, output_dir = training.config, training.output_dir
 
     if not training.runtime.is_main:
-        return
+        return False
 
     def save_weights(folder: Path) -> None:
         training.unet.save_pretrained(str(folder / "unet"))
@@ -327,7 +342,9 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
 
     record = {
         "progress": {
-            **dataclasses.asdict(progress),
+            "step": progress.step,
+            "batch_number": progress.batch_number,
+            "skips": progress.skips,
             "samples_seen": training.schedule.samples_seen(progress.batch_number),
             "best": None,
         },
@@ -344,8 +361,9 @@ def save_checkpoint(training: Training, progress: Progress) -> None:
         if config.on_checkpoint_error == "stop":
             raise
         tqdm.write(f"warning: {problem}; going on, with the older checkpoints as they were", file=sys.stderr)
-        return
+        return False
     checkpoint.prune(output_dir, config.checkpoints_total_limit)
+    return True
 
 
 def resume(training: Training) -> Progress:
@@ -365,7 +383,7 @@ def resume(training: Training) -> Progress:
     state = training.boundary.state().values()
     distributed.share_parameters(training.runtime, [*training.unet.trainable_params(), *averages, *state])
 
-    progress = Progress(saved["step"], saved["batch_number"], saved["skips"])
+    progress = Progress(saved["step"], saved["batch_number"], saved["skips"], resumed=True)
     if training.schedule.samples_seen(progress.batch_number) != saved["samples_seen"]:
         progress.batch_number = training.schedule.batch_number_after(saved["samples_seen"])
     return progress
@@ -385,10 +403,15 @@ def _read_checkpoint(training: Training) -> dict[str, Any] | None:
     _compare(training, folder, record)
     parameters = list(training.unet.parameters_and_names())
     checkpoint.load_parameters(folder / "unet" / checkpoint.UNET_WEIGHTS, parameters)
-    if training.ema is not None and (folder / "unet_ema").is_dir():
-        averages = zip((name for name, _ in parameters), training.ema.averages, strict=True)
-        checkpoint.load_parameters(folder / "unet_ema" / checkpoint.UNET_WEIGHTS, averages)
+    if training.ema is not None:
+        # A run that had no average so far starts one from where it is.
+        source = "unet_ema" if (folder / "unet_ema").is_dir() else "unet"
+        averages = training.ema.beside(parameters)
+        checkpoint.load_parameters(folder / source / checkpoint.UNET_WEIGHTS, averages)
+    scale = training.boundary.loss_scale.asnumpy()
     checkpoint.load_parameters(folder / checkpoint.STATE_TENSORS, training.boundary.state().items())
+    if training.config.loss_scaling == "static":
+        training.boundary.loss_scale.set_data(ms.Tensor(scale))  # what the flags say now
     saved = record["progress"]
     for path in checkpoint.set_aside_after(output_dir, saved["step"]):
         warn(f"a later checkpoint is set aside as {path.name}")
@@ -532,7 +555,7 @@ class SamplingStopped(Exception):
 
 
 def save_samples(
-    training: Training, epoch: int, progress: Progress, tracker: tracking.Tracker, stop: StopRequest
+    training: Training, epoch: int, progress: Progress, tracker: tracking.Tracker, stop: StopRequest, watch: Watch
 ) -> None:
     """Write ``samples/<epoch>.png``: a grid from generators of its own, so that training's randomness is left alone.
 
@@ -550,9 +573,15 @@ def save_samples(
         disable=not runtime.is_main,
     )
 
+    steps_done = 0
+
     def on_step(_: int) -> None:
+        nonlocal steps_done
+        steps_done += 1
         bar.update()
-        if stop.requested and runtime.world_size == 1:
+        watch.enter("sampling")
+        # Ranks must agree, and asking them costs a little.
+        if (runtime.world_size == 1 or steps_done % 20 == 0) and distributed.any_rank(runtime, stop.requested):
             raise SamplingStopped
 
     with bar, contextlib.suppress(SamplingStopped), training.evaluation_weights():
@@ -566,15 +595,26 @@ def save_samples(
             on_step=on_step,
         )
         pictures = distributed.gather_rows(runtime, pictures)[: config.eval_batch_size]
-        if not runtime.is_main:
-            return
-        grid = sampling.make_grid(pictures)
-        folder = training.output_dir / "samples"
-        folder.mkdir(exist_ok=True)
-        beside = folder / f".{epoch:04d}.tmp.png"
-        grid.save(beside)
-        os.replace(beside, folder / f"{epoch:04d}.png")
+        if runtime.is_main:
+            write_grid(sampling.make_grid(pictures), samples_path(training, epoch), progress, tracker)
+
+
+def samples_path(training: Training, epoch: int) -> Path:
+    return training.output_dir / "samples" / f"{epoch:04d}.png"
+
+
+def write_grid(grid: Image.Image, path: Path, progress: Progress, tracker: tracking.Tracker) -> None:
+    """Write a grid, whole or not at all; a full disk costs the grid, not the run."""
+    beside = path.with_name(f".{path.name}")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        grid.save(beside, format="png")
+        os.replace(beside, path)
         tracker.picture(progress.step, "samples", grid)
+    except OSError as error:
+        tqdm.write(f"warning: {path}: the samples could not be written ({error.strerror or error})", file=sys.stderr)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def save_pipeline(training: Training) -> None:
@@ -600,7 +640,7 @@ def open_output_dir(training: Training, progress: Progress) -> None:
     if not training.runtime.is_main:
         return
     output_dir = training.output_dir
-    if progress.batch_number == 0:
+    if not progress.resumed:
         checkpoint.clear_run(output_dir, training.config.logging_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint.clear_leftovers(output_dir)
@@ -629,23 +669,26 @@ def train(config: TrainingConfig) -> Path:
 def train_loop(training: Training) -> Path:
     """Run the loop to its end and save the pipeline; returns its folder. Raises what :func:`train` does."""
     # Prepare.
-    config, schedule, output_dir = training.config, training.schedule, training.output_dir
-    if training.runtime.is_main:
+    config, runtime, schedule = training.config, training.runtime, training.schedule
+    watch = Watch(runtime, config.step_timeout_s)
+    if runtime.is_main:
         for name, value in training.describe().items():
             tqdm.write(f"{name:>8}: {value}")
+    watch.enter("taking up the checkpoint")
     progress = resume(training)
-    training.records.cache(config.cache_images_mib, show_progress=training.runtime.is_main)
+    watch.leave()
+    training.records.cache(config.cache_images_mib, show_progress=runtime.is_main)
     open_output_dir(training, progress)
-    tracker_name = config.report_to if training.runtime.is_main else "none"
-    tracker = tracking.make_tracker(tracker_name, output_dir / config.logging_dir, progress.step)
+    logs = training.output_dir / config.logging_dir
+    tracker = tracking.make_tracker(config.report_to if runtime.is_main else "none", logs, progress.step)
     report = Report(training, progress, tracker)
-    saved_step = progress.step
+    saved_step = progress.step if progress.resumed else None
     windows = training.windows(progress.batch_number)
-    watch = Watch(training.runtime, config.step_timeout_s)
-    over, stopping = schedule.is_over(progress.step, progress.batch_number), False
+    over = schedule.is_over(progress.step, progress.batch_number)
 
     # Loop.
     with StopRequest() as stop, contextlib.closing(report), contextlib.closing(tracker):
+        stopping = False
         while not over:
             watch.enter("waiting for data", share_of_limit=0.5)
             window = next(windows)
@@ -657,35 +700,43 @@ def train_loop(training: Training) -> Path:
             epoch, epoch_ends = schedule.epoch(progress.batch_number)
             if (
                 epoch_ends
-                or (stop.requested and training.plan.world_size == 1)
+                or (stop.requested and runtime.world_size == 1)
                 or schedule.is_over(progress.step, progress.batch_number)
                 or is_due(progress.step, config.logging_steps)
                 or is_due(progress.step, config.checkpointing_steps)
             ):
                 report.fetch()  # from here on the step is the true one: skipped updates do not count
-                stopping = distributed.any_rank(training.runtime, stop.requested)
-            watch.leave()
+                stopping = distributed.any_rank(runtime, stop.requested)
             over = schedule.is_over(progress.step, progress.batch_number)
 
             with report.paused():
-                if config.save_image_epochs and (over or (epoch_ends and is_due(epoch, config.save_image_epochs))):
-                    save_samples(training, epoch, progress, tracker, stop)
+                due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
+                if (due or stopping) and progress.step != saved_step and save_checkpoint(training, progress):
+                    saved_step = progress.step
+                if stopping and not over:
+                    watch.enter("waiting for the others to stop")
+                    distributed.barrier(runtime)  # nobody leaves before the checkpoint is whole
+                    raise Stopped(stop.signal_number or signal.SIGTERM, stop_message(training, progress, saved_step))
                 if over or (epoch_ends and is_due(epoch, config.save_model_epochs)):
                     save_pipeline(training)
-                due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
-                if (due or stopping) and progress.step != saved_step:
-                    save_checkpoint(training, progress)
-                    saved_step = progress.step
-            if stopping and not over:
-                distributed.barrier(training.runtime)  # nobody leaves before the checkpoint is whole
-                raise Stopped(
-                    int(stop.signal_number or signal.SIGTERM),
-                    f"stopped at step {progress.step:,} of {schedule.total_steps:,}; the same command with "
-                    "--resume_from_checkpoint auto goes on from there",
-                )
+                if config.save_image_epochs and (over or (epoch_ends and is_due(epoch, config.save_image_epochs))):
+                    save_samples(training, epoch, progress, tracker, stop, watch)
 
-    # Finish.
-    if training.runtime.is_main and not (output_dir / checkpoint.PIPELINE_INDEX).exists():
-        save_pipeline(training)
-    distributed.barrier(training.runtime)
-    return output_dir
+        # Finish. A run that was killed after its last checkpoint has all but these.
+        if runtime.is_main and not (training.output_dir / checkpoint.PIPELINE_INDEX).exists():
+            save_pipeline(training)
+        epoch, _ = schedule.epoch(progress.batch_number)
+        missing = config.save_image_epochs > 0 and not samples_path(training, epoch).exists()
+        if distributed.share_object(runtime, missing) and not stop.requested:
+            save_samples(training, epoch, progress, tracker, stop, watch)
+        watch.enter("waiting for the others to end")
+        distributed.barrier(runtime)
+        watch.leave()
+    return training.output_dir
+
+
+def stop_message(training: Training, progress: Progress, saved_step: int | None) -> str:
+    where = f"stopped at step {progress.step:,} of {training.schedule.total_steps:,}"
+    if training.runtime.is_main and saved_step != progress.step:
+        return f"{where}; no checkpoint of it could be written"
+    return f"{where}; the same command with --resume_from_checkpoint auto goes on from there"

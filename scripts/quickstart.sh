@@ -5,10 +5,7 @@ cd "$(dirname "$0")/.."
 
 . scripts/environment.sh
 
-if [ ! -f digits/model_index.json ]; then
-    .venv/bin/mindone-ddpm train --config examples/unconditional/digits.yaml --overwrite_output_dir
-else
-    echo "digits: a trained pipeline is there; remove the folder to train anew"
-fi
+# Starts, goes on after an interruption, or finds that all is done.
+.venv/bin/mindone-ddpm train --config examples/unconditional/digits.yaml --resume_from_checkpoint auto
 .venv/bin/mindone-ddpm sample --model digits --num_images 64 --batch_size 64 --output_dir digits/pictures --overwrite_output_dir
 echo "look at $(pwd)/digits/pictures/grid.png"

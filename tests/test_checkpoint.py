@@ -309,6 +309,26 @@ def test_another_configuration_is_refused_with_its_differences_or_accepted_when_
     )  # goes on where the images are, not where the batches were
 
 
+def test_an_average_switched_on_at_resume_starts_from_the_weights(digits_flags, tmp_path):
+    folder = tmp_path / "run"
+    flags = [flag for flag in digits_flags if flag != "--use_ema"]
+    flags += ["--max_train_steps", 6, "--checkpointing_steps", 3, "--logging_steps", 3, "--output_dir", folder]
+    assert run_program("train", *flags, "--loss_scale", 4).returncode == 0
+    (folder / "checkpoint-6" / checkpoint.STATE_RECORD).unlink()
+    resumed = [*flags, "--resume_from_checkpoint", "latest", "--use_ema", "--ema_decay", 1, "--loss_scale", 2]
+    assert run_program("train", *resumed).returncode == 2
+    result = run_program("train", *resumed, "--accept_changes")
+    assert result.returncode == 0, result.stderr
+    assert "checkpoint-6" in result.stderr and "taking the one before" in result.stderr
+    assert "changed: loss_scale is 2.0, was 4.0" in result.stdout
+    # A decay of 1 keeps the average where it began: at the weights of step 3.
+    average = load_file(folder / "checkpoint-6" / "unet_ema" / checkpoint.UNET_WEIGHTS)
+    weights = load_file(folder / "checkpoint-3" / "unet" / checkpoint.UNET_WEIGHTS)
+    for name in weights:
+        np.testing.assert_array_equal(average[name], weights[name])
+    assert load_file(folder / "checkpoint-6" / checkpoint.STATE_TENSORS)["loss_scale"] == 2.0
+
+
 def test_resuming_an_earlier_checkpoint_sets_the_later_ones_aside(run_flags, undisturbed, tmp_path):
     import shutil
 

@@ -145,6 +145,20 @@ def test_not_a_number_is_refused():
     assert "finite" in problems_of(max_grad_norm=float("inf"))[0]
 
 
+@pytest.mark.parametrize("logging_dir", ["/data/logs", "..", "../logs", ".", ""])
+def test_logs_stay_inside_the_output_folder(logging_dir):
+    assert "--logging_dir" in problems_of(logging_dir=logging_dir)[0]
+
+
+def test_values_of_another_shape_or_too_large(tmp_path):
+    assert "--seed 4294967296: must be at most 4294967295" in problems_of(seed=2**32)[0]
+    assert "--output_dir: must not be empty" in problems_of(output_dir="")[0]
+    file = tmp_path / "run.yaml"
+    file.write_text("image_size: [64, 64]\n")
+    with pytest.raises(ConfigError, match=r"--image_size .*: must be a whole number"):
+        parse("--config", str(file))
+
+
 def test_no_data_set():
     with pytest.raises(ConfigError, match="--dataset_name or --train_data_dir"):
         check_training(TrainingConfig())

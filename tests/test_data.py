@@ -67,6 +67,37 @@ def test_saved_data_set_and_parquet(image_folder, tmp_path):
     np.testing.assert_array_equal(first.picture(3), second.picture(3))
 
 
+def test_folders_named_like_splits_hide_no_others(tmp_path):
+    for name in ("train", "plane", "car"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / "all" / name / f"{number}.png")
+    assert len(open_records(folder_config(tmp_path / "all"))) == 6
+    for name in ("train", "test"):
+        (tmp_path / "split" / name).mkdir(parents=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "split" / name / "0.png")
+    assert len(open_records(folder_config(tmp_path / "split"))) == 1
+    assert len(open_records(folder_config(tmp_path / "split", dataset_split="test"))) == 1
+
+
+def test_parquet_has_splits_and_binary_columns(image_folder, tmp_path):
+    dataset = open_records(folder_config(image_folder)).dataset
+    folder = tmp_path / "parquet"
+    dataset.select(range(7)).to_parquet(folder / "train-00000.parquet")
+    dataset.select(range(7, 12)).to_parquet(folder / "test-00000.parquet")
+    assert len(open_records(folder_config(folder))) == 7
+    assert len(open_records(folder_config(folder, dataset_split="test"))) == 5
+
+    from datasets import Dataset
+
+    files = [path.read_bytes() for path in sorted(image_folder.rglob("*.png"))]
+    Dataset.from_dict({"photo": files}).to_parquet(tmp_path / "binary" / "train.parquet")
+    with pytest.raises(DataProblem, match="no column of images found"):
+        open_records(folder_config(tmp_path / "binary"))
+    records = open_records(folder_config(tmp_path / "binary", image_column="photo"))
+    assert records.picture(11).shape == (3, 16, 16)
+
+
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
 def test_channels_from_end_to_end(image_folder, channels, mode):
     records = open_records(folder_config(image_folder, channels=channels))
@@ -235,7 +266,7 @@ def test_ranks_share_the_batches_of_one_process():
             np.testing.assert_array_equal(np.concatenate(together)[real], whole[real])
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, 2, 1000])
 def test_the_loader_gives_the_source_in_order_and_from_the_middle(image_folder, num_workers):
     config = folder_config(image_folder)
     expected = make_source(config, Plan(3, 12, 5))

@@ -215,6 +215,10 @@ def test_wrong_use_of_the_launcher_is_told_before_anything_starts(run_flags, tmp
     assert result.returncode == 2 and "--local_workers 3: must be from 1 to -n (2)" in result.stderr
     result = run_program("launch", "-n", 4, "--local_workers", 2, *flags)
     assert result.returncode == 2 and "--master_addr" in result.stderr
+    result = run_program("launch", "-n", 2, "--master_addr", "no.such.host", "--master_port", 8118, *flags)
+    assert result.returncode == 2 and "--master_addr no.such.host" in result.stderr
+    result = run_program("launch", "-n", 2, "--master_port", 99999, *flags)
+    assert result.returncode == 2 and "must be from 1024 to 65535" in result.stderr
     assert run_program("launch", "-n", 2).returncode == 2
     assert not (tmp_path / "run").exists()
 

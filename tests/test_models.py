@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mindspore as ms
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from mindone_ddpm import models
-from mindone_ddpm.config import TrainingConfig
+from mindone_ddpm.config import ConfigError, TrainingConfig
 from mindone_ddpm.unconditional import DenoisingLoss
 
 TORCH_UNET = Path(__file__).parent / "data" / "torch_unet"
@@ -26,6 +27,23 @@ def test_forward_agrees_with_pytorch_diffusers(either_mode):
 def test_sizes_of_the_presets(graph_mode, preset, low, high):
     unet = models.make_unet(TrainingConfig(preset=preset, image_size=32))
     assert low < models.num_parameters(unet) < high
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"block_out_channel": [8, 16]},
+        {"block_out_channels": [8, 16], "down_block_types": ["NoSuchBlock", "DownBlock2D"]},
+        {"block_out_channels": [8, 16, 16]},
+        {"block_out_channels": 5},
+    ],
+)
+def test_a_configuration_that_makes_no_unet_is_one_line(graph_mode, tmp_path, settings):
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(
+        ConfigError, match=r"--model_config_name_or_path .*config.json: no UNet2DModel can be made of it"
+    ):
+        models.make_unet(TrainingConfig(model_config_name_or_path=str(tmp_path / "config.json"), image_size=16))
 
 
 @pytest.mark.slow

@@ -170,6 +170,40 @@ def test_preview_shows_before_and_after(tmp_path):
     assert np.corrcoef(above.ravel(), below.ravel())[0, 1] > 0.9
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [(["--num_images", 0], "--num_images 0: must be at least 1"), (["--output", "look"], "--output look: must end in")],
+)
+def test_preview_wrongly_used(tmp_path, flags, message):
+    result = run_program("preview", *DIGITS, *flags, cwd=tmp_path)
+    assert result.returncode == 2 and message in result.stderr and "Traceback" not in result.stderr
+
+
+def test_preview_names_a_corrupt_image(image_folder, tmp_path):
+    for path in image_folder.rglob("*.png"):
+        path.write_bytes(b"not an image")
+    flags = ["--train_data_dir", image_folder, "--resolution", 8, "--cache_dir", tmp_path / "cache"]
+    result = run_program("preview", *flags, "--output", tmp_path / "look.png")
+    assert result.returncode == 1 and "png: not a readable image" in result.stderr and "<<<" not in result.stderr
+
+
+def test_other_peoples_files_survive(tmp_path):
+    folder = tmp_path / "project"
+    (folder / "logs").mkdir(parents=True)
+    (folder / "logs" / "events.out.tfevents.mine").write_text("x")
+    (folder / "notes.txt").write_text("x")
+    flags = [*DIGITS, *QUICK, "--save_image_epochs", 0, "--checkpointing_steps", 0, "--max_train_steps", 1]
+    assert run_program("train", *flags, "--output_dir", folder).returncode == 0
+    assert (folder / "logs" / "events.out.tfevents.mine").exists()
+    # A finished run without checkpoints is not trained anew by `auto`.
+    index = (folder / "model_index.json").stat().st_mtime_ns
+    refused = run_program("train", *flags, "--output_dir", folder, "--resume_from_checkpoint", "auto")
+    assert refused.returncode == 2 and "holds a pipeline but no checkpoint" in refused.stderr
+    assert (folder / "model_index.json").stat().st_mtime_ns == index
+    assert run_program("train", *flags, "--output_dir", folder, "--overwrite_output_dir").returncode == 0
+    assert (folder / "notes.txt").exists() and (folder / "logs" / "metrics.csv").exists()
+
+
 def test_windows_never_cross_an_epochs_end():
     schedule = Schedule(Plan(0, 10, 3), accumulation_steps=3, num_epochs=2, max_train_steps=None)
     assert (schedule.steps_per_epoch, schedule.total_steps) == (2, 4)

@@ -16,7 +16,8 @@ def main() -> int:
     config, runtime = md.begin(config)
 
     # Data set: pictures of one size, found by the type of their column.
-    records = md.open_records(config)
+    with md.main_first(runtime):  # with several ranks, the first one of each machine fills the cache
+        records = md.open_records(config)
 
     # Model and noise scheduler.
     unet = md.make_unet(config)
