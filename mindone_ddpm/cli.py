@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +103,8 @@ def run(action) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    finally:
+        gc.collect()  # MindSpore's cells complain when they outlive its modules at the interpreter's exit
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
