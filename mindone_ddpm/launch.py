@@ -37,6 +37,13 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         "--cluster_timeout_s", metavar="INT", type=int, default=300, help="wait this long for all ranks (default: 300)"
     )
     parser.add_argument(
+        "--stop_timeout_s",
+        metavar="INT",
+        type=int,
+        default=600,
+        help="ranks asked to stop have this long (default: 600)",
+    )
+    parser.add_argument(
         "job", nargs=argparse.REMAINDER, help="the command to run: train ..., or a script and its flags"
     )
 

@@ -215,41 +215,41 @@ def test_with_accumulation_workers_and_a_ragged_window(run_flags, tmp_path):
     assert_same_end(folder, reference, 30)
 
 
-def random_kills(flags, folder: Path, number: int, seconds_undisturbed: float) -> int:
-    """Kill the run ``number`` times at random moments, its beginning and its end included; how many hit it alive."""
+def check_random_kills(run_flags, folder: Path, number: int, steps: int) -> None:
+    """Kill a run ``number`` times at random moments of its lives, the start and the writing of checkpoints included."""
+    # A checkpoint every other step, so that many kills fall into the writing of one.
+    flags = [*run_flags, "--max_train_steps", steps, "--checkpointing_steps", 2]
+    reference = folder.with_name("reference")
+    process = start("train", *flags, "--output_dir", reference)
+    started = time.monotonic()
+    wait_for((reference / "checkpoint-40").exists)
+    longest_life_s = time.monotonic() - started
+    assert process.wait() == 0
+
     generator, hits = random.Random(5), 0
     for _ in range(number):
         process = start("train", *flags, "--output_dir", folder, "--resume_from_checkpoint", "auto")
         try:
-            process.wait(timeout=generator.uniform(0.5, seconds_undisturbed))
+            process.wait(timeout=generator.uniform(0.5, longest_life_s))
         except subprocess.TimeoutExpired:
             hits += 1
         process.kill()
         process.communicate()
-    return hits
-
-
-def check_random_kills(run_flags, undisturbed, folder: Path, number: int) -> None:
-    # A checkpoint every other step, so that many kills fall into the writing of one.
-    flags = [*run_flags, "--checkpointing_steps", 2]
-    started = time.monotonic()
-    probe = folder.with_name("probe")
-    assert run_program("train", *flags, "--output_dir", probe).returncode == 0
-    hits = random_kills(flags, folder, number, time.monotonic() - started)
-    result = run_program("train", *flags, "--output_dir", folder, "--resume_from_checkpoint", "auto")
+    result = run_program("train", *flags, "--output_dir", folder, "--resume_from_checkpoint", "auto", timeout_s=600)
     assert result.returncode == 0, result.stderr
     print(f"kills that hit the run alive: {hits} of {number}")
-    assert_same_end(folder, undisturbed, STEPS)
+    assert hits == number
+    assert_same_end(folder, reference, steps)
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_three_random_kills(run_flags, undisturbed, tmp_path):
-    check_random_kills(run_flags, undisturbed, tmp_path / "run", 3)
+def test_three_random_kills(run_flags, tmp_path):
+    check_random_kills(run_flags, tmp_path / "run", 3, steps=120)
 
 
 @pytest.mark.slow
-def test_twenty_random_kills(run_flags, undisturbed, tmp_path):
-    check_random_kills(run_flags, undisturbed, tmp_path / "run", 20)
+def test_twenty_random_kills(run_flags, tmp_path):
+    check_random_kills(run_flags, tmp_path / "run", 20, steps=700)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
