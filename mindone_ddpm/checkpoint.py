@@ -20,7 +20,7 @@ import mindspore as ms
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from mindone_ddpm.config import first_line
+from mindone_ddpm.config import Problem, first_line
 
 PIPELINE_INDEX = "model_index.json"
 RUN_CONFIG = "training_config.yaml"
@@ -29,7 +29,7 @@ STATE_TENSORS = "training_state.safetensors"
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-class CheckpointProblem(Exception):
+class CheckpointProblem(Problem):
     """A checkpoint cannot be read or written; the message is one line for the user."""
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mindone_ddpm import __version__
 from mindone_ddpm.config import (
     ConfigError,
+    Problem,
     SampleConfig,
     TrainingConfig,
     add_arguments,
@@ -80,10 +81,10 @@ def run(action) -> int:
     interrupt_watch.start()
     try:
         return action()
-    except ConfigError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        return 2
+    except Problem as problem:
+        for line in str(problem).splitlines():
+            print(problem.prefix + line, file=sys.stderr)
+        return problem.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -92,16 +93,6 @@ def run(action) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        # By name, since the rooms that define them import MindSpore.
-        kind = type(error).__name__
-        if kind == "Stopped":
-            print(error, file=sys.stderr)
-            return 128 + error.signal_number  # type: ignore[attr-defined]
-        if kind not in ("DataProblem", "RuntimeProblem", "TrainingProblem", "CheckpointProblem"):
-            raise
-        print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         gc.collect()  # MindSpore's cells complain when they outlive its modules at the interpreter's exit

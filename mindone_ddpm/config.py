@@ -24,8 +24,17 @@ BUILT_IN_DATASETS = ("digits",)
 DIGITS_IMAGE_SIZE = 8
 
 
-class ConfigError(Exception):
+class Problem(Exception):
+    """What a user can mend: the message is for them, a line for each thing that is wrong."""
+
+    exit_status = 1
+    prefix = "error: "
+
+
+class ConfigError(Problem):
     """One or more settings are wrong. ``problems`` holds one line for each."""
+
+    exit_status = 2
 
     def __init__(self, *problems: str):
         super().__init__("\n".join(problems))

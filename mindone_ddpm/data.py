@@ -21,14 +21,14 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from mindone_ddpm.config import BUILT_IN_DATASETS, TrainingConfig, first_line
+from mindone_ddpm.config import BUILT_IN_DATASETS, Problem, TrainingConfig, first_line
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 # The use that a random stream is for; part of its key, so that no two streams are alike.
 ORDER_STREAM, SAMPLE_STREAM = 1, 2
 
 
-class DataProblem(Exception):
+class DataProblem(Problem):
     """The data cannot be used as asked; the message is one line that names the file, the column or the flag."""
 
 

@@ -21,10 +21,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from mindone_ddpm.config import first_line
+from mindone_ddpm.config import Problem, first_line
 
 
-class RuntimeProblem(Exception):
+class RuntimeProblem(Problem):
     """The machine cannot do what was asked; the message is one line for the user."""
 
 

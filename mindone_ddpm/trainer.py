@@ -25,7 +25,15 @@ from tqdm import tqdm
 import mindone_ddpm
 from mindone_ddpm import checkpoint, distributed, kernels, models, optimizers, sampling, tracking
 from mindone_ddpm.checkpoint import CheckpointProblem
-from mindone_ddpm.config import ConfigError, TrainingConfig, check_training, check_writable, first_line, to_yaml
+from mindone_ddpm.config import (
+    ConfigError,
+    Problem,
+    TrainingConfig,
+    check_training,
+    check_writable,
+    first_line,
+    to_yaml,
+)
 from mindone_ddpm.data import BatchSource, DataProblem, ImageRecords, Plan, batches, make_loader, open_records
 from mindone_ddpm.distributed import Watch
 from mindone_ddpm.ema import ExponentialMovingAverage, make_ema
@@ -64,16 +72,18 @@ SHAPING_SETTINGS = (
 )
 
 
-class TrainingProblem(Exception):
+class TrainingProblem(Problem):
     """Training cannot go on; the message is one line for the user."""
 
 
-class Stopped(Exception):
+class Stopped(Problem):
     """The run was told to stop by a signal, and has kept what it had."""
+
+    prefix = ""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
-        self.signal_number = signal_number
+        self.exit_status = 128 + signal_number
 
 
 # --- plan ----------------------------------------------------------------------------------------------------------

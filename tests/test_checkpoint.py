@@ -224,7 +224,8 @@ def check_random_kills(run_flags, folder: Path, number: int, steps: int) -> None
     started = time.monotonic()
     wait_for((reference / "checkpoint-40").exists)
     longest_life_s = time.monotonic() - started
-    assert process.wait() == 0
+    process.communicate()
+    assert process.returncode == 0
 
     generator, hits = random.Random(5), 0
     for _ in range(number):
