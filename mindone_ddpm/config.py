@@ -223,6 +223,12 @@ class TrainingConfig:
     logging_steps: int = setting(10, "steps between fetches of the loss from the device", low=1)
     report_to: str = setting("tensorboard", "tracker", aliases=["logger"], choices=TRACKERS)
 
+    push_to_hub: bool = setting(False, "upload the pipeline to the Hugging Face Hub whenever it is saved")
+    hub_model_id: str | None = setting(
+        None, "its repository there; by default output_dir's name, of the logged-in user"
+    )
+    hub_private_repo: bool = setting(False, "make that repository a private one")
+
     # machine
     distributed: bool = setting(False, "accepted for old command lines: a launch by msrun is noticed by itself")
     scale_lr: bool = setting(False, "multiply the learning rate by ranks x batch x accumulation")

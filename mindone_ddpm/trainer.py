@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import mindone_ddpm
-from mindone_ddpm import checkpoint, distributed, kernels, models, optimizers, sampling, tracking
+from mindone_ddpm import checkpoint, distributed, hub, kernels, models, optimizers, sampling, tracking
 from mindone_ddpm.checkpoint import CheckpointProblem
 from mindone_ddpm.config import (
     ConfigError,
@@ -38,7 +38,7 @@ from mindone_ddpm.data import BatchSource, DataProblem, ImageRecords, Plan, batc
 from mindone_ddpm.distributed import Watch
 from mindone_ddpm.ema import ExponentialMovingAverage, make_ema
 from mindone_ddpm.precision import set_compute_precision
-from mindone_ddpm.runtime import Runtime, interrupt_watch, launched_by_msrun, start
+from mindone_ddpm.runtime import Runtime, interrupt_watch, is_main_by_environment, launched_by_msrun, start
 from mindone_ddpm.step import DiffusionTrainStep, UpdateBoundary
 from mindone_ddpm.unconditional import UnconditionalJob
 
@@ -256,6 +256,8 @@ def begin(config: TrainingConfig) -> tuple[TrainingConfig, Runtime]:
         ConfigError, RuntimeProblem: before anything is written.
     """
     check_training(config)
+    if is_main_by_environment():  # the only one that uploads
+        hub.check_login(config)
     if not launched_by_msrun():
         check_output_dir(config)
     runtime = start(config.device, config.mode, config.seed)
@@ -643,6 +645,10 @@ def save_pipeline(training: Training) -> None:
             raise TrainingProblem(
                 f"{training.output_dir}: the pipeline could not be saved ({first_line(error)})"
             ) from error
+    if training.config.push_to_hub:
+        trouble = hub.push_pipeline(training.config, training.output_dir)
+        if trouble is not None:
+            tqdm.write(f"warning: {trouble}", file=sys.stderr)
 
 
 def open_output_dir(training: Training, progress: Progress) -> None:

@@ -17,7 +17,7 @@ FLOORS = [
     ["data", "models", "optimizers"],
     ["unconditional"],
     ["step", "ema"],
-    ["checkpoint", "sampling", "tracking"],
+    ["checkpoint", "hub", "sampling", "tracking"],
     ["preview", "trainer"],
     ["cli"],
     ["__main__", "__init__"],
