@@ -7,7 +7,6 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
-import shutil
 import signal
 import sys
 import threading
@@ -660,7 +659,6 @@ def open_output_dir(training: Training, progress: Progress) -> None:
         checkpoint.clear_run(output_dir, training.config.logging_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint.clear_leftovers(output_dir)
-    shutil.rmtree(output_dir / ".pipeline.tmp", ignore_errors=True)
     checkpoint.write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(training.config))
 
 
