@@ -15,7 +15,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mindone_ddpm", "mindone_ddpm.*"]),
-    package_data={"mindone_ddpm": ["py.typed"]},
+    package_data={"mindone_ddpm": ["py.typed", "native.cpp"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         # Tested with 2.7.1, 2.8.0 and 2.10.0. On 2.9 and later the package keeps oneDNN on AVX2 (see runtime.py).
@@ -28,6 +28,7 @@ setup(
         "pyarrow<24",  # later wheels need numpy 2 when imported, which their metadata does not say
         "pandas<3",  # likewise
         "pillow>=10",
+        "opencv-python",  # 16-bit colours, which Pillow rounds to 8 bits; mindone 0.5.0 needs it too
         "tqdm",
         "pyyaml",
         "safetensors",
@@ -37,9 +38,18 @@ setup(
     ],
     extras_require={
         "tensorboard": ["tensorboard"],  # to look at what was written
-        "dev": ["pytest", "hypothesis", "ruff", "mypy", "types-PyYAML", "types-tqdm", "tensorboard"],
-        # The real peer, for comparison tests. PyTorch's CPU build is best installed beforehand.
-        "peer": ["torch", "diffusers"],
+        "wandb": ["wandb"],
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            "types-tqdm",
+            "tensorboard",
+            "wandb",
+        ],
     },
     entry_points={"console_scripts": ["mindone-ddpm=mindone_ddpm.cli:main"]},
     classifiers=[

@@ -12,7 +12,11 @@ __version__ = "0.1.0"
 # Where each public name lives. Loaded on first use: importing the package does not import MindSpore.
 _PUBLIC = {
     "TrainingConfig": "config",
+    "TextToImageConfig": "config",
     "SampleConfig": "config",
+    "InpaintConfig": "config",
+    "InterpolateConfig": "config",
+    "PUBLISHED_SCRIPT_DEFAULTS": "config",
     "ConfigError": "config",
     "parse_training_arguments": "cli",
     "run": "cli",
@@ -22,10 +26,16 @@ _PUBLIC = {
     "make_unet": "models",
     "make_noise_scheduler": "models",
     "UnconditionalJob": "unconditional",
+    "make_unconditional_job": "unconditional",
+    "TextToImageJob": "text_to_image",
+    "prepare": "trainer",
     "assemble": "trainer",
     "train_loop": "trainer",
     "train": "trainer",
     "sample_to_folder": "sampling",
+    "prompts_to_folder": "prompting",
+    "inpaint": "editing",
+    "interpolate": "editing",
 }
 __all__ = sorted(_PUBLIC)
 

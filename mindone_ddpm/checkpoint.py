@@ -21,12 +21,14 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from mindone_ddpm.config import Problem, first_line
+from mindone_ddpm.lora import WEIGHTS_FILE as LORA_WEIGHTS
+from mindone_ddpm.models import PIPELINE_INDEX
 
-PIPELINE_INDEX = "model_index.json"
 RUN_CONFIG = "training_config.yaml"
+BEST = "best"  # folder of the best pipeline
 STATE_RECORD = "training_state.json"
 STATE_TENSORS = "training_state.safetensors"
-UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
+PIPELINE_PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "feature_extractor")
 
 
 class CheckpointProblem(Problem):
@@ -88,7 +90,8 @@ def save_pipeline(pipeline: Any, folder: Path, dtype: str = "float32") -> None:
     try:
         pipeline.save_pretrained(str(beside), safe_serialization=True)
         if dtype != "float32":
-            _convert_weights(beside / "unet" / UNET_WEIGHTS, dtype)
+            for weights in beside.rglob("*.safetensors"):
+                _convert_weights(weights, dtype)
         names = [path.relative_to(beside) for path in files_in(beside)]
         for name in sorted(names, key=lambda file: file.name == PIPELINE_INDEX):
             sync_to_disk(beside / name)
@@ -112,17 +115,13 @@ def _convert_weights(path: Path, dtype: str) -> None:
 
 def run_products(folder: Path) -> list[Path]:
     """What a run has left behind in a folder: pipeline, samples, checkpoints, its configuration."""
-    names = (PIPELINE_INDEX, RUN_CONFIG, "unet", "scheduler", "samples")
+    names = (PIPELINE_INDEX, RUN_CONFIG, LORA_WEIGHTS, "samples", BEST, *PIPELINE_PARTS)
     return [folder / name for name in names if (folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
 
 
-def clear_run(folder: Path, logging_dir: str) -> None:
-    """Remove what an earlier run left, the trackers' files included; all other files stay. The index goes first."""
-    products = run_products(folder)
-    if not products:
-        return
-    logs = [path for name in ("events.out.tfevents.*", "metrics.csv") for path in (folder / logging_dir).glob(name)]
-    for path in [*products, *logs]:
+def clear_run(folder: Path) -> None:
+    """Remove what an earlier run left, but the trackers' files; all other files stay. The index goes first."""
+    for path in run_products(folder):
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -7,14 +7,23 @@ import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mindone_ddpm import __version__
 from mindone_ddpm.config import (
     ConfigError,
+    EvaluateConfig,
+    InpaintConfig,
+    InterpolateConfig,
     Problem,
     SampleConfig,
+    TextToImageConfig,
     TrainingConfig,
     add_arguments,
+    check,
+    check_evaluation,
+    check_inpainting,
+    check_interpolation,
     check_sampling,
     check_training,
     from_arguments,
@@ -34,6 +43,11 @@ def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a UNet on images", allow_abbrev=False)
     add_training_arguments(train)
     add_dry_run(train)
+    text = commands.add_parser(
+        "train_text_to_image", help="fine-tune Stable Diffusion on captioned images", allow_abbrev=False
+    )
+    add_training_arguments(text, TextToImageConfig)
+    add_dry_run(text)
     preview = commands.add_parser("preview", help="show the images as the model will see them", allow_abbrev=False)
     add_arguments(preview, TrainingConfig)
     preview.add_argument(
@@ -44,11 +58,22 @@ def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
     add_launch_arguments(launch)
     sample = commands.add_parser("sample", help="sample pictures from a saved pipeline", allow_abbrev=False)
     add_arguments(sample, SampleConfig)
+    inpaint = commands.add_parser("inpaint", help="fill in a part of a picture (RePaint)", allow_abbrev=False)
+    add_arguments(inpaint, InpaintConfig)
+    evaluate = commands.add_parser("evaluate", help="measure a model: FID, KID, precision, recall", allow_abbrev=False)
+    add_arguments(evaluate, EvaluateConfig)
+    convert = commands.add_parser(
+        "convert_inception", help="turn pytorch-fid's file of weights into safetensors", allow_abbrev=False
+    )
+    convert.add_argument("source", metavar="FILE.pth")
+    convert.add_argument("target", metavar="FILE.safetensors")
+    interpolate = commands.add_parser("interpolate", help="go from one picture to another", allow_abbrev=False)
+    add_arguments(interpolate, InterpolateConfig)
     return parser
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    add_arguments(parser, TrainingConfig)
+def add_training_arguments(parser: argparse.ArgumentParser, config_class: type = TrainingConfig) -> None:
+    add_arguments(parser, config_class)
     parser.add_argument("--print_config", action="store_true", help="print the resolved configuration as YAML and stop")
 
 
@@ -60,14 +85,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(lambda: dispatch(make_parser().parse_args(arguments)))
 
 
-def parse_training_arguments(arguments: Sequence[str] | None = None) -> TrainingConfig:
-    """The configuration from a command line, for a script of one's own. Wrong use ends the program with status 2."""
-    parser = argparse.ArgumentParser(description="Train a UNet on images with MindSpore.", allow_abbrev=False)
-    add_training_arguments(parser)
+def parse_training_arguments(
+    arguments: Sequence[str] | None = None,
+    defaults: dict[str, Any] | None = None,
+    config_class: type = TrainingConfig,
+) -> Any:
+    """The configuration from a command line, for a script of one's own. Wrong use ends the program with status 2.
+
+    Args:
+        defaults: in place of the class's own, such as ``config.PUBLISHED_SCRIPT_DEFAULTS``.
+        config_class: TrainingConfig or TextToImageConfig.
+    """
+    parser = argparse.ArgumentParser(description="Train a diffusion model with MindSpore.", allow_abbrev=False)
+    add_training_arguments(parser, config_class)
     parsed = parser.parse_args(arguments)
     try:
-        config = from_arguments(TrainingConfig, parsed)
-        check_training(config)
+        config = from_arguments(config_class, parsed, defaults)
+        check(config)
     except ConfigError as error:
         parser.exit(2, "".join(f"error: {problem}\n" for problem in error.problems))
     if parsed.print_config:
@@ -99,13 +133,24 @@ def run(action) -> int:
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
-    commands = {"train": run_train, "preview": run_preview, "sample": run_sample, "launch": launch}
+    commands = {
+        "train": run_train,
+        "train_text_to_image": run_train,
+        "preview": run_preview,
+        "sample": run_sample,
+        "inpaint": run_inpaint,
+        "interpolate": run_interpolate,
+        "evaluate": run_evaluate,
+        "convert_inception": run_convert_inception,
+        "launch": launch,
+    }
     return commands[arguments.command](arguments)
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    config = from_arguments(TrainingConfig, arguments)
-    check_training(config)
+    text = arguments.command == "train_text_to_image"
+    config = from_arguments(TextToImageConfig if text else TrainingConfig, arguments)
+    check(config)
     if arguments.print_config or arguments.dry_run:
         print(to_yaml(config), end="")
     if arguments.print_config and not arguments.dry_run:
@@ -118,7 +163,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         return 0
     output_dir = train(config)
     if is_main_by_environment():
-        print(f"trained; the pipeline is in {output_dir}")
+        product = "pipeline is" if getattr(config, "rank", None) is None else "adapters are"
+        print(f"trained; the {product} in {output_dir}")
     return 0
 
 
@@ -135,8 +181,51 @@ def run_preview(arguments: argparse.Namespace) -> int:
 def run_sample(arguments: argparse.Namespace) -> int:
     config = from_arguments(SampleConfig, arguments)
     check_sampling(config)
+    from mindone_ddpm.models import pipeline_kind
+    from mindone_ddpm.prompting import prompts_to_folder
     from mindone_ddpm.sampling import sample_to_folder
 
-    grid = sample_to_folder(config)
+    kind = pipeline_kind(config.model)
+    grid = (prompts_to_folder if "StableDiffusion" in kind else sample_to_folder)(config)
     print(f"{config.num_images} pictures in {config.output_dir}, all in one: {grid}")
+    return 0
+
+
+def run_inpaint(arguments: argparse.Namespace) -> int:
+    config = from_arguments(InpaintConfig, arguments)
+    check_inpainting(config)
+    from mindone_ddpm.editing import inpaint
+
+    grid = inpaint(config)
+    print(f"completed pictures in {config.output_dir}, beside what they were given: {grid}")
+    return 0
+
+
+def run_interpolate(arguments: argparse.Namespace) -> int:
+    config = from_arguments(InterpolateConfig, arguments)
+    check_interpolation(config)
+    from mindone_ddpm.editing import interpolate
+
+    grid = interpolate(config)
+    print(f"{config.num_images} pictures in {config.output_dir}, all in one: {grid}")
+    return 0
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    config = from_arguments(EvaluateConfig, arguments)
+    check_evaluation(config)
+    from mindone_ddpm.evaluation import METRICS_FILE, evaluate, show
+
+    found = evaluate(config)
+    if is_main_by_environment():
+        print(show(found))
+        print(f"with all that led to them: {Path(config.output_dir) / METRICS_FILE}")
+    return 0
+
+
+def run_convert_inception(arguments: argparse.Namespace) -> int:
+    from mindone_ddpm.convert import convert_inception
+
+    convert_inception(Path(arguments.source), Path(arguments.target))
+    print(f"weights in {arguments.target}; use them with --inception_weights {arguments.target}")
     return 0

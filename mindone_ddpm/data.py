@@ -21,11 +21,21 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm import tqdm
 
-from mindone_ddpm.config import BUILT_IN_DATASETS, Problem, TrainingConfig, first_line
+from mindone_ddpm.config import BUILT_IN_DATASETS, EngineConfig, Problem, TrainingConfig, first_line
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
 # The use that a random stream is for; part of its key, so that no two streams are alike.
 ORDER_STREAM, SAMPLE_STREAM = 1, 2
+
+
+IMAGE_ENDINGS = (".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class DataProblem(Problem):
@@ -48,6 +58,11 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------
+
+
+def batch_places(first: int, batch_size: int, count: int) -> list[int]:
+    """Which of ``count`` things the batch from ``first`` on holds: filled up with the last, so that its size stays."""
+    return [min(first + place, count - 1) for place in range(batch_size)]
 
 
 def decode_image(content: bytes | None, path: str | None, where: str) -> Image.Image:
@@ -86,21 +101,64 @@ def convert_channels(picture: Image.Image, channels: int) -> Image.Image:
     return picture.convert(CHANNEL_MODES[channels])
 
 
-def resize(picture: Image.Image, size: int, mode: str, crop_at: tuple[float, float]) -> Image.Image:
-    """To ``size`` x ``size`` pixels, bilinear and antialiased.
+def decode_precise(content: bytes | None, path: str | None, where: str) -> np.ndarray:
+    """Decode one picture at the precision it has: float32 in [0, 1], shape (height, width, 1, 2, 3 or 4).
+
+    Pillow rounds 16-bit colours to 8 bits, so OpenCV reads what is deeper than that.
+
+    Raises:
+        DataProblem: it cannot be read as a picture.
+    """
+    import cv2
+
+    data = content if content is not None else Path(str(path)).read_bytes()
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if values is None or values.dtype == np.uint8:
+        picture = decode_image(content, path, where)
+        if picture.mode in ("P", "PA", "1", "CMYK", "YCbCr", "LAB", "HSV") or "transparency" in picture.info:
+            picture = picture.convert("RGBA" if "transparency" in picture.info or picture.mode == "PA" else "RGB")
+        values = np.asarray(picture)
+    else:
+        values = values[..., None] if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]  # from BGR
+    values = np.atleast_3d(values)
+    if np.issubdtype(values.dtype, np.floating):
+        top = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
+    else:
+        top = 255.0 if values.dtype == np.uint8 else 65535.0
+    return np.clip(values.astype(np.float32) / np.float32(top), 0.0, 1.0)
+
+
+def convert_precise_channels(values: np.ndarray, channels: int) -> np.ndarray:
+    """:func:`convert_channels` for float32 of shape (height, width, channels), by the same formulas."""
+    colours, alpha = (values[..., :-1], values[..., -1:]) if values.shape[2] in (2, 4) else (values, None)
+    if channels == 4:
+        alpha = np.ones_like(values[..., :1]) if alpha is None else alpha
+        return np.concatenate([np.broadcast_to(colours, (*colours.shape[:2], 3)), alpha], axis=2)
+    if alpha is not None:
+        colours = colours * alpha + (1.0 - alpha)  # over white
+    if channels == 1 and colours.shape[2] == 3:
+        return (colours @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]  # ITU-R BT.601, as Pillow's L
+    return np.broadcast_to(colours, (*colours.shape[:2], channels))
+
+
+def resize(
+    picture: Image.Image, size: int, mode: str, crop_at: tuple[float, float], interpolation: str = "bilinear"
+) -> Image.Image:
+    """To ``size`` x ``size`` pixels, antialiased.
 
     Args:
         mode: ``squash`` ignores the proportions; ``crop`` scales the shorter side and cuts the longer one.
         crop_at: with ``crop``, how far from the left and from the top to cut, each from 0 to 1.
     """
+    resampling = RESAMPLING[interpolation]
     if mode == "crop":
         scale = size / min(picture.size)
         width, height = (max(size, round(side * scale)) for side in picture.size)
         left, top = round(crop_at[0] * (width - size)), round(crop_at[1] * (height - size))
-        return picture.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+        return picture.resize((width, height), resampling).crop((left, top, left + size, top + size))
     if picture.size == (size, size):
         return picture
-    return picture.resize((size, size), Image.Resampling.BILINEAR)
+    return picture.resize((size, size), resampling)
 
 
 # --- data sets -----------------------------------------------------------------------------------------------------
@@ -123,7 +181,7 @@ def load_digits_dataset() -> Any:
     return Dataset.from_dict({"image": files, "label": digits.target.tolist()}, features=features)
 
 
-def load_hf_dataset(config: TrainingConfig) -> Any:
+def load_hf_dataset(config: EngineConfig) -> Any:
     """The data set that the configuration names.
 
     Raises:
@@ -140,7 +198,11 @@ def load_hf_dataset(config: TrainingConfig) -> Any:
     else:
         try:
             dataset = datasets.load_dataset(
-                config.dataset_name, config.dataset_config_name, split=config.dataset_split, cache_dir=config.cache_dir
+                config.dataset_name,
+                config.dataset_config_name,
+                split=config.dataset_split,
+                cache_dir=config.cache_dir,
+                streaming=config.streaming,
             )
         except Exception as error:  # the Hub's client raises a dozen kinds
             reason = first_line(error)
@@ -175,7 +237,7 @@ def _load_saved(folder: str) -> Any:
         ) from error
 
 
-def _load_folder(config: TrainingConfig) -> Any:
+def _load_folder(config: EngineConfig) -> Any:
     import datasets
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
@@ -192,6 +254,7 @@ def _load_folder(config: TrainingConfig) -> Any:
     if not images and not any(path.suffix == ".parquet" for path in files):
         raise DataProblem(f"{flag}: holds no images and no parquet files")
     options: dict[str, Any] = {"data_dir": str(folder), "split": config.dataset_split, "cache_dir": config.cache_dir}
+    options["streaming"] = config.streaming
     # Folders called train, test or validation are splits to `datasets`, which then ignores all others beside them.
     top = {path.relative_to(folder).parts[0] for path in images}
     if images and not all(re.match(r"(train|test|val|valid|validation|dev|eval)\b", name) for name in top):
@@ -231,8 +294,79 @@ def find_image_column(dataset: Any, wanted: str | None) -> str:
 
 
 @dataclass
+class Labels:
+    """The classes of a data set: ``numbers`` int64 of shape (num_samples,), each an index into ``names``.
+
+    With a stream the numbers are not known beforehand, and ``numbers`` is None.
+    """
+
+    column: str
+    names: list[str]
+    numbers: np.ndarray | None
+
+
+def find_labels(dataset: Any, wanted: str | None, is_stream: bool) -> Labels:
+    """The column of classes: the one named, or the only ClassLabel column; numbers and names as they are.
+
+    Raises:
+        DataProblem: there is none, or a label is missing or out of range.
+    """
+    from datasets import ClassLabel, Value
+
+    features = dataset.features
+    found = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    if wanted is not None and wanted not in features:
+        raise DataProblem(f"--label_column {wanted}: the data set has {', '.join(features)}")
+    if wanted is None and len(found) != 1:
+        raise DataProblem(
+            f"--label_column: {'several columns hold' if found else 'no column holds'} classes among "
+            f"{', '.join(found or features)}; name one"
+        )
+    column = wanted or found[0]
+    feature = features[column]
+    if isinstance(feature, ClassLabel):
+        names = [str(name) for name in feature.names or range(feature.num_classes)]
+        numbers = None if is_stream else np.asarray(_whole_column(dataset, column, feature.num_classes))
+        return Labels(column, names, numbers)
+    if not isinstance(feature, Value) or (
+        feature.dtype not in ("string", "large_string", "bool") and not (feature.dtype.startswith(("int", "uint")))
+    ):
+        raise DataProblem(f"--label_column {column}: holds {feature}, not classes (names or whole numbers)")
+    if is_stream:
+        raise DataProblem(
+            f"--label_column {column}: with --streaming the classes must be known beforehand, as a ClassLabel column"
+        )
+    values = dataset[column][:]
+    missing = next((number for number, value in enumerate(values) if value is None), None)
+    if missing is not None:
+        raise DataProblem(f"image {missing} of the data set, column '{column}': the label is missing")
+    classes = sorted(set(values))
+    if len(classes) == len(values) > 100:
+        raise DataProblem(f"--label_column {column}: every image has a label of its own; these are no classes")
+    place = {value: number for number, value in enumerate(classes)}
+    return Labels(column, [str(value) for value in classes], np.asarray([place[value] for value in values]))
+
+
+def _whole_column(dataset: Any, column: str, num_classes: int) -> list[int]:
+    values = dataset[column][:]
+    for number, value in enumerate(values):
+        check_label(value, num_classes, f"image {number} of the data set, column '{column}'")
+    return values
+
+
+def check_label(value: Any, num_classes: int, where: str) -> int:
+    """Raises DataProblem if it is no class."""
+    if value is None or not 0 <= value < num_classes:
+        raise DataProblem(f"{where}: the label {value} is not among the {num_classes} classes")
+    return int(value)
+
+
+@dataclass
 class ImageRecords:
-    """A data set seen as pictures: ``picture(i, crop_at)`` gives uint8 pixels of shape (channels, size, size)."""
+    """A data set seen as pictures: ``picture(i, crop_at)`` gives pixels of shape (channels, size, size).
+
+    They are uint8 or, with ``precise``, float32 in [0, 1].
+    """
 
     dataset: Any
     column: str
@@ -241,75 +375,236 @@ class ImageRecords:
     resize_mode: str
     random_crop: bool
     random_flip: bool
+    interpolation: str = "bilinear"
+    random_vertical_flip: bool = False
+    precise: bool = False
+    labels: Labels | None = None
     cached: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def half_range(self) -> float:
+        """What divides a pixel, before 1 is taken away, to bring it to [-1, 1]."""
+        return 0.5 if self.precise else 127.5
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The indices of an epoch's samples, in the order they come; int64 of shape (num_samples,)."""
+        return epoch_order(seed, epoch, len(self))
+
+    def record(self, index: int) -> dict[str, Any]:
+        return self.dataset[int(index)]
+
+    def label(self, index: int) -> int:
+        """The class of a picture."""
+        assert self.labels is not None and self.labels.numbers is not None
+        return int(self.labels.numbers[index])
+
+    def _stored(self, index: int) -> tuple[bytes | None, str | None, str]:
+        image = self.record(index)[self.column]
+        if image is None or (image.get("bytes") is None and image.get("path") is None):
+            raise DataProblem(f"image {index} of the data set, column '{self.column}': is missing")
+        where = image.get("path") or f"image {index} of the data set, column '{self.column}'"
+        return image.get("bytes"), image.get("path"), where
+
     def original(self, index: int) -> Image.Image:
         """The picture as it is stored, upright."""
-        record = self.dataset[int(index)][self.column]
-        if record is None or (record.get("bytes") is None and record.get("path") is None):
-            raise DataProblem(f"image {index} of the data set, column '{self.column}': is missing")
-        where = record.get("path") or f"image {index} of the data set, column '{self.column}'"
-        return decode_image(record.get("bytes"), record.get("path"), where)
+        return decode_image(*self._stored(index))
 
     def picture(self, index: int, crop_at: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
         if self.cached is not None:
             return self.cached[index]
-        picture = convert_channels(self.original(index), self.channels)
         if not self.random_crop:
             crop_at = (0.5, 0.5)
-        pixels = np.asarray(resize(picture, self.size, self.resize_mode, crop_at), dtype=np.uint8)
+        if self.precise:
+            values = convert_precise_channels(decode_precise(*self._stored(index)), self.channels)
+            planes = [Image.fromarray(np.ascontiguousarray(values[..., c])) for c in range(self.channels)]
+            resized = [resize(plane, self.size, self.resize_mode, crop_at, self.interpolation) for plane in planes]
+            return np.clip(np.stack([np.asarray(plane) for plane in resized]), 0.0, 1.0)
+        picture = convert_channels(self.original(index), self.channels)
+        pixels = np.asarray(resize(picture, self.size, self.resize_mode, crop_at, self.interpolation), dtype=np.uint8)
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+    def training_picture(self, index: int, generator: np.random.Generator) -> np.ndarray:
+        """The picture as one sample of an epoch sees it, flipped and cropped by three draws, in [-1, 1] as float32."""
+        flip, across, down = generator.random(3)
+        picture = self.picture(index, (across, down))
+        if self.random_flip and flip < 0.5:
+            picture = picture[:, :, ::-1]
+        if self.random_vertical_flip and generator.random() < 0.5:
+            picture = picture[:, ::-1]
+        return np.divide(picture, self.half_range, dtype=np.float32) - np.float32(1.0)
 
     def cache(self, limit_mib: int, show_progress: bool) -> None:
         """Decode every picture once and keep it, if the pictures fit and do not change from epoch to epoch."""
-        num_bytes = len(self) * self.channels * self.size**2
+        dtype = np.dtype(np.float32 if self.precise else np.uint8)
+        num_bytes = len(self) * self.channels * self.size**2 * dtype.itemsize
         if self.random_crop or num_bytes > limit_mib * 2**20:
             return
-        cached = np.empty((len(self), self.channels, self.size, self.size), dtype=np.uint8)
+        cached = np.empty((len(self), self.channels, self.size, self.size), dtype=dtype)
         indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not show_progress, leave=False)
         for index in indices:
             cached[index] = self.picture(index)
         self.cached = cached
 
-    def fingerprint(self) -> str:
-        """Names the pictures by what they hold, not by where they lie: of up to 32 of them, evenly spread."""
+    def fingerprint(self, most: int = 32) -> str:
+        """Names the pictures by what they hold, not by where they lie: of up to ``most`` of them, evenly spread."""
         digest = hashlib.sha256(str(len(self)).encode())
-        for index in np.linspace(0, len(self) - 1, num=min(32, len(self))).astype(int):
-            record = self.dataset[int(index)][self.column] or {}
-            content = record.get("bytes")
-            if content is None and record.get("path"):
-                content = Path(record["path"]).read_bytes()
-            digest.update(hashlib.sha256(content or b"").digest())
+        for index in np.linspace(0, len(self) - 1, num=min(most, len(self))).astype(int):
+            digest.update(content_digest(self.record(int(index))[self.column] or {}))
         return digest.hexdigest()[:16]
 
 
-def open_records(config: TrainingConfig) -> ImageRecords:
-    """Find the data set and its images.
+def content_digest(image: dict[str, Any]) -> bytes:
+    content = image.get("bytes")
+    if content is None and image.get("path"):
+        content = Path(image["path"]).read_bytes()
+    return hashlib.sha256(content or b"").digest()
+
+
+@dataclass
+class StreamedRecords(ImageRecords):
+    """Pictures of a stream. Index ``i`` is place ``i % num_samples`` of epoch ``i // num_samples``.
+
+    The stream is shuffled in a buffer, by the seed and the epoch. Going forward reads on; going back reads the epoch
+    again from its beginning, without decoding what is passed over. So a batch is the same however it is reached.
+    """
+
+    num_samples: int = 0
+    seed: int = 0
+    buffer_size: int = 1
+    _epoch: int = -1
+    _next_place: int = 0
+    _records: Iterator[dict[str, Any]] | None = None
+    _current: tuple[int, dict[str, Any]] | None = None
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        return np.arange(epoch * self.num_samples, (epoch + 1) * self.num_samples)
+
+    def record(self, index: int) -> dict[str, Any]:
+        index = int(index)
+        if self._current is not None and self._current[0] == index:
+            return self._current[1]
+        epoch, place = divmod(index, self.num_samples)
+        if epoch != self._epoch or place < self._next_place or self._records is None:
+            stream = self.dataset
+            if self.buffer_size > 1:
+                stream = stream.shuffle(seed=self.seed, buffer_size=self.buffer_size)
+                stream.set_epoch(epoch)
+            self._records, self._epoch, self._next_place = iter(stream), epoch, 0
+        record: dict[str, Any] = {}
+        while self._next_place <= place:
+            try:
+                record = next(self._records)
+            except StopIteration:
+                raise DataProblem(
+                    f"--streaming: the stream ended after {self._next_place:,} of {self.num_samples:,} images; give "
+                    f"--max_train_samples {self._next_place}"
+                ) from None
+            self._next_place += 1
+        self._current = (index, record)
+        return record
+
+    def label(self, index: int) -> int:
+        assert self.labels is not None
+        value = self.record(index)[self.labels.column]
+        where = f"image {index} of the stream, column '{self.labels.column}'"
+        return check_label(value, len(self.labels.names), where)
+
+    def cache(self, limit_mib: int, show_progress: bool) -> None:
+        """A stream is not kept."""
+
+    def fingerprint(self, most: int = 32) -> str:
+        """Of the stream's first eight pictures."""
+        digest = hashlib.sha256(str(len(self)).encode())
+        for record in self.dataset.take(8):
+            digest.update(content_digest(record[self.column] or {}))
+        return digest.hexdigest()[:16]
+
+
+def _stream_length(dataset: Any, config: EngineConfig) -> int:
+    """How many images an epoch of a stream has: what the user says, or what the data set says of itself.
 
     Raises:
-        DataProblem: see :func:`load_hf_dataset` and :func:`find_image_column`; or fewer images than a batch.
+        DataProblem: neither does.
     """
+    if config.max_train_samples is not None:
+        return config.max_train_samples
+    splits = getattr(dataset.info, "splits", None) or {}
+    split = splits.get(config.dataset_split.split("[")[0])
+    if split is None or not split.num_examples:
+        raise DataProblem("--streaming: this stream does not say how long it is; give --max_train_samples")
+    return split.num_examples
+
+
+def open_dataset(config: EngineConfig) -> tuple[Any, str]:
+    """The data set, cut to ``max_train_samples``, and its column of images, not decoded.
+
+    Raises:
+        DataProblem: see :func:`load_hf_dataset` and :func:`find_image_column`; or it has no images.
+    """
+    from datasets import Dataset
     from datasets import Image as ImageFeature
 
     dataset = load_hf_dataset(config)
+    if dataset.features is None:  # a stream without a schema
+        dataset = dataset._resolve_features()
     column = find_image_column(dataset, config.image_column)
-    dataset = dataset.select_columns([column]).cast_column(column, ImageFeature(decode=False))
+    dataset = dataset.cast_column(column, ImageFeature(decode=False))
+    if not isinstance(dataset, Dataset):
+        return dataset, column
     if len(dataset) == 0:
         raise DataProblem("the data set has no images")
+    if config.max_train_samples is not None and config.max_train_samples < len(dataset):
+        dataset = dataset.select(range(config.max_train_samples))
+    return (dataset.to_iterable_dataset() if config.streaming else dataset), column
+
+
+def open_records(config: TrainingConfig) -> ImageRecords:
+    """Find the data set, its images and, for a class-conditional model, its labels.
+
+    Raises:
+        DataProblem: see :func:`open_dataset`, :func:`find_labels`; or fewer images than a batch.
+    """
+    dataset, column = open_dataset(config)
+    labels = find_labels(dataset, config.label_column, config.streaming) if config.class_conditional else None
+    return make_records(config, dataset, column, config.channels, config.preserve_input_precision, labels)
+
+
+def make_records(
+    config: EngineConfig,
+    dataset: Any,
+    column: str,
+    channels: int,
+    precise: bool = False,
+    labels: Labels | None = None,
+    other_columns: Sequence[str] = (),
+) -> ImageRecords:
+    """A data set's images as a configuration wants them cut, turned and cropped."""
+    columns = [column, *other_columns, *([] if labels is None else [labels.column])]
     flip = config.random_flip if config.random_flip is not None else config.dataset_name not in BUILT_IN_DATASETS
     crop = config.resize_mode == "crop" or config.center_crop
-    return ImageRecords(
-        dataset=dataset,
-        column=column,
-        size=config.image_size,
-        channels=config.channels,
-        resize_mode="crop" if crop else "squash",
-        random_crop=crop and not config.center_crop,
-        random_flip=flip,
-    )
+    common: dict[str, Any] = {
+        "dataset": dataset.select_columns(columns),
+        "column": column,
+        "size": config.image_size,
+        "channels": channels,
+        "resize_mode": "crop" if crop else "squash",
+        "random_crop": crop and not config.center_crop,
+        "random_flip": flip,
+        "interpolation": config.image_interpolation_mode,
+        "random_vertical_flip": config.random_vertical_flip,
+        "precise": precise,
+        "labels": labels,
+    }
+    if not config.streaming:
+        return ImageRecords(**common)
+    length = _stream_length(dataset, config)
+    return StreamedRecords(**common, num_samples=length, seed=config.seed, buffer_size=config.streaming_buffer_size)
 
 
 # --- batches -------------------------------------------------------------------------------------------------------
@@ -348,7 +643,7 @@ class BatchSource:
     """Random access to the batches of a run, from number ``first`` on, for ``GeneratorDataset``.
 
     Item ``i`` is ``make_batch(indices, generators)`` for batch ``first + i``, followed by the weights: float32 of shape
-    (batch,), 1 for a sample and 0 for filling.
+    (batch,), 1 for a sample and 0 for filling. ``order(seed, epoch)`` says which index comes when.
     """
 
     def __init__(
@@ -357,8 +652,10 @@ class BatchSource:
         make_batch: Callable[[np.ndarray, list[np.random.Generator]], tuple[np.ndarray, ...]],
         first: int,
         count: int,
+        order: Callable[[int, int], np.ndarray] | None = None,
     ):
         self.plan, self.make_batch, self.first, self.count = plan, make_batch, first, count
+        self.order = order
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -369,9 +666,14 @@ class BatchSource:
             plan = self.plan
             epoch, places = plan.positions(self.first + int(item))
             if self._order[0] != epoch:
-                self._order = (epoch, epoch_order(plan.seed, epoch, plan.num_samples))
+                order = (
+                    epoch_order(plan.seed, epoch, plan.num_samples)
+                    if self.order is None
+                    else self.order(plan.seed, epoch)
+                )
+                self._order = (epoch, order)
             weights = (places < plan.num_samples).astype(np.float32)
-            indices = self._order[1][places % plan.num_samples]
+            indices = self._order[1][np.minimum(places, plan.num_samples - 1)]
             generators = [
                 random_stream(plan.seed, SAMPLE_STREAM, epoch * plan.num_samples + int(place)) for place in places
             ]

@@ -74,10 +74,36 @@ def share_parameters(runtime: Runtime, parameters: Iterable[ms.Parameter]) -> No
 
 
 def gather_rows(runtime: Runtime, rows: np.ndarray) -> np.ndarray:
-    """The uint8 ``rows`` of all ranks, by rank. Every rank must bring as many."""
+    """The float32 ``rows`` of all ranks, by rank. Every rank must bring as many."""
     if runtime.world_size == 1:
         return rows
-    return ops.AllGather()(ms.Tensor(rows.astype(np.float32))).asnumpy().astype(np.uint8)
+    return ops.AllGather()(ms.Tensor(rows)).asnumpy()
+
+
+def sum_exactly(runtime: Runtime, values: np.ndarray) -> np.ndarray:
+    """The sum over the ranks of float64 ``values``, added up in float64 in the order of the ranks.
+
+    A float64 travels as three float32, which hold all of its digits; infinities and NaN are not for here.
+    """
+    if runtime.world_size == 1:
+        return values
+    rest, parts = np.atleast_1d(values).astype(np.float64), []
+    for _ in range(3):
+        parts.append(rest.astype(np.float32))
+        rest = rest - parts[-1]
+    gathered = [gather_rows(runtime, part[None]).astype(np.float64) for part in parts]
+    return sum(gathered[1:], gathered[0]).sum(0).reshape(np.shape(values))
+
+
+def gather_any(runtime: Runtime, rows: np.ndarray) -> np.ndarray:
+    """Like :func:`gather_rows`, where ranks may bring different numbers of rows."""
+    if runtime.world_size == 1:
+        return rows
+    counts = gather_rows(runtime, np.array([len(rows)], np.float32)).astype(int)
+    filled = np.zeros((counts.max(), *rows.shape[1:]), np.float32)
+    filled[: len(rows)] = rows
+    parts = gather_rows(runtime, filled).reshape(len(counts), *filled.shape)
+    return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 class Watch:

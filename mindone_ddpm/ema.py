@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindone_ddpm.config import TrainingConfig
+from mindone_ddpm.config import EngineConfig
 
 
 def ema_decays(
@@ -76,9 +76,7 @@ class ExponentialMovingAverage(nn.Cell):
                 ops.assign(parameter, keeper)
 
 
-def make_ema(
-    config: TrainingConfig, parameters: ms.ParameterTuple, total_steps: int
-) -> ExponentialMovingAverage | None:
+def make_ema(config: EngineConfig, parameters: ms.ParameterTuple, total_steps: int) -> ExponentialMovingAverage | None:
     if not config.use_ema:
         return None
     decays = ema_decays(total_steps, config.ema_inv_gamma, config.ema_power, config.ema_max_decay, config.ema_decay)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mindone_ddpm.config import ConfigError, TrainingConfig, first_line
+from mindone_ddpm.config import ConfigError, EngineConfig, first_line
 
 # What a pipeline's repository does not need: training state, logs, and what is being written.
 IGNORED = ["checkpoint-*", "abandoned-*", "logs/*", "*/logs/*", ".*"]
 
 
-def check_login(config: TrainingConfig) -> None:
+def check_login(config: EngineConfig) -> None:
     """Raises ConfigError if an upload is asked for and no token is at hand; before any long work."""
     from huggingface_hub import get_token
 
-    if config.push_to_hub and get_token() is None:
+    if config.push_to_hub and config.hub_token is None and get_token() is None:
         raise ConfigError("--push_to_hub: no token found; run `huggingface-cli login`, or set HF_TOKEN")
 
 
-def push_pipeline(config: TrainingConfig, folder: Path) -> str | None:
+def push_pipeline(config: EngineConfig, folder: Path) -> str | None:
     """Upload the pipeline and its samples; the repository is made if need be.
 
     Returns:
@@ -26,7 +26,7 @@ def push_pipeline(config: TrainingConfig, folder: Path) -> str | None:
     """
     from huggingface_hub import HfApi
 
-    api = HfApi()
+    api = HfApi(token=config.hub_token)
     try:
         name = config.hub_model_id or folder.resolve().name
         repository = api.create_repo(name, private=config.hub_private_repo, exist_ok=True).repo_id

@@ -9,12 +9,15 @@ Every substitute is compared with NumPy, value and gradient, in ``tests/test_ker
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
 import mindspore as ms
 import mindspore.mint.nn.functional as mint_functional
 from mindspore import mint, ops
+
+from mindone_ddpm import native
 
 _nonzero = ops.NonZero()
 
@@ -84,7 +87,13 @@ def tensor_nonzero(self, *, as_tuple=False):
 
 
 def pad(input, pad, mode="constant", value=None):
-    return ops.pad(input, pad, mode, value)
+    """Padding by zeros without ``ops.pad``, whose gradient never returns on a CPU from about the 17th time on."""
+    if mode != "constant" or value not in (None, 0, 0.0) or min(pad) < 0:
+        return ops.pad(input, pad, mode, value)
+    widths = [(0, 0)] * (input.ndim - len(pad) // 2)
+    for axis in range(len(pad) // 2 - 1, -1, -1):  # the last axis comes first
+        widths.append((pad[2 * axis], pad[2 * axis + 1]))
+    return ops.Pad(tuple(widths))(input)
 
 
 def mse_loss(input, target, reduction="mean"):
@@ -185,6 +194,105 @@ def embedding_construct(self, input):
     return ops.gather(self.weight, input, 0)
 
 
+# --- methods of mindone's cells, where they call a method of a tensor ----------------------------------------------
+
+
+def geglu_construct(self, hidden_states):
+    """``Tensor.chunk`` has no kernel on a CPU in graph mode; ``ops.chunk`` has (Shazeer 2020, equation 5)."""
+    hidden_states, gate = ops.chunk(self.proj(hidden_states), 2, -1)
+    return hidden_states * self.gelu(gate)
+
+
+# --- operators of native.cpp, where it could be compiled. They take float32. ---------------------------------------
+
+
+def conv2d_init(self, *arguments, **options):
+    """A Conv2d that knows its native operator."""
+    _originals[(mint.nn.Conv2d, "__init__")](self, *arguments, **options)
+    self.native, self.native_settings = None, None
+    if self.padding_mode == "zeros" and not isinstance(self.padding, str):
+        self.native, self.native_settings = native.convolution(
+            self.stride, self.padding, self.dilation, self.groups, self.bias is not None
+        )
+
+
+def conv2d_native_construct(self, input):
+    if self.native is None or input.dtype != ms.float32:
+        return conv2d_construct(self, input)
+    if self.bias is None:
+        return self.native(input, self.weight, self.native_settings)
+    return self.native(input, self.weight, self.bias, self.native_settings)
+
+
+def group_norm_construct(self, input):
+    if input.dtype != ms.float32:
+        return ops.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
+    settings = ms.Tensor([self.num_groups, self.eps], ms.float32)
+    return native.group_norm(input, self.weight, self.bias, settings)[0]
+
+
+def silu(input, inplace=False):
+    return native.silu(input) if input.dtype == ms.float32 else ops.silu(input)
+
+
+def attention_construct(self, query, key, value, attn_mask=None):
+    """mindone's attention by formula: softmax(scale q k^T + mask) v (Vaswani et al. 2017, equation 1)."""
+    shape = query.shape
+    query = query.reshape(-1, query.shape[-2], query.shape[-1])
+    key = key.reshape(-1, key.shape[-2], key.shape[-1])
+    value = value.reshape(-1, value.shape[-2], value.shape[-1])
+    if attn_mask is None and query.dtype == ms.float32 and value.shape == key.shape:
+        output = native.attention(query, key, value, ms.Tensor([self.scale], ms.float32))[0]
+    else:
+        if attn_mask is not None and attn_mask.dtype == ms.bool_:
+            attn_mask = ops.select(attn_mask, 0.0, float("-inf"))
+        output = ops.bmm(self.get_attention_scores(query, key, attn_mask), value)
+    return output.reshape(shape)
+
+
+# --- all gradients at once -----------------------------------------------------------------------------------------
+
+
+def _squares(gradient):
+    return ops.square(gradient.astype(ms.float32)).sum()
+
+
+def _scaled(finite, coefficient, gradient):
+    scaled = gradient.astype(ms.float32) * coefficient
+    return ops.select(finite, scaled, ops.zeros_like(scaled))
+
+
+_map = ops.HyperMap()
+
+
+def measure_plain(gradients):
+    """The sum of all squares of a tuple of gradients, float32 of shape (), and whether all of them are finite."""
+    squares = ops.addn(_map(_squares, gradients))
+    return squares, ops.logical_and(ms.amp.all_finite(gradients), ops.isfinite(squares))
+
+
+def rescale_plain(gradients, coefficient, finite):
+    """The gradients times ``coefficient``, in float32; zeros where ``finite`` is false."""
+    return _map(ops.partial(_scaled, finite, coefficient), gradients)
+
+
+def measure_native(gradients):
+    squares = native.sum_of_squares(*gradients)[0]
+    return squares, ops.isfinite(squares)
+
+
+def rescale_native(gradients, coefficient, finite):
+    return native.scale_all(ops.select(finite, coefficient, ops.zeros_like(coefficient)), *gradients)
+
+
+def gradient_kernels(parameters):
+    """``measure`` and ``rescale`` for the gradients of some parameters: see :func:`measure_plain` and
+    :func:`rescale_plain` for what they compute."""
+    if has_native() and len(parameters) > 1 and all(parameter.dtype == ms.float32 for parameter in parameters):
+        return measure_native, rescale_native
+    return measure_plain, rescale_plain
+
+
 # --- optimiser -----------------------------------------------------------------------------------------------------
 
 _fused_adam = ops.AdamWeightDecay()
@@ -245,6 +353,12 @@ _MINT_CELLS = {
     "LayerNorm": layer_norm_construct,
     "Embedding": embedding_construct,
 }
+_MINDONE_CELLS = {("mindone.diffusers.models.activations", "GEGLU"): geglu_construct}
+_NATIVE: dict[tuple[str, str], dict[str, Any]] = {
+    ("mindspore.mint.nn", "Conv2d"): {"__init__": conv2d_init, "construct": conv2d_native_construct},
+    ("mindspore.mint.nn", "GroupNorm"): {"construct": group_norm_construct},
+    ("mindone.diffusers.models.attention_processor", "Attention"): {"math_attention_op": attention_construct},
+}
 _originals: dict[tuple[Any, str], Any] = {}
 
 
@@ -253,11 +367,14 @@ def _replace(owner: Any, name: str, substitute: Any) -> None:
     setattr(owner, name, substitute)
 
 
-def install(device: str) -> None:
-    """Put the substitutes that ``device`` (``Ascend``, ``GPU`` or ``CPU``) needs in place; none on Ascend."""
+def install(device: str) -> str | None:
+    """Put the substitutes that ``device`` (``Ascend``, ``GPU`` or ``CPU``) needs in place; none on Ascend.
+
+    Returns what keeps the fast operators away from a processor, or None.
+    """
     if device == "Ascend":
         uninstall()
-        return
+        return None
     for function in _MINT:
         _replace(mint, function.__name__, function)
     for function in _MINT_FUNCTIONAL:
@@ -265,6 +382,22 @@ def install(device: str) -> None:
     _replace(ms.Tensor, "nonzero", tensor_nonzero)
     for cell_name, construct in _MINT_CELLS.items():
         _replace(getattr(mint.nn, cell_name), "construct", construct)
+    for (module, cell_name), construct in _MINDONE_CELLS.items():
+        _replace(getattr(importlib.import_module(module), cell_name), "construct", construct)
+    if device != "CPU":
+        return None
+    trouble = native.load()
+    if trouble is None:
+        for (module, cell_name), methods in _NATIVE.items():
+            for name, method in methods.items():
+                _replace(getattr(importlib.import_module(module), cell_name), name, method)
+        _replace(mint_functional, "silu", silu)
+    return trouble if native.is_wanted() else None
+
+
+def has_native() -> bool:
+    """Whether the operators of ``native.cpp`` are in place."""
+    return (mint.nn.GroupNorm, "construct") in _originals
 
 
 def uninstall() -> None:
@@ -282,3 +415,13 @@ def missing_precisions(device: str) -> tuple[str, ...]:
 def installed() -> tuple[str, ...]:
     """Names of the operators that are substituted now, sorted."""
     return tuple(sorted(f"{getattr(owner, '__qualname__', owner.__name__)}.{name}" for owner, name in _originals))
+
+
+def collectives_are_slow() -> bool:
+    """Whether ranks exchange data over sockets, as MindSpore's do on a processor, so that few large messages pay."""
+    return ms.get_context("device_target") == "CPU"
+
+
+def has_fused_attention(device: str) -> bool:
+    """Whether mindone's memory-efficient attention has a kernel on a device."""
+    return device == "Ascend"

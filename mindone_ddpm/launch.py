@@ -132,6 +132,8 @@ def launch(arguments: argparse.Namespace) -> int:
     )
     threads = max(1, len(os.sched_getaffinity(0)) // local)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
+    if max_local_ranks() is None:
+        environment["MINDONE_DDPM_LOCAL_RANKS"] = str(local)
     with open(log_dir / "msrun.log", "wb") as msrun_log:
         process = subprocess.Popen(
             command, stdout=msrun_log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
@@ -177,17 +179,20 @@ class Job:
         finally:
             interrupt_watch.receiver = None
             self.end_all()
+            if self.shown is not None:
+                self.shown.close()
         return self.verdict(failure)
 
     def find_processes(self) -> None:
         """Know every process of the job, and which of them is which rank."""
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(self.process.pid).children(recursive=True):
-                if child.pid in self.seen:
+                self.seen.setdefault(child.pid, child)
+                if child.pid in self.workers:
                     continue
                 with contextlib.suppress(psutil.Error):
+                    # Between fork and exec a child still shows msrun's own environment: it is asked again next time.
                     environment = child.environ()
-                    self.seen[child.pid] = child
                     if environment.get("MS_ROLE") == "MS_WORKER" and child.ppid() == self.process.pid:
                         self.workers[child.pid] = int(environment.get("MS_NODE_ID", environment.get("RANK_ID", -1)))
 

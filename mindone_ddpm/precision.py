@@ -48,7 +48,22 @@ class FloatGroupNorm(mint.nn.GroupNorm):
         return output.astype(self.compute_dtype)
 
 
-_HALF = {mint.nn.Conv2d: HalfConv2d, mint.nn.Linear: HalfLinear, mint.nn.GroupNorm: FloatGroupNorm}
+class FloatLayerNorm(mint.nn.LayerNorm):
+    """A LayerNorm that computes in float32 and answers in ``compute_dtype``."""
+
+    def construct(self, input):
+        output = mint.nn.functional.layer_norm(
+            input.astype(ms.float32), self.normalized_shape, self.weight, self.bias, self.eps
+        )
+        return output.astype(self.compute_dtype)
+
+
+_HALF = {
+    mint.nn.Conv2d: HalfConv2d,
+    mint.nn.Linear: HalfLinear,
+    mint.nn.GroupNorm: FloatGroupNorm,
+    mint.nn.LayerNorm: FloatLayerNorm,
+}
 
 
 def set_compute_precision(network: nn.Cell, precision: str) -> None:
@@ -58,6 +73,8 @@ def set_compute_precision(network: nn.Cell, precision: str) -> None:
     for _, cell in network.cells_and_names():
         if type(cell) in _HALF:
             cell.__class__ = _HALF[type(cell)]
+            cell.compute_dtype = DTYPES[precision]
+        elif hasattr(cell, "compute_dtype"):  # a layer that casts by itself
             cell.compute_dtype = DTYPES[precision]
         if hasattr(cell, "upcast_softmax"):
             cell.upcast_softmax = True

@@ -8,10 +8,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mindone_ddpm.config import ConfigError, TrainingConfig
-from mindone_ddpm.data import SAMPLE_STREAM, convert_channels, epoch_order, open_records, random_stream
+from mindone_ddpm.data import SAMPLE_STREAM, convert_channels, open_records, random_stream
 from mindone_ddpm.runtime import quiet_libraries
 from mindone_ddpm.sampling import SMALLEST_CELL_PIXELS, make_grid
-from mindone_ddpm.unconditional import UnconditionalJob
 
 
 def write_preview(config: TrainingConfig, path: Path, num_images: int) -> None:
@@ -26,9 +25,11 @@ def write_preview(config: TrainingConfig, path: Path, num_images: int) -> None:
         raise ConfigError(f"--output {path}: must end in .png, .jpg or .webp")
     quiet_libraries()
     records = open_records(config)
-    indices = epoch_order(config.seed, 0, len(records))[:num_images]
+    indices = records.order(config.seed, 0)[:num_images]
     generators = [random_stream(config.seed, SAMPLE_STREAM, place) for place in range(len(indices))]
-    images = UnconditionalJob(config, records).make_batch(indices, generators)[0]
+    images = np.stack(
+        [records.training_picture(index, generator) for index, generator in zip(indices, generators, strict=True)]
+    )
     seen = ((images + 1.0) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
     cell = max(SMALLEST_CELL_PIXELS, config.image_size)

@@ -6,23 +6,32 @@ depend on how many are made, in batches of what size, or after what training.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindspore import ops
 from PIL import Image
 from tqdm import tqdm
 
 from mindone_ddpm import models
-from mindone_ddpm.config import ConfigError, SampleConfig, check_sampling, check_writable
-from mindone_ddpm.data import random_stream
+from mindone_ddpm.config import ConfigError, SampleConfig, SamplingBase, check_sampling, check_writable
+from mindone_ddpm.data import batch_places, random_stream
 from mindone_ddpm.runtime import start
 
 PICTURE_STREAM = 3
 SMALLEST_CELL_PIXELS = 64
+TRAJECTORY_PICTURES, TRAJECTORY_FRAMES = 8, 10
+
+
+def picture_generators(seed: int, numbers: Sequence[int]) -> list[np.random.Generator]:
+    """The generator of each picture of a seed's endless row."""
+    return [random_stream(seed, PICTURE_STREAM, number) for number in numbers]
 
 
 def generate(
@@ -33,7 +42,10 @@ def generate(
     batch_size: int,
     num_inference_steps: int,
     seed: int,
-    on_step: Callable[[int], object] = lambda images: None,
+    labels: Sequence[int] | None = None,
+    guidance_scale: float = 1.0,
+    eta: float | None = None,
+    on_step: Callable[[ms.Tensor], object] = lambda images: None,
 ) -> np.ndarray:
     """Sample as ``DDPMPipeline`` does, one generator a picture.
 
@@ -41,48 +53,128 @@ def generate(
         numbers: which pictures of the seed's endless row to make.
         unet: a UNet2DModel; called with a batch of always the same size, so that it is compiled once.
         scheduler: anything with ``set_timesteps``, ``timesteps`` and ``step``.
-        on_step: called with the number of pictures in the batch after each denoising step.
+        labels: of a class-conditional model, the class of each of ``numbers``.
+        guidance_scale: see :func:`make_denoiser`.
+        eta: of a DDIMScheduler.
+        on_step: called with the batch's noisy images, float32 (batch, channels, size, size), after each step.
 
     Returns:
-        Pixels, uint8 of shape (len(numbers), size, size, channels).
+        Values from 0 to 1, float32 of shape (len(numbers), size, size, channels).
     """
-    training = unet.training
-    unet.set_train(False)
     batch_size = min(batch_size, len(numbers))
     pictures = []
-    try:
+    with evaluating(unet):
         for first in range(0, len(numbers), batch_size):
-            batch = list(numbers[first : first + batch_size])
-            filled = batch + batch[-1:] * (batch_size - len(batch))
-            generators = [random_stream(seed, PICTURE_STREAM, number) for number in filled]
-            pixels = _denoise(unet, scheduler, generators, num_inference_steps, on_step)
-            pictures.append(pixels[: len(batch)])
-    finally:
-        unet.set_train(training)
+            places = batch_places(first, batch_size, len(numbers))
+            generators = picture_generators(seed, [numbers[place] for place in places])
+            denoise = make_denoiser(unet, None if labels is None else [labels[p] for p in places], guidance_scale)
+            scheduler.set_timesteps(num_inference_steps)
+            images = initial_noise(unet, scheduler, generators)
+            timesteps = scheduler.timesteps.asnumpy().tolist()
+            images = denoise_steps(denoise, scheduler, images, timesteps, generators, eta, on_step)
+            pictures.append(to_values(images)[: len(numbers) - first])
     return np.concatenate(pictures)
 
 
-def _denoise(
-    unet: Any, scheduler: Any, generators: list[np.random.Generator], num_inference_steps: int, on_step: Callable
-) -> np.ndarray:
+@contextlib.contextmanager
+def evaluating(network: Any) -> Iterator[None]:
+    """The network is in evaluation mode inside, and afterwards in the mode that it was in."""
+    training = network.training
+    network.set_train(False)
+    try:
+        yield
+    finally:
+        network.set_train(training)
+
+
+def picture_shape(unet: Any) -> tuple[int, int, int]:
+    """(channels, height, width) of what a UNet makes."""
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
-    shape = (unet.config.in_channels, height, width)
-    noise = np.stack([generator.standard_normal(shape) for generator in generators])
-    images = ms.Tensor(noise, ms.float32)
-    scheduler.set_timesteps(num_inference_steps)
-    for timestep in scheduler.timesteps.asnumpy().tolist():
-        timesteps = ms.Tensor(np.full(len(generators), timestep, np.int32))
-        output = unet(images, timesteps)[0]
-        images = scheduler.step(output, ms.Tensor(timestep, ms.int64), images, generator=generators)[0]
-        on_step(len(generators))
-    values = np.clip(images.asnumpy() / 2 + 0.5, 0.0, 1.0).transpose(0, 2, 3, 1)
+    return unet.config.in_channels, height, width
+
+
+def initial_noise(unet: Any, scheduler: Any, generators: list[np.random.Generator]) -> ms.Tensor:
+    noise = np.stack([generator.standard_normal(picture_shape(unet)) for generator in generators])
+    return ms.Tensor(noise * float(scheduler.init_noise_sigma), ms.float32)
+
+
+def make_denoiser(
+    unet: Any, labels: Sequence[int] | None, guidance_scale: float = 1.0
+) -> Callable[[ms.Tensor, ms.Tensor], ms.Tensor]:
+    """What predicts for a batch: ``f(images, timesteps)``.
+
+    With classes it is classifier-free guidance (Ho & Salimans 2022, equation 6, with w = ``guidance_scale`` - 1):
+    ``f_none + guidance_scale (f_class - f_none)``; at 1 the model as it was trained, at 0 without any class.
+    """
+    if labels is None:
+        return lambda images, timesteps: unet(images, timesteps)[0]
+    classes = ms.Tensor(np.asarray(labels), ms.int32)
+    nothing = ms.Tensor(np.full(len(labels), unet.config.num_class_embeds - 1), ms.int32)
+    if guidance_scale in (0.0, 1.0):
+        used = classes if guidance_scale else nothing
+        return lambda images, timesteps: unet(images, timesteps, used)[0]
+    both = ops.cat([nothing, classes])
+
+    def guided(images: ms.Tensor, timesteps: ms.Tensor) -> ms.Tensor:
+        output = unet(ops.cat([images, images]), ops.cat([timesteps, timesteps]), both)[0]
+        without, with_class = output[: len(labels)], output[len(labels) :]
+        return without + guidance_scale * (with_class - without)
+
+    return guided
+
+
+def denoise_steps(
+    denoise: Callable[[ms.Tensor, ms.Tensor], ms.Tensor],
+    scheduler: Any,
+    images: ms.Tensor,
+    timesteps: Sequence[float],
+    generators: list[np.random.Generator],
+    eta: float | None = None,
+    on_step: Callable[[ms.Tensor], object] = lambda images: None,
+) -> ms.Tensor:
+    """Take a batch through ``timesteps``, which are some of the scheduler's own, and return it."""
+    known = inspect.signature(scheduler.step).parameters
+    given: dict[str, Any] = {"generator": generators, "eta": eta}
+    options = {name: value for name, value in given.items() if name in known and value is not None}
+    for timestep in timesteps:
+        now = ms.Tensor(timestep)
+        model_input = scheduler.scale_model_input(images, now)
+        # Some samplers step between whole timesteps.
+        dtype = np.int32 if isinstance(timestep, int) else np.float32
+        output = denoise(model_input, ms.Tensor(np.full(len(generators), timestep, dtype)))
+        images = scheduler.step(output, now, images, **options)[0].astype(ms.float32)
+        on_step(images)
+    return images
+
+
+def to_values(images: ms.Tensor) -> np.ndarray:
+    """From [-1, 1], (batch, channels, height, width), to [0, 1], float32 (batch, height, width, channels)."""
+    return np.clip(images.asnumpy() / 2 + 0.5, 0.0, 1.0).transpose(0, 2, 3, 1).astype(np.float32)
+
+
+def to_pixels(values: np.ndarray) -> np.ndarray:
+    """From values in [0, 1] to uint8."""
     return (values * 255.0).round().astype(np.uint8)
 
 
 def to_picture(pixels: np.ndarray) -> Image.Image:
     """From uint8 pixels of shape (height, width, channels)."""
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+
+
+def save_picture(values: np.ndarray, path: Path, bit_depth: int = 8) -> None:
+    """Write values in [0, 1], shape (height, width, channels), as a PNG of 8 or 16 bits a channel."""
+    if bit_depth == 8:
+        to_picture(to_pixels(values)).save(path)
+        return
+    import cv2  # Pillow writes no 16-bit colours
+
+    deep = (values.astype(np.float64) * 65535.0).round().astype(np.uint16)
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[deep.shape[2]]  # to OpenCV's BGR
+    written, content = cv2.imencode(".png", deep[..., order])
+    assert written
+    path.write_bytes(content.tobytes())
 
 
 def make_grid(pictures: np.ndarray, columns: int | None = None) -> Image.Image:
@@ -105,13 +197,37 @@ def make_grid(pictures: np.ndarray, columns: int | None = None) -> Image.Image:
     return to_picture(grid)
 
 
-def sample_to_folder(config: SampleConfig) -> Path:
-    """Sample from a saved pipeline into numbered PNGs and a grid; returns the grid's path.
+def choose_labels(unet: Any, wanted: str | None, number: int) -> list[int] | None:
+    """The class of each of ``number`` pictures: those wanted in turn, by name or number; all in turn by default.
 
     Raises:
-        ConfigError: the model or the output folder will not do; before anything is written.
+        ConfigError: the model has no such class, or no classes.
     """
-    check_sampling(config)
+    names = models.class_names(unet)
+    if not names:
+        if wanted is not None:
+            raise ConfigError(f"--class_label {wanted}: this model knows no classes")
+        return None
+    if wanted is None:
+        return [place % len(names) for place in range(number)]
+    chosen = []
+    for label in wanted.split(","):
+        if label.strip() in names:
+            chosen.append(names.index(label.strip()))
+        elif label.strip().isdigit() and int(label) < len(names):
+            chosen.append(int(label))
+        else:
+            shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            raise ConfigError(f"--class_label {label}: the model's classes are {shown}, or 0 to {len(names) - 1}")
+    return [chosen[place % len(chosen)] for place in range(number)]
+
+
+def class_guidance(config: SamplingBase) -> float:
+    return 1.0 if config.guidance_scale is None else config.guidance_scale
+
+
+def check_output_folder(config: SamplingBase) -> Path:
+    """Raises ConfigError if the folder for pictures will not do."""
     output_dir = Path(config.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
         raise ConfigError(f"--output_dir {output_dir}: is a file; give a folder")
@@ -120,31 +236,112 @@ def sample_to_folder(config: SampleConfig) -> Path:
         raise ConfigError(
             f"--output_dir {output_dir}: already holds pictures; give another folder, or --overwrite_output_dir"
         )
+    return output_dir
+
+
+def open_model(config: SamplingBase) -> tuple[Path, Any]:
+    """The folder for pictures, checked, and the model's pipeline, with MindSpore started.
+
+    Raises:
+        ConfigError: one of them will not do.
+    """
+    output_dir = check_output_folder(config)
     start(config.device, config.mode, config.seed)
-    pipeline = models.load_pipeline(config.model)
-    scheduler = models.make_sampler(config.scheduler, pipeline.scheduler)
+    return output_dir, models.load_pipeline(config.model)
+
+
+def inference_steps(config: SamplingBase, sampler: str, scheduler: Any) -> int:
+    """How many steps to take. Raises ConfigError if they are more than the noise levels."""
     noise_levels = scheduler.config.num_train_timesteps
-    if config.num_inference_steps > noise_levels:
-        raise ConfigError(
-            f"--num_inference_steps {config.num_inference_steps}: "
-            f"the model has {noise_levels} noise levels; use at most that"
-        )
+    steps = config.num_inference_steps
+    if steps is None:
+        return noise_levels if sampler == "ddpm" else min(50, noise_levels)
+    if steps > noise_levels:
+        raise ConfigError(f"--num_inference_steps {steps}: the model has {noise_levels} noise levels; use at most that")
+    return steps
+
+
+class Trajectory:
+    """Keeps how the first batch's first pictures come about: some frames of them, evenly spread."""
+
+    def __init__(self, num_steps: int):
+        self.wanted = set(np.linspace(0, num_steps - 1, min(TRAJECTORY_FRAMES, num_steps)).round().astype(int).tolist())
+        self.step = 0
+        self.frames: list[np.ndarray] = []
+
+    def add(self, images: ms.Tensor) -> None:
+        if self.step in self.wanted:
+            self.frames.append(to_pixels(to_values(images))[:TRAJECTORY_PICTURES])
+        self.step += 1
+
+    def save(self, folder: Path, kind: str) -> Path:
+        """As a strip, a row for each picture, or as a GIF."""
+        if kind == "strip":
+            path = folder / "trajectory.png"
+            by_picture = np.stack(self.frames, axis=1)  # (pictures, frames, height, width, channels)
+            make_grid(by_picture.reshape(-1, *by_picture.shape[2:]), columns=len(self.frames)).save(path)
+            return path
+        path = folder / "trajectory.gif"
+        first, *others = [make_grid(frame).convert("RGB") for frame in self.frames]
+        durations_ms = [200] * len(others) + [2000]
+        first.save(path, save_all=True, append_images=others, duration=durations_ms, loop=0)
+        return path
+
+
+def sample_to_folder(config: SampleConfig) -> Path:
+    """Sample from a saved pipeline into numbered PNGs and a grid; returns the grid's path.
+
+    Raises:
+        ConfigError: the model or the output folder will not do; before anything is written.
+    """
+    check_sampling(config)
+    for name in ("prompt", "prompts_file", "negative_prompt", "height", "width", "lora"):
+        if getattr(config, name) is not None:
+            raise ConfigError(f"--{name}: is for text-to-image models; {config.model} is an unconditional one")
+    output_dir, pipeline = open_model(config)
+    unet = pipeline.unet
+    sampler = config.scheduler or "ddpm"
+    scheduler = models.make_sampler(sampler, pipeline.scheduler, config.clip_sample, config.timestep_spacing)
+    steps = inference_steps(config, sampler, scheduler)
+    labels = choose_labels(unet, config.class_label, config.num_images)
+    if config.guidance_scale not in (None, 1) and labels is None:
+        raise ConfigError(f"--guidance_scale {config.guidance_scale}: this model knows no classes to be guided by")
+    scheduler.set_timesteps(steps)
+    num_steps = len(scheduler.timesteps)  # some samplers ask the model twice a step
+    trajectory = Trajectory(num_steps)
     num_batches = math.ceil(config.num_images / config.batch_size)
-    with tqdm(total=num_batches * config.num_inference_steps, desc="sampling", unit="step", dynamic_ncols=True) as bar:
-        pictures = generate(
-            pipeline.unet,
+    with tqdm(total=num_batches * num_steps, desc="sampling", unit="step", dynamic_ncols=True) as bar:
+
+        def on_step(images: ms.Tensor) -> None:
+            bar.update()
+            if config.save_trajectory != "none":
+                trajectory.add(images)
+
+        values = generate(
+            unet,
             scheduler,
             numbers=range(config.num_images),
             batch_size=config.batch_size,
-            num_inference_steps=config.num_inference_steps,
+            num_inference_steps=steps,
             seed=config.seed,
-            on_step=lambda _: bar.update(),
+            labels=labels,
+            guidance_scale=class_guidance(config),
+            eta=config.eta,
+            on_step=on_step,
         )
+    grid = write_pictures(values, output_dir, config.bit_depth)
+    if config.save_trajectory != "none":
+        trajectory.save(output_dir, config.save_trajectory)
+    return grid
+
+
+def write_pictures(values: np.ndarray, output_dir: Path, bit_depth: int, columns: int | None = None) -> Path:
+    """Numbered PNGs, in place of those that were there, and a grid of them; returns the grid's path."""
     output_dir.mkdir(parents=True, exist_ok=True)
     for old in output_dir.glob("[0-9][0-9][0-9][0-9][0-9].png"):
         old.unlink()
-    for number, pixels in enumerate(pictures):
-        to_picture(pixels).save(output_dir / f"{number:05d}.png")
+    for number, picture in enumerate(values):
+        save_picture(picture, output_dir / f"{number:05d}.png", bit_depth)
     grid = output_dir / "grid.png"
-    make_grid(pictures).save(grid)
+    make_grid(to_pixels(values), columns).save(grid)
     return grid

@@ -13,19 +13,46 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from mindone_ddpm import kernels
 from mindone_ddpm.runtime import quiet_imports
 
 with quiet_imports():
     from mindone.diffusers.training_utils import TrainStep
 
 
-def _squares(gradient):
-    return ops.square(gradient.astype(ms.float32)).sum()
+def _flat(gradient):
+    return gradient.astype(ms.float32).reshape(-1)
 
 
-def _unscale_or_clear(finite, coefficient, gradient):
-    scaled = gradient.astype(ms.float32) * coefficient
-    return ops.select(finite, scaled, ops.zeros_like(scaled))
+def _cut_out(vector, start, parameter):
+    return ops.slice(vector, (start,), (parameter.size,)).reshape(parameter.shape)
+
+
+class SumOverRanks(nn.Cell):
+    """Sums gradients, loss and weight over the ranks.
+
+    On accelerators tensor by tensor, which MindSpore fuses as the network likes it; on a processor all in one vector,
+    because there every collective costs a millisecond whatever its size.
+    """
+
+    def __init__(self, parameters: ms.ParameterTuple):
+        super().__init__(auto_prefix=False)
+        self.parameters = parameters
+        sizes = [parameter.size for parameter in parameters]
+        self.starts, self.size = tuple(int(start) for start in np.cumsum([0, *sizes[:-1]])), sum(sizes)
+        self.map = ops.HyperMap()
+        self.reduce = ops.AllReduce()
+        self.is_flat = kernels.collectives_are_slow()
+        self.reduce_gradients: Any = None if self.is_flat else nn.DistributedGradReducer(parameters, mean=False)
+
+    def construct(self, gradients, loss, weight):
+        if not self.is_flat:
+            totals = self.reduce(ops.stack([loss, weight]))
+            return self.reduce_gradients(gradients), totals[0], totals[1]
+        vectors = (*self.map(_flat, gradients), loss.reshape(1), weight.reshape(1))
+        sums = self.reduce(ops.concat(vectors))
+        gradients = self.map(ops.partial(_cut_out, sums), self.starts, self.parameters)
+        return gradients, sums[self.size], sums[self.size + 1]
 
 
 def _clear(total):
@@ -75,10 +102,10 @@ class UpdateBoundary(nn.Cell):
         self.good_steps = ms.Parameter(ms.Tensor(0, ms.int32), name="good_steps", requires_grad=False)
         self.loss_scale = ms.Parameter(ms.Tensor(loss_scale, ms.float32), name="loss_scale", requires_grad=False)
         self.map = ops.HyperMap()
+        self.measure, self.rescale = kernels.gradient_kernels(optimizer.parameters)
         self.is_distributed = world_size > 1
         if self.is_distributed:
-            self.reduce_gradients = nn.DistributedGradReducer(optimizer.parameters, mean=False)
-            self.reduce = ops.AllReduce()
+            self.sum_over_ranks = SumOverRanks(optimizer.parameters)
 
     def state(self) -> dict[str, ms.Parameter]:
         """All that an update reads and writes beside the weights and their average, by name."""
@@ -98,16 +125,14 @@ class UpdateBoundary(nn.Cell):
             updates skipped in a row, int32 of shape (): 0 where this one was made.
         """
         if self.is_distributed:
-            gradients = self.reduce_gradients(gradients)
-            totals = self.reduce(ops.stack([loss, weight]))
-            loss, weight = totals[0], totals[1]
+            gradients, loss, weight = self.sum_over_ranks(gradients, loss, weight)
         unscale = 1.0 / (self.loss_scale * weight)
-        norm = ops.sqrt(ops.addn(self.map(_squares, gradients))) * unscale
-        finite = ops.logical_and(ms.amp.all_finite(gradients), ops.isfinite(norm))
+        squares, finite = self.measure(gradients)
+        norm = ops.sqrt(squares) * unscale
         coefficient = unscale
         if self.max_grad_norm > 0:
             coefficient = unscale * ops.minimum(self.max_grad_norm / (norm + 1e-6), ms.Tensor(1.0, ms.float32))
-        gradients = self.map(ops.partial(_unscale_or_clear, finite, coefficient), gradients)
+        gradients = self.rescale(gradients, coefficient, finite)
 
         row = ops.gather(self.table, ops.minimum(self.step, self.last_row), 0)
         updated = self.optimizer(gradients, row, finite)

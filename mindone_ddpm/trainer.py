@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.metadata
+import json
 import os
 import platform
 import signal
@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mindspore as ms
 import numpy as np
@@ -22,13 +22,18 @@ from PIL import Image
 from tqdm import tqdm
 
 import mindone_ddpm
-from mindone_ddpm import checkpoint, distributed, hub, kernels, models, optimizers, sampling, tracking
+from mindone_ddpm import checkpoint, distributed, graph_cache, hub, kernels, models, optimizers, sampling, tracking
+from mindone_ddpm.captions import open_captioned
 from mindone_ddpm.checkpoint import CheckpointProblem
 from mindone_ddpm.config import (
+    FIGURES,
     ConfigError,
+    EngineConfig,
     Problem,
+    TextToImageConfig,
     TrainingConfig,
-    check_training,
+    as_dict,
+    check,
     check_writable,
     first_line,
     to_yaml,
@@ -36,21 +41,28 @@ from mindone_ddpm.config import (
 from mindone_ddpm.data import BatchSource, DataProblem, ImageRecords, Plan, batches, make_loader, open_records
 from mindone_ddpm.distributed import Watch
 from mindone_ddpm.ema import ExponentialMovingAverage, make_ema
+from mindone_ddpm.evaluation import Evaluator
 from mindone_ddpm.precision import set_compute_precision
 from mindone_ddpm.runtime import Runtime, interrupt_watch, is_main_by_environment, launched_by_msrun, start
 from mindone_ddpm.step import DiffusionTrainStep, UpdateBoundary
-from mindone_ddpm.unconditional import UnconditionalJob
+from mindone_ddpm.text_to_image import make_text_to_image_job
+from mindone_ddpm.unconditional import make_unconditional_job
 
 # Settings that may not change from one start of a run to the next: with another value, going on is not the same run.
 DECISIVE_SETTINGS = (
     "image_size",
-    "channels",
     "resize_mode",
     "center_crop",
     "random_flip",
-    "ddpm_num_steps",
-    "ddpm_beta_schedule",
-    "prediction_type",
+    "image_interpolation_mode",
+    "random_vertical_flip",
+    "streaming",
+    "streaming_buffer_size",
+    "loss_type",
+    "huber_c",
+    "snr_gamma",
+    "noise_offset",
+    "input_perturbation",
     "gradient_accumulation_steps",
     "optimizer",
     "mixed_precision",
@@ -66,9 +78,16 @@ SHAPING_SETTINGS = (
     "scale_lr",
     "lr_scheduler",
     "lr_warmup_steps",
+    "lr_num_cycles",
+    "lr_power",
+    "lr_step_rules",
     "loss_scaling",
     "loss_scale",
 )
+PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
+
+
+Config = TypeVar("Config", bound=EngineConfig)
 
 
 class TrainingProblem(Problem):
@@ -139,22 +158,29 @@ class Progress:
     batch_number: int = 0
     skips: int = 0
     resumed: bool = False
+    best: float | None = None  # of the figure that --save_best names
 
 
 @dataclass
 class Training:
-    """The pieces of a run, put together: config, data, model, noise scheduler, job, step."""
+    """The pieces of a run, put together: config, job (data, model, noise scheduler), schedule, step."""
 
-    config: TrainingConfig
+    config: EngineConfig
     runtime: Runtime
-    records: ImageRecords
-    unet: Any
-    scheduler: Any
     job: Any
     schedule: Schedule
     rates: np.ndarray
     step_cell: DiffusionTrainStep
     data_fingerprint: str
+    is_compiled: bool = False
+
+    @property
+    def unet(self) -> Any:
+        return self.job.unet
+
+    @property
+    def records(self) -> ImageRecords:
+        return self.job.records
 
     @property
     def plan(self) -> Plan:
@@ -178,9 +204,7 @@ class Training:
         effective = self.plan.global_batch_size * config.gradient_accumulation_steps
         return {
             "device": f"{self.runtime.device}, {self.runtime.mode} mode, precision {config.mixed_precision}",
-            "data": f"{len(self.records):,} images at {config.image_size}x{config.image_size}, "
-            f"{config.channels} channel(s)",
-            "model": f"{models.unet_name(config)}, {models.num_parameters(self.unet):,} parameters",
+            **self.job.describe(),
             "batch": f"{config.train_batch_size} x {config.gradient_accumulation_steps} accumulated x "
             f"{self.runtime.world_size} device(s) = {effective}",
             "steps": f"{schedule.total_steps:,} ({schedule.steps_per_epoch:,} an epoch)",
@@ -192,12 +216,20 @@ class Training:
         while True:
             epochs_done = batch_number // self.plan.batches_per_epoch
             end = max(self.schedule.num_epochs, epochs_done + 1) * self.plan.batches_per_epoch
-            source = BatchSource(self.plan, self.job.make_batch, batch_number, end - batch_number)
+            source = BatchSource(self.plan, self.job.make_batch, batch_number, end - batch_number, self.records.order)
             stream = batches(make_loader(source, self.job.columns, self.config.dataloader_num_workers))
             while batch_number < end:
                 size = self.schedule.window_size(batch_number)
                 yield [next(stream) for _ in range(size)]
                 batch_number += size
+
+    def step(self, window: list[list[ms.Tensor]]) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
+        """Train on a window of micro-batches; see :meth:`DiffusionTrainStep.run`. The first compiles the step."""
+        if self.is_compiled:
+            return self.step_cell.run(window)
+        self.is_compiled = True
+        with graph_cache.kept(graph_key(self)):
+            return self.step_cell.run(window)
 
     @contextlib.contextmanager
     def evaluation_weights(self) -> Iterator[None]:
@@ -209,7 +241,7 @@ class Training:
 # --- put together --------------------------------------------------------------------------------------------------
 
 
-def settle(config: TrainingConfig, runtime: Runtime) -> TrainingConfig:
+def settle(config: Config, runtime: Runtime) -> Config:
     """Replace ``auto`` and unset values by what they mean on this machine.
 
     Raises:
@@ -226,7 +258,7 @@ def settle(config: TrainingConfig, runtime: Runtime) -> TrainingConfig:
     return replace(config, mixed_precision=precision, loss_scale=scale)
 
 
-def check_output_dir(config: TrainingConfig) -> None:
+def check_output_dir(config: EngineConfig) -> None:
     """Raises ConfigError if the folder holds a run and may be neither overwritten nor resumed, or is no folder."""
     folder = Path(config.output_dir)
     if folder.exists() and not folder.is_dir():
@@ -248,13 +280,13 @@ def check_output_dir(config: TrainingConfig) -> None:
         )
 
 
-def begin(config: TrainingConfig) -> tuple[TrainingConfig, Runtime]:
+def begin(config: Config) -> tuple[Config, Runtime]:
     """Check the configuration, start MindSpore, and settle what depends on the machine.
 
     Raises:
         ConfigError, RuntimeProblem: before anything is written.
     """
-    check_training(config)
+    check(config)
     if is_main_by_environment():  # the only one that uploads
         hub.check_login(config)
     if not launched_by_msrun():
@@ -265,14 +297,13 @@ def begin(config: TrainingConfig) -> tuple[TrainingConfig, Runtime]:
     return settle(config, runtime), runtime
 
 
-def assemble(
-    config: TrainingConfig, runtime: Runtime, records: ImageRecords, unet: Any, scheduler: Any, job: Any
-) -> Training:
-    """Plan the run and build its train step.
+def assemble(config: EngineConfig, runtime: Runtime, job: Any) -> Training:
+    """Plan the run of a job and build its train step.
 
     Raises:
         DataProblem: fewer images than a batch.
     """
+    unet, records = job.unet, job.records
     plan = Plan(config.seed, len(records), config.train_batch_size, runtime.rank, runtime.world_size)
     if plan.global_batch_size > len(records):
         raise DataProblem(
@@ -281,6 +312,7 @@ def assemble(
         )
     schedule = Schedule(plan, config.gradient_accumulation_steps, config.num_epochs, config.max_train_steps)
     set_compute_precision(unet, config.mixed_precision)
+    models.use_fused_attention(config, unet, runtime.device)
     if config.gradient_checkpointing:
         models.checkpoint_gradients(unet)
     parameters = ms.ParameterTuple(unet.trainable_params())
@@ -288,7 +320,15 @@ def assemble(
     peak = config.learning_rate
     if config.scale_lr:
         peak *= plan.global_batch_size * config.gradient_accumulation_steps
-    rates = optimizers.learning_rates(config.lr_scheduler, peak, config.lr_warmup_steps, schedule.total_steps)
+    rates = optimizers.learning_rates(
+        config.lr_scheduler,
+        peak,
+        config.lr_warmup_steps,
+        schedule.total_steps,
+        config.lr_num_cycles,
+        config.lr_power,
+        config.lr_step_rules,
+    )
     boundary = UpdateBoundary(
         optimizers.make_optimizer(config, parameters),
         rates,
@@ -298,20 +338,22 @@ def assemble(
         ema=make_ema(config, parameters, schedule.total_steps),
         world_size=plan.world_size,
     )
-    step_cell = DiffusionTrainStep(job.loss_cell(unet, scheduler), boundary, config.gradient_accumulation_steps)
+    step_cell = DiffusionTrainStep(job.loss_cell(), boundary, config.gradient_accumulation_steps)
     step_cell.set_train()
-    fingerprint = records.fingerprint()
-    return Training(config, runtime, records, unet, scheduler, job, schedule, rates, step_cell, fingerprint)
+    return Training(config, runtime, job, schedule, rates, step_cell, records.fingerprint())
 
 
-def prepare(config: TrainingConfig) -> Training:
-    """All the pieces of an unconditional run, from its configuration."""
+def prepare(config: EngineConfig) -> Training:
+    """All the pieces of a run, from its configuration."""
     config, runtime = begin(config)
+    if isinstance(config, TextToImageConfig):
+        with distributed.main_first(runtime):
+            records, column = open_captioned(config)
+        return assemble(config, runtime, make_text_to_image_job(config, records, column))
+    assert isinstance(config, TrainingConfig)
     with distributed.main_first(runtime):
         records = open_records(config)
-    unet = models.make_unet(config)
-    scheduler = models.make_noise_scheduler(config)
-    return assemble(config, runtime, records, unet, scheduler, UnconditionalJob(config, records))
+    return assemble(config, runtime, make_unconditional_job(config, records))
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
@@ -319,7 +361,8 @@ def prepare(config: TrainingConfig) -> Training:
 
 def identity_of(training: Training) -> dict[str, Any]:
     """What must be the same for a checkpoint to be this run's."""
-    settings = {name: getattr(training.config, name) for name in DECISIVE_SETTINGS}
+    names = (*DECISIVE_SETTINGS, *training.job.decisive_settings)
+    settings = {name: getattr(training.config, name) for name in names}
     unet = {key: value for key, value in dict(training.unet.config).items() if not key.startswith("_")}
     return {
         **settings,
@@ -334,6 +377,26 @@ def versions() -> dict[str, str]:
     return {"mindone_ddpm": mindone_ddpm.__version__, "python": platform.python_version(), **found}
 
 
+def graph_key(training: Training) -> str | None:
+    """What the compiled step is filed under; None where it is not kept."""
+    config, runtime = training.config, training.runtime
+    wanted = config.compile_cache == "on" or (config.compile_cache == "auto" and runtime.caches_graphs)
+    if not wanted or runtime.mode != "graph":
+        return None
+    # Where it is written, and from where it goes on, are the only settings that surely leave no trace in the graph.
+    settings = {name: value for name, value in as_dict(config).items() if name not in PLACES}
+    facts = {
+        "settings": settings,
+        "identity": identity_of(training),
+        "schedule": (training.schedule.total_steps, training.plan.num_samples),
+        "noise": {name: value for name, value in training.job.scheduler.config.items() if not name.startswith("_")},
+        "ranks": (runtime.rank, runtime.world_size, runtime.device),
+        "operators": (kernels.installed(), os.environ.get("ONEDNN_MAX_CPU_ISA")),
+        "versions": versions(),
+    }
+    return graph_cache.fingerprint(facts)
+
+
 def save_checkpoint(training: Training, progress: Progress) -> bool:
     """Write ``checkpoint-<step>`` and prune the older ones; whether it was written. Only the main rank does.
 
@@ -346,10 +409,10 @@ def save_checkpoint(training: Training, progress: Progress) -> bool:
         return False
 
     def save_weights(folder: Path) -> None:
-        training.unet.save_pretrained(str(folder / "unet"))
+        training.job.save_weights(folder / "unet")
         if training.ema is not None:
             with training.ema.swapped_in():
-                training.unet.save_pretrained(str(folder / "unet_ema"))
+                training.job.save_weights(folder / "unet_ema")
 
     record = {
         "progress": {
@@ -357,12 +420,12 @@ def save_checkpoint(training: Training, progress: Progress) -> bool:
             "batch_number": progress.batch_number,
             "skips": progress.skips,
             "samples_seen": training.schedule.samples_seen(progress.batch_number),
-            "best": None,
+            "best": progress.best,
         },
         "seed": config.seed,
         "world_size": training.plan.world_size,
         "identity": identity_of(training),
-        "config": dataclasses.asdict(config),
+        "config": as_dict(config),
         "versions": versions(),
     }
     try:
@@ -394,7 +457,7 @@ def resume(training: Training) -> Progress:
     state = training.boundary.state().values()
     distributed.share_parameters(training.runtime, [*training.unet.trainable_params(), *averages, *state])
 
-    progress = Progress(saved["step"], saved["batch_number"], saved["skips"], resumed=True)
+    progress = Progress(saved["step"], saved["batch_number"], saved["skips"], resumed=True, best=saved.get("best"))
     if training.schedule.samples_seen(progress.batch_number) != saved["samples_seen"]:
         progress.batch_number = training.schedule.batch_number_after(saved["samples_seen"])
     return progress
@@ -412,13 +475,13 @@ def _read_checkpoint(training: Training) -> dict[str, Any] | None:
         return None
     folder, record = found
     _compare(training, folder, record)
-    parameters = list(training.unet.parameters_and_names())
-    checkpoint.load_parameters(folder / "unet" / checkpoint.UNET_WEIGHTS, parameters)
+    parameters, file = training.job.named_parameters(), training.job.weights_file
+    checkpoint.load_parameters(folder / "unet" / file, parameters)
     if training.ema is not None:
         # A run that had no average so far starts one from where it is.
         source = "unet_ema" if (folder / "unet_ema").is_dir() else "unet"
         averages = training.ema.beside(parameters)
-        checkpoint.load_parameters(folder / source / checkpoint.UNET_WEIGHTS, averages)
+        checkpoint.load_parameters(folder / source / file, averages)
     scale = training.boundary.loss_scale.asnumpy()
     checkpoint.load_parameters(folder / checkpoint.STATE_TENSORS, training.boundary.state().items())
     if training.config.loss_scaling == "static":
@@ -572,11 +635,11 @@ def save_samples(
 
     Each rank makes its share of the pictures.
     """
-    config, runtime = training.config, training.runtime
-    share = -(-config.eval_batch_size // runtime.world_size)
+    job, runtime = training.job, training.runtime
+    share = -(-job.num_samples // runtime.world_size)
     numbers = range(runtime.rank * share, (runtime.rank + 1) * share)
     bar = tqdm(
-        total=config.ddpm_num_inference_steps,
+        total=job.num_sampling_steps,
         desc=f"sampling, epoch {epoch}",
         unit="step",
         leave=False,
@@ -586,7 +649,7 @@ def save_samples(
 
     steps_done = 0
 
-    def on_step(_: int) -> None:
+    def on_step(_: object) -> None:
         nonlocal steps_done
         steps_done += 1
         bar.update()
@@ -596,18 +659,14 @@ def save_samples(
             raise SamplingStopped
 
     with bar, contextlib.suppress(SamplingStopped), training.evaluation_weights():
-        pictures = sampling.generate(
-            training.unet,
-            training.scheduler,
-            numbers=numbers,
-            batch_size=share,
-            num_inference_steps=config.ddpm_num_inference_steps,
-            seed=config.seed,
-            on_step=on_step,
-        )
-        pictures = distributed.gather_rows(runtime, pictures)[: config.eval_batch_size]
+        values = distributed.gather_rows(runtime, job.sample(numbers, on_step))[: job.num_samples]
         if runtime.is_main:
-            write_grid(sampling.make_grid(pictures), samples_path(training, epoch), progress, tracker)
+            grid = sampling.make_grid(sampling.to_pixels(values))
+            write_grid(grid, samples_path(training, epoch), progress, tracker)
+
+
+def shows_samples(training: Training) -> bool:
+    return training.config.save_image_epochs > 0 and training.job.num_samples > 0
 
 
 def samples_path(training: Training, epoch: int) -> Path:
@@ -637,7 +696,7 @@ def save_pipeline(training: Training) -> None:
     if not training.runtime.is_main:
         return
     with training.evaluation_weights():
-        pipeline = training.job.pipeline(training.unet, training.scheduler)
+        pipeline = training.job.pipeline()
         try:
             checkpoint.save_pipeline(pipeline, training.output_dir, training.config.save_dtype)
         except Exception as error:  # OSError, or safetensors' own for the same
@@ -656,10 +715,67 @@ def open_output_dir(training: Training, progress: Progress) -> None:
         return
     output_dir = training.output_dir
     if not progress.resumed:
-        checkpoint.clear_run(output_dir, training.config.logging_dir)
+        if checkpoint.run_products(output_dir):
+            tracking.clear_logs(output_dir / training.config.logging_dir)
+        checkpoint.clear_run(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint.clear_leftovers(output_dir)
     checkpoint.write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(training.config))
+
+
+def evaluate_quality(
+    training: Training, progress: Progress, evaluator: Evaluator, tracker: tracking.Tracker, watch: Watch
+) -> None:
+    """Compute the figures with the averaged weights, track and show them, and keep the best pipeline."""
+
+    def on_batch() -> None:
+        watch.enter("evaluating")
+
+    on_batch()
+    with training.evaluation_weights():
+        found = evaluator.figures(on_batch)
+    tracker.scalars(progress.step, {f"eval/{name}": value for name, value in found.items()})
+    if training.runtime.is_main:
+        figures = ", ".join(f"{name} {value:.5g}" for name, value in found.items() if not name.endswith("_std"))
+        tqdm.write(f"step {progress.step:,}: {figures}", file=sys.stderr)
+    figure = evaluator.config.save_best
+    if figure is None:
+        return
+    value = found[evaluator.named(figure)]
+    better = progress.best is None or (value > progress.best if FIGURES[figure] else value < progress.best)
+    if better:
+        progress.best = value
+        save_best(training, progress, figure)
+
+
+def save_best(training: Training, progress: Progress, figure: str) -> None:
+    """Write the pipeline into ``best/``, and of what it is the best beside it."""
+    if not training.runtime.is_main:
+        return
+    folder = training.output_dir / checkpoint.BEST
+    with training.evaluation_weights():
+        try:
+            checkpoint.save_pipeline(training.job.pipeline(), folder, training.config.save_dtype)
+            about = {"figure": figure, "value": progress.best, "step": progress.step}
+            checkpoint.write_text(folder / "best.json", json.dumps(about) + "\n")
+        except Exception as error:  # OSError, or safetensors' own for the same
+            tqdm.write(f"warning: {folder}: could not be written ({first_line(error)})", file=sys.stderr)
+
+
+def make_evaluator(training: Training) -> Evaluator | None:
+    """What computes figures on the way, where they are asked for; says beforehand what that costs."""
+    config = training.config
+    if not isinstance(config, TrainingConfig) or config.eval_metrics is None:
+        return None
+    evaluator = Evaluator(config, training.runtime, training.job)
+    evaluator.prepare()
+    steps = training.schedule.total_steps
+    times = 1 if not config.eval_metrics_steps else -(-steps // config.eval_metrics_steps)
+    images = steps * training.plan.global_batch_size * config.gradient_accumulation_steps
+    if training.runtime.is_main:
+        cost = evaluator.share_of_training(images, times)
+        tqdm.write(f"{'figures':>8}: {config.eval_metrics}, {times} time(s), some {cost:.0%} of the training's time")
+    return evaluator
 
 
 def is_due(count: int, every: int) -> bool:
@@ -669,7 +785,7 @@ def is_due(count: int, every: int) -> bool:
 # --- the loop ------------------------------------------------------------------------------------------------------
 
 
-def train(config: TrainingConfig) -> Path:
+def train(config: EngineConfig) -> Path:
     """Train as configured; the folder returned holds a pipeline that ``DDPMPipeline.from_pretrained`` loads.
 
     Raises:
@@ -691,14 +807,20 @@ def train_loop(training: Training) -> Path:
     watch.enter("taking up the checkpoint")
     progress = resume(training)
     watch.leave()
-    training.records.cache(config.cache_images_mib, show_progress=runtime.is_main)
+    if training.job.needs_pictures:
+        training.records.cache(config.cache_images_mib, show_progress=runtime.is_main)
+    with distributed.main_first(runtime):
+        training.job.before_training(show_progress=runtime.is_main)
+    evaluator = make_evaluator(training)
     open_output_dir(training, progress)
     logs = training.output_dir / config.logging_dir
-    tracker = tracking.make_tracker(config.report_to if runtime.is_main else "none", logs, progress.step)
+    trackers = config.report_to if runtime.is_main else "none"
+    tracker = tracking.make_tracker(trackers, logs, progress.step, as_dict(config))
     report = Report(training, progress, tracker)
     saved_step = progress.step if progress.resumed else None
     windows = training.windows(progress.batch_number)
     over = schedule.is_over(progress.step, progress.batch_number)
+    eval_steps = getattr(config, "eval_metrics_steps", 0)
 
     # Loop.
     with StopRequest() as stop, contextlib.closing(report), contextlib.closing(tracker):
@@ -707,7 +829,7 @@ def train_loop(training: Training) -> Path:
             watch.enter("waiting for data", share_of_limit=0.5)
             window = next(windows)
             watch.enter("in a step, where ranks wait for each other")
-            report.pending.append(training.step_cell.run(window))
+            report.pending.append(training.step(window))
             progress.step += 1
             progress.batch_number += len(window)
 
@@ -718,12 +840,15 @@ def train_loop(training: Training) -> Path:
                 or schedule.is_over(progress.step, progress.batch_number)
                 or is_due(progress.step, config.logging_steps)
                 or is_due(progress.step, config.checkpointing_steps)
+                or is_due(progress.step, eval_steps)
             ):
                 report.fetch()  # from here on the step is the true one: skipped updates do not count
                 stopping = distributed.any_rank(runtime, stop.requested)
             over = schedule.is_over(progress.step, progress.batch_number)
 
             with report.paused():
+                if evaluator is not None and not stopping and (over or is_due(progress.step, eval_steps)):
+                    evaluate_quality(training, progress, evaluator, tracker, watch)
                 due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
                 if (due or stopping) and progress.step != saved_step and save_checkpoint(training, progress):
                     saved_step = progress.step
@@ -733,14 +858,14 @@ def train_loop(training: Training) -> Path:
                     raise Stopped(stop.signal_number or signal.SIGTERM, stop_message(training, progress, saved_step))
                 if over or (epoch_ends and is_due(epoch, config.save_model_epochs)):
                     save_pipeline(training)
-                if config.save_image_epochs and (over or (epoch_ends and is_due(epoch, config.save_image_epochs))):
+                if shows_samples(training) and (over or (epoch_ends and is_due(epoch, config.save_image_epochs))):
                     save_samples(training, epoch, progress, tracker, stop, watch)
 
         # Finish. A run that was killed after its last checkpoint has all but these.
-        if runtime.is_main and not (training.output_dir / checkpoint.PIPELINE_INDEX).exists():
+        if runtime.is_main and not (training.output_dir / training.job.product_file).exists():
             save_pipeline(training)
         epoch, _ = schedule.epoch(progress.batch_number)
-        missing = config.save_image_epochs > 0 and not samples_path(training, epoch).exists()
+        missing = shows_samples(training) and not samples_path(training, epoch).exists()
         if distributed.share_object(runtime, missing) and not stop.requested:
             save_samples(training, epoch, progress, tracker, stop, watch)
         watch.enter("waiting for the others to end")

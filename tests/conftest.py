@@ -33,6 +33,12 @@ def set_mode(mode: str) -> None:
     runtime.start("CPU", mode, seed=0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def device():
+    """MindSpore takes its device before the first kernel runs, or not at all."""
+    set_mode("graph")
+
+
 @pytest.fixture
 def graph_mode():
     set_mode("graph")
@@ -55,6 +61,13 @@ def run_program(*arguments: object, timeout_s: float = 300, cwd: Path | None = N
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
     )
+
+
+def peer_python() -> Path:
+    """The Python that has PyTorch; see scripts/peer.sh."""
+    python = Path(os.environ.get("PEER_PYTHON", ROOT / ".peer" / "bin" / "python"))
+    assert python.is_file(), "no environment with PyTorch: run scripts/peer.sh, or set PEER_PYTHON"
+    return python
 
 
 @pytest.fixture
@@ -97,3 +110,73 @@ def digits_flags(small_model) -> list[object]:
         *("--model_config_name_or_path", small_model, "--save_image_epochs", 0, "--report_to", "csv"),
         *("--learning_rate", 1e-3, "--lr_warmup_steps", 5, "--use_ema"),
     ]
+
+
+@pytest.fixture(scope="session")
+def run_flags(digits_flags):
+    """A short run for one rank or more."""
+    return [
+        *digits_flags,
+        *("--max_train_steps", 20, "--gradient_accumulation_steps", 2, "--checkpointing_steps", 10),
+        *("--ddpm_num_inference_steps", 3, "--eval_batch_size", 5, "--save_image_epochs", 1000, "--logging_steps", 4),
+    ]
+
+
+@pytest.fixture(scope="session")
+def two_ranks(run_flags, tmp_path_factory):
+    """That run on two ranks: its folder, and what the launcher said."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    flags = ["train", *run_flags, "--train_batch_size", 16, "--output_dir", folder]
+    result = run_program("launch", "-n", 2, *flags)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion(tmp_path_factory) -> Path:
+    """A Stable Diffusion pipeline of a size for tests; see make_stable_diffusion.py."""
+    folder = tmp_path_factory.mktemp("stable-diffusion")
+    program = Path(__file__).with_name("make_stable_diffusion.py")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, str(program), str(folder)], check=True, capture_output=True, env=environment)
+    return folder / "pipeline"
+
+
+@pytest.fixture(scope="session")
+def captioned_digits(tmp_path_factory) -> Path:
+    """The first 200 built-in digits with captions such as "a handwritten three"."""
+    from make_stable_diffusion import NUMBERS
+
+    from mindone_ddpm.data import load_digits_dataset
+
+    folder = tmp_path_factory.mktemp("captioned") / "digits"
+    digits = load_digits_dataset().select(range(200))
+    texts = [f"a handwritten {NUMBERS[label]}" for label in digits["label"]]
+    digits.remove_columns("label").add_column("text", texts).save_to_disk(folder)
+    return folder
+
+
+@pytest.fixture
+def text_flags(stable_diffusion, captioned_digits, tmp_path) -> list[object]:
+    return [
+        *("--pretrained_model_name_or_path", stable_diffusion, "--dataset_name", captioned_digits, "--resolution", 16),
+        *("--center_crop", "--train_batch_size", 16, "--learning_rate", 1e-3, "--lr_warmup_steps", 0, "--use_ema"),
+        *("--caption_dropout", 0.1, "--report_to", "csv", "--cache_dir", tmp_path / "cache"),
+    ]
+
+
+@pytest.fixture(params=["everything", "text", pytest.param("lora", marks=pytest.mark.slow)])
+def job(request, digits_flags, small_model, text_flags, tmp_path) -> tuple[str, list[object]]:
+    """A command and its flags: images with all that draws random numbers, text to image, and adapters."""
+    if request.param == "everything":
+        settings = {**json.loads(small_model.read_text()), "dropout": 0.2}
+        model = tmp_path / "dropout.json"
+        model.write_text(json.dumps(settings))
+        return "train", [
+            *digits_flags,
+            *("--model_config_name_or_path", model, "--class_conditional", "--noise_offset", 0.1),
+            *("--input_perturbation", 0.1, "--random_flip", "--snr_gamma", 5, "--optimizer", "lion"),
+            *("--learning_rate", 1e-4, "--train_batch_size", 16),
+        ]
+    adapters = ["--rank", 4, "--cache_latents"] if request.param == "lora" else []
+    return "train_text_to_image", [*text_flags, *adapters]

@@ -50,6 +50,6 @@ record = {
         "from": 0,
         "text": "x" * 70_000 + "\u4e2d",
     },
-    "gathered": distributed.gather_rows(here, np.full((2, 1), 250 + here.rank, np.uint8)).ravel().tolist(),
+    "gathered": distributed.gather_rows(here, np.full((2, 1), 0.25 + here.rank, np.float32)).ravel().tolist(),
 }
 (Path(sys.argv[1]) / f"rank{here.rank}.json").write_text(json.dumps(record))

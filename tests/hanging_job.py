@@ -10,7 +10,7 @@ def main() -> int:
     how = sys.argv.pop(1)
     config, runtime = md.begin(md.parse_training_arguments())
     records = md.open_records(config)
-    job = md.UnconditionalJob(config, records)
+    job = md.make_unconditional_job(config, records)
     make_batch, count = job.make_batch, 0
 
     def faulty(indices, generators):
@@ -23,7 +23,7 @@ def main() -> int:
         return make_batch(indices, generators)
 
     job.make_batch = faulty
-    training = md.assemble(config, runtime, records, md.make_unet(config), md.make_noise_scheduler(config), job)
+    training = md.assemble(config, runtime, job)
     md.train_loop(training)
     return 0
 

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file
 from mindone_ddpm import checkpoint
 from mindone_ddpm.checkpoint import CheckpointProblem
 from mindone_ddpm.data import BatchSource, Plan
+from mindone_ddpm.models import UNET_WEIGHTS
 
 # --- files
 
@@ -136,17 +137,25 @@ def loss_log(folder: Path) -> list[list[str]]:
         return [row[:4] for row in csv.reader(file)]
 
 
+def weight_files(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    return {str(path.relative_to(folder)): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+
+
 def assert_same_end(folder: Path, reference: Path, step: int) -> None:
-    """Weights, averages, optimiser and loss log are equal to the bit."""
-    for name in ("unet/" + checkpoint.UNET_WEIGHTS, "unet_ema/" + checkpoint.UNET_WEIGHTS, checkpoint.STATE_TENSORS):
-        found = load_file(folder / f"checkpoint-{step}" / name)
-        expected = load_file(reference / f"checkpoint-{step}" / name)
-        assert set(found) == set(expected)
-        for key, array in expected.items():
-            np.testing.assert_array_equal(found[key], array, err_msg=f"{name}: {key}")
-    final, expected = (load_file(path / "unet" / checkpoint.UNET_WEIGHTS) for path in (folder, reference))
-    for key, array in expected.items():
-        np.testing.assert_array_equal(final[key], array)
+    """Weights, averages, optimiser, product and loss log are equal to the bit."""
+    found, expected = (
+        {
+            name: arrays
+            for name, arrays in weight_files(place).items()
+            if "checkpoint-" not in name or name.startswith(f"checkpoint-{step}")
+        }
+        for place in (folder, reference)
+    )
+    assert set(found) == set(expected) and len(expected) >= 4  # weights, averages, optimiser; product
+    for name, arrays in expected.items():
+        assert set(found[name]) == set(arrays)
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(found[name][key], array, err_msg=f"{name}: {key}")
     assert loss_log(folder) == loss_log(reference)
 
 
@@ -167,12 +176,12 @@ def undisturbed(run_flags, tmp_path_factory):
     return folder
 
 
-def kill_and_resume(flags, folder: Path, when) -> None:
-    process = start("train", *flags, "--output_dir", folder, "--resume_from_checkpoint", "auto")
+def kill_and_resume(flags, folder: Path, when, command: str = "train") -> None:
+    process = start(command, *flags, "--output_dir", folder, "--resume_from_checkpoint", "auto")
     when(process)
     process.kill()
     process.communicate()
-    result = run_program("train", *flags, "--output_dir", folder, "--resume_from_checkpoint", "auto")
+    result = run_program(command, *flags, "--output_dir", folder, "--resume_from_checkpoint", "auto")
     assert result.returncode == 0, result.stderr
 
 
@@ -191,9 +200,9 @@ def test_what_a_checkpoint_holds(undisturbed):
 
 
 def test_the_final_pipeline_holds_the_average(undisturbed):
-    final = load_file(undisturbed / "unet" / checkpoint.UNET_WEIGHTS)
-    average = load_file(undisturbed / "checkpoint-60" / "unet_ema" / checkpoint.UNET_WEIGHTS)
-    raw = load_file(undisturbed / "checkpoint-60" / "unet" / checkpoint.UNET_WEIGHTS)
+    final = load_file(undisturbed / "unet" / UNET_WEIGHTS)
+    average = load_file(undisturbed / "checkpoint-60" / "unet_ema" / UNET_WEIGHTS)
+    raw = load_file(undisturbed / "checkpoint-60" / "unet" / UNET_WEIGHTS)
     for name in final:
         np.testing.assert_array_equal(final[name], average[name])
     assert any((final[name] != raw[name]).any() for name in final)
@@ -203,6 +212,16 @@ def test_killed_and_resumed_equals_undisturbed(run_flags, undisturbed, tmp_path)
     folder = tmp_path / "run"
     kill_and_resume(run_flags, folder, lambda _: wait_for((folder / "checkpoint-30").exists))
     assert_same_end(folder, undisturbed, STEPS)
+
+
+def test_every_job_resumes_to_the_bit(job, tmp_path):
+    command, flags = job
+    flags = [*flags, "--max_train_steps", 12, "--checkpointing_steps", 3, "--logging_steps", 1]
+    reference, folder = tmp_path / "reference", tmp_path / "run"
+    result = run_program(command, *flags, "--output_dir", reference)
+    assert result.returncode == 0, result.stderr
+    kill_and_resume(flags, folder, lambda _: wait_for((folder / "checkpoint-6").exists), command)
+    assert_same_end(folder, reference, 12)
 
 
 def test_with_accumulation_workers_and_a_ragged_window(run_flags, tmp_path):
@@ -244,6 +263,7 @@ def check_random_kills(run_flags, folder: Path, number: int, steps: int) -> None
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 def test_three_random_kills(run_flags, tmp_path):
     check_random_kills(run_flags, tmp_path / "run", 3, steps=120)
 
@@ -283,10 +303,10 @@ def test_a_second_signal_leaves_at_once(digits_flags, tmp_path):
 
 
 def test_a_finished_run_resumes_to_the_same_end(run_flags, undisturbed):
-    before = load_file(undisturbed / "unet" / checkpoint.UNET_WEIGHTS)
+    before = load_file(undisturbed / "unet" / UNET_WEIGHTS)
     result = run_program("train", *run_flags, "--output_dir", undisturbed, "--resume_from_checkpoint", "latest")
     assert result.returncode == 0, result.stderr
-    after = load_file(undisturbed / "unet" / checkpoint.UNET_WEIGHTS)
+    after = load_file(undisturbed / "unet" / UNET_WEIGHTS)
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array)
 
@@ -310,6 +330,7 @@ def test_another_configuration_is_refused_with_its_differences_or_accepted_when_
     )  # goes on where the images are, not where the batches were
 
 
+@pytest.mark.slow
 def test_an_average_switched_on_at_resume_starts_from_the_weights(digits_flags, tmp_path):
     folder = tmp_path / "run"
     flags = [flag for flag in digits_flags if flag != "--use_ema"]
@@ -323,8 +344,8 @@ def test_an_average_switched_on_at_resume_starts_from_the_weights(digits_flags, 
     assert "checkpoint-6" in result.stderr and "taking the one before" in result.stderr
     assert "changed: loss_scale is 2.0, was 4.0" in result.stdout
     # A decay of 1 keeps the average where it began: at the weights of step 3.
-    average = load_file(folder / "checkpoint-6" / "unet_ema" / checkpoint.UNET_WEIGHTS)
-    weights = load_file(folder / "checkpoint-3" / "unet" / checkpoint.UNET_WEIGHTS)
+    average = load_file(folder / "checkpoint-6" / "unet_ema" / UNET_WEIGHTS)
+    weights = load_file(folder / "checkpoint-3" / "unet" / UNET_WEIGHTS)
     for name in weights:
         np.testing.assert_array_equal(average[name], weights[name])
     assert load_file(folder / "checkpoint-6" / checkpoint.STATE_TENSORS)["loss_scale"] == 2.0
@@ -406,7 +427,7 @@ def test_the_pipeline_can_be_saved_in_another_type(graph_mode, tmp_path, dtype, 
     unet = models.make_unet(config)
     pipeline = models.DDPMPipeline(unet=unet, scheduler=models.make_noise_scheduler(config))
     checkpoint.save_pipeline(pipeline, tmp_path, dtype)
-    with safe_open(tmp_path / "unet" / checkpoint.UNET_WEIGHTS, framework="np") as weights:
+    with safe_open(tmp_path / "unet" / UNET_WEIGHTS, framework="np") as weights:
         assert weights.get_slice("conv_in.weight").get_dtype() == stored
     loaded = models.load_pipeline(str(tmp_path)).unet.conv_in.weight.asnumpy().astype(np.float32)
     np.testing.assert_allclose(loaded, unet.conv_in.weight.asnumpy(), rtol=1e-2, atol=1e-3)

@@ -6,18 +6,22 @@ import time
 
 import pytest
 import yaml
-from conftest import run_program
+from conftest import ROOT, run_program
 
 from mindone_ddpm.config import (
     UNET_PRESETS,
     ConfigError,
     SampleConfig,
+    TextToImageConfig,
     TrainingConfig,
     add_arguments,
+    as_dict,
+    check_sampling,
     check_training,
     from_arguments,
     from_dict,
     preset_for,
+    read_yaml,
     size_divisor,
     to_yaml,
 )
@@ -207,3 +211,79 @@ def test_print_config_is_yaml_that_can_be_used_again(tmp_path):
     file.write_text(result.stdout)
     config = parse("--config", str(file))
     assert (config.dataset_name, config.image_size, config.channels) == ("digits", 8, 1)
+
+
+# --- settings that contradict each other
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rescale_betas_zero_snr": True}, "--rescale_betas_zero_snr and --prediction_type epsilon"),
+        ({"snr_gamma": 5.0, "loss_weighting": "uniform"}, "--snr_gamma and --loss_weighting"),
+        ({"loss_weighting": "snr"}, "--loss_weighting snr: is for --prediction_type sample, not epsilon"),
+        ({"label_column": "kind"}, "--label_column: has a meaning with --class_conditional only"),
+        ({"guidance_scale": 2.0}, "--guidance_scale: has a meaning with --class_conditional only"),
+        (
+            {"class_conditional": True, "guidance_scale": 2.0, "label_dropout": 0.0},
+            "--guidance_scale and --label_dropout 0",
+        ),
+        ({"streaming": True, "dataloader_num_workers": 4}, "--streaming and --dataloader_num_workers"),
+        ({"lr_scheduler": "piecewise_constant"}, "--lr_scheduler piecewise_constant and --lr_step_rules"),
+        (
+            {"lr_scheduler": "piecewise_constant", "lr_step_rules": "1:20,0.5:10,0.1"},
+            "--lr_step_rules 1:20,0.5:10,0.1: must be",
+        ),
+        ({"report_to": "none,csv"}, "--report_to none,csv: none stands alone"),
+        ({"report_to": "csv,comet"}, "--report_to csv,comet: must be one of"),
+        ({"preset": "tiny", "pretrained_model_name_or_path": "x"}, "--preset and --pretrained_model_name_or_path"),
+        ({"pretrained_model_name_or_path": "nowhere"}, "--pretrained_model_name_or_path nowhere: no such pipeline"),
+        ({"huber_c": 0.0}, "--huber_c 0.0: must be above 0"),
+        ({"label_dropout": 1.5}, "--label_dropout 1.5: must be at most 1"),
+    ],
+)
+def test_contradictions(values, message):
+    problems = problems_of(**values)
+    assert any(problem.startswith(message) for problem in problems), problems
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"eta": 0.5, "scheduler": "ddpm"}, "--eta: is a setting of --scheduler ddim"),
+        ({"clip_sample": False, "scheduler": "euler"}, "--clip_sample: is a setting of ddpm and ddim"),
+        ({"bit_depth": 12}, "--bit_depth 12: must be 8 or 16"),
+        ({"prompt": ["a"], "prompts_file": "b"}, "--prompt and --prompts_file"),
+        ({"scheduler": "magic"}, "--scheduler magic: must be one of"),
+    ],
+)
+def test_contradictions_in_sampling(values, message):
+    with pytest.raises(ConfigError) as caught:
+        check_sampling(SampleConfig(model="x", **values))
+    assert any(problem.startswith(message) for problem in caught.value.problems), caught.value.problems
+
+
+def test_lists_and_secrets():
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, TextToImageConfig)
+    given = parser.parse_args(
+        ["--validation_prompts", "a fox", "a hen", "--hub_token", "hf_x", "--num_train_epochs", "3"]
+    )
+    config = from_arguments(TextToImageConfig, given)
+    assert config.validation_prompts == ["a fox", "a hen"] and config.num_epochs == 3
+    assert config.hub_token == "hf_x" and "hf_x" not in to_yaml(config) and "hub_token" not in as_dict(config)
+    again = from_dict(TextToImageConfig, yaml.safe_load(to_yaml(config)))
+    assert again.validation_prompts == config.validation_prompts
+
+
+def test_every_recipe_is_valid():
+    recipes = sorted((ROOT / "examples").rglob("*.yaml"))
+    assert len(recipes) >= 5
+    for recipe in recipes:
+        problems: list[str] = []
+        values = read_yaml(str(recipe), TrainingConfig, problems)
+        values.setdefault("train_data_dir", None if "dataset_name" in values else "somewhere")
+        check_training(from_dict(TrainingConfig, values, problems))
+        text = recipe.read_text()
+        assert "mindone-ddpm train --config" in text or "mindone-ddpm launch" in text
+        assert "Hardware:" in text

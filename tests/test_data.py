@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +15,16 @@ from mindone_ddpm.data import (
     Plan,
     batches,
     convert_channels,
+    convert_precise_channels,
     decode_image,
+    decode_precise,
     epoch_order,
     make_loader,
     open_records,
     random_stream,
     resize,
 )
-from mindone_ddpm.unconditional import UnconditionalJob
+from mindone_ddpm.unconditional import UnconditionalJob, make_unconditional_job
 
 
 def folder_config(folder, **values) -> TrainingConfig:
@@ -232,10 +235,16 @@ def test_every_sample_is_seen_once_in_an_epoch(num_samples, batch_size, world_si
     assert sorted(seen) == list(range(num_samples))
 
 
+COLUMNS = ("images", "noise", "timesteps", "weights")
+
+
+def make_job(config) -> UnconditionalJob:
+    return make_unconditional_job(replace(config, preset="tiny"), open_records(config))
+
+
 def make_source(config, plan, first=0, count=None) -> BatchSource:
-    records = open_records(config)
-    count = count or 2 * plan.batches_per_epoch
-    return BatchSource(plan, UnconditionalJob(config, records).make_batch, first, count)
+    job = make_job(config)
+    return BatchSource(plan, job.make_batch, first, count or 2 * plan.batches_per_epoch, job.records.order)
 
 
 def test_batches_have_one_shape_range_and_weights():
@@ -271,7 +280,7 @@ def test_the_loader_gives_the_source_in_order_and_from_the_middle(image_folder, 
     config = folder_config(image_folder)
     expected = make_source(config, Plan(3, 12, 5))
     later = make_source(config, Plan(3, 12, 5), first=2, count=4)
-    for number, batch in enumerate(batches(make_loader(later, UnconditionalJob.columns, num_workers))):
+    for number, batch in enumerate(batches(make_loader(later, COLUMNS, num_workers))):
         for found, wanted in zip(batch, expected[2 + number], strict=True):
             np.testing.assert_array_equal(found.asnumpy(), wanted)
     assert number == 3
@@ -282,13 +291,13 @@ def test_the_loader_names_a_corrupt_image(image_folder, num_workers):
     (image_folder / "cold" / "4.png").write_bytes(b"\x89PNG not really")
     source = make_source(folder_config(image_folder), Plan(3, 12, 5))
     with pytest.raises(DataProblem, match=r"^\S*4\.png: not a readable image"):
-        list(batches(make_loader(source, UnconditionalJob.columns, num_workers)))
+        list(batches(make_loader(source, COLUMNS, num_workers)))
 
 
 def test_flips_happen_to_half_of_the_images(image_folder):
     config = folder_config(image_folder)
-    records = open_records(config)
-    job = UnconditionalJob(config, records)
+    job = make_job(config)
+    records = job.records
     flipped = 0
     for position in range(200):
         images = job.make_batch(np.array([0]), [random_stream(0, 2, position)])[0][0]
@@ -296,3 +305,171 @@ def test_flips_happen_to_half_of_the_images(image_folder):
         assert (pixels == records.picture(0)).all() or (pixels == records.picture(0)[:, :, ::-1]).all()
         flipped += not (pixels == records.picture(0)).all()
     assert 70 < flipped < 130
+
+
+# --- precision, interpolation, flips
+
+
+def write_png(path, values: np.ndarray) -> None:
+    import cv2
+
+    assert cv2.imwrite(str(path), values[..., ::-1] if values.ndim == 3 else values)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_16_bit_images_keep_their_precision(tmp_path, channels):
+    shape = (8, 8) if channels == 1 else (8, 8, 3)
+    values = np.random.default_rng(0).integers(0, 65536, shape, dtype=np.uint16)
+    write_png(tmp_path / "deep.png", values)
+    for preserve, error in ((True, 1e-7), (False, 0.6 / 255)):
+        config = folder_config(tmp_path, image_size=8, channels=channels, preserve_input_precision=preserve)
+        images = make_source(config, Plan(0, 1, 1))[0][0][0]
+        expected = np.atleast_3d(values).transpose(2, 0, 1) / 65535
+        found = images / 2 + 0.5
+        worst = min(np.abs(found - expected).max(), np.abs(found[:, :, ::-1] - expected).max())  # flipped or not
+        assert worst <= error if preserve else 1e-4 < worst <= error * 2
+
+
+def test_float_and_8_bit_images_at_their_precision(tmp_path):
+    values = np.random.default_rng(0).random((6, 6)).astype(np.float32)
+    Image.fromarray(values).save(tmp_path / "float.tiff")
+    np.testing.assert_allclose(decode_precise(None, str(tmp_path / "float.tiff"), "x")[..., 0], values, atol=1e-7)
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 6, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "rgba.png")
+    np.testing.assert_allclose(decode_precise(None, str(tmp_path / "rgba.png"), "x"), pixels / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P", "1", "CMYK"])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_precise_channels_are_the_8_bit_ones_before_rounding(tmp_path, mode, channels):
+    generator = np.random.default_rng(0)
+    picture = Image.fromarray(generator.integers(0, 256, (8, 8, 4), dtype=np.uint8)).convert(mode)
+    path = tmp_path / ("a.tiff" if mode == "CMYK" else "a.png")
+    picture.save(path)
+    expected = np.atleast_3d(np.asarray(convert_channels(decode_image(None, str(path), "x"), channels)))
+    found = convert_precise_channels(decode_precise(None, str(path), "x"), channels)
+    np.testing.assert_allclose(found * 255, expected, atol=1.01)
+
+
+def test_a_picture_that_cannot_be_read_precisely_is_named(tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"nothing")
+    with pytest.raises(DataProblem, match="not a readable image"):
+        decode_precise(None, str(tmp_path / "bad.png"), str(tmp_path / "bad.png"))
+
+
+def test_interpolation_modes_differ_and_nearest_invents_no_colour():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 37), dtype=np.uint8))
+    modes = ("nearest", "bilinear", "bicubic", "lanczos", "box")
+    made = {mode: np.asarray(resize(picture, 16, "squash", (0, 0), mode)) for mode in modes}
+    assert len({pixels.tobytes() for pixels in made.values()}) == 5
+    assert set(made["nearest"].ravel()) <= set(np.asarray(picture).ravel())
+
+
+def test_upside_down_flips(image_folder):
+    config = folder_config(image_folder, random_flip=False, random_vertical_flip=True)
+    records = open_records(config)
+    upright, turned = records.picture(3), records.picture(3)[:, ::-1]
+    count = 0
+    for position in range(100):
+        made = ((records.training_picture(3, random_stream(0, 2, position)) + 1) * 127.5).round().astype(np.uint8)
+        assert (made == upright).all() or (made == turned).all()
+        count += bool((made == turned).all())
+    assert 30 < count < 70
+
+
+# --- classes
+
+
+def test_labels_are_found_and_left_out(image_folder):
+    config = digits_config(class_conditional=True, label_dropout=0.25)
+    job = make_job(config)
+    assert job.columns == ("images", "noise", "timesteps", "labels", "weights")
+    assert job.unet.config.num_class_embeds == 11 and job.unet.config.class_names == [str(n) for n in range(10)]
+    labels = np.concatenate(
+        [job.make_batch(np.arange(50), [random_stream(0, 2, 50 * n + k) for k in range(50)])[3] for n in range(20)]
+    ).reshape(20, 50)
+    truth = job.records.labels.numbers[:50]
+    dropped = labels == 10
+    assert 0.2 < dropped.mean() < 0.3
+    np.testing.assert_array_equal(labels[~dropped], np.broadcast_to(truth, labels.shape)[~dropped])
+    folder = open_records(folder_config(image_folder, class_conditional=True))
+    assert folder.labels.names == ["cold", "warm"]
+
+
+def labelled(tmp_path, values, feature) -> TrainingConfig:
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    pictures = [Image.new("L", (8, 8), 10 * number) for number in range(len(values))]
+    features = Features({"image": ImageFeature(), "kind": feature})
+    Dataset.from_dict({"image": pictures, "kind": values}, features=features).save_to_disk(tmp_path / "set")
+    return TrainingConfig(
+        dataset_name=str(tmp_path / "set"), image_size=8, channels=1, class_conditional=True, label_column="kind"
+    )
+
+
+def test_names_and_numbers_can_be_classes(tmp_path):
+    from datasets import Value
+
+    labels = open_records(labelled(tmp_path, ["cat", "dog", "cat"], Value("string"))).labels
+    assert (labels.names, labels.numbers.tolist()) == (["cat", "dog"], [0, 1, 0])
+    labels = open_records(labelled(tmp_path / "b", [7, 3, 7], Value("int64"))).labels
+    assert (labels.names, labels.numbers.tolist()) == (["3", "7"], [1, 0, 1])
+
+
+def test_labels_that_will_not_do(tmp_path):
+    from datasets import ClassLabel, Value
+
+    with pytest.raises(DataProblem, match="image 2 of the data set, column 'kind': the label -1 is not among the 2"):
+        open_records(labelled(tmp_path / "a", [0, 1, -1], ClassLabel(names=["a", "b"])))
+    with pytest.raises(DataProblem, match=r"image 1 .* the label is missing"):
+        open_records(labelled(tmp_path / "b", ["x", None, "y"], Value("string")))
+    with pytest.raises(DataProblem, match="--label_column kind: holds"):
+        open_records(labelled(tmp_path / "c", [0.5, 1.5], Value("float32")))
+    with pytest.raises(DataProblem, match="--label_column: no column holds classes"):
+        open_records(replace(labelled(tmp_path / "d", ["x"], Value("string")), label_column=None))
+    with pytest.raises(DataProblem, match="--label_column image2: the data set has"):
+        open_records(replace(digits_config(class_conditional=True), label_column="image2"))
+
+
+# --- streams
+
+
+def stream_config(folder, **values) -> TrainingConfig:
+    return folder_config(folder, streaming=True, **{"max_train_samples": 12, "streaming_buffer_size": 4, **values})
+
+
+def test_a_stream_gives_every_image_once_an_epoch_in_another_order(image_folder):
+    records = open_records(stream_config(image_folder))
+    plain = open_records(folder_config(image_folder))
+    known = {plain.picture(number).tobytes() for number in range(12)}
+    epochs = [[records.picture(12 * epoch + place).tobytes() for place in range(12)] for epoch in range(2)]
+    assert [set(epoch) for epoch in epochs] == [known, known]
+    assert epochs[0] != epochs[1]
+
+
+def test_a_stream_is_the_same_from_the_middle_and_over_ranks(image_folder):
+    alone = make_source(stream_config(image_folder), Plan(0, 12, 5))
+    expected = [alone[number] for number in range(6)]
+    later = make_source(stream_config(image_folder), Plan(0, 12, 5), first=4, count=2)
+    for found, wanted in zip([later[0], later[1]], expected[4:], strict=True):
+        for column, reference in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(column, reference)
+    halves = [make_source(stream_config(image_folder), Plan(0, 12, 3, rank, 2)) for rank in range(2)]
+    whole = make_source(stream_config(image_folder), Plan(0, 12, 6))
+    for number in range(4):
+        both = [half[number] for half in halves]
+        for column, parts in zip(whole[number], zip(*both, strict=True), strict=True):
+            np.testing.assert_array_equal(np.concatenate(parts), column)
+
+
+def test_a_stream_must_say_how_long_it_is(image_folder):
+    with pytest.raises(DataProblem, match="does not say how long it is; give --max_train_samples"):
+        open_records(stream_config(image_folder, max_train_samples=None))
+    records = open_records(stream_config(image_folder, max_train_samples=20))
+    with pytest.raises(DataProblem, match="the stream ended after 12 of 20 images; give --max_train_samples 12"):
+        records.picture(13)
+
+
+def test_fewer_images_can_be_asked_for(image_folder):
+    assert len(open_records(folder_config(image_folder, max_train_samples=5))) == 5

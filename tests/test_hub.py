@@ -13,6 +13,9 @@ class RecordingApi:
 
     calls: list[tuple[str, dict]]
 
+    def __init__(self, token=None):
+        self.token = token
+
     def create_repo(self, name, **options):
         RecordingApi.calls.append((name, options))
         return huggingface_hub.RepoUrl(f"https://huggingface.co/someone/{name}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 
 import mindspore as ms
 import numpy as np
 import pytest
+from conftest import ROOT
 from mindspore import mint, nn
 from mindspore.mint.nn import functional as mint_functional
 
@@ -272,3 +276,40 @@ def test_both_forms_of_adam_agree(either_mode):
         results.append([tensor.asnumpy() for tensor in tensors])
     for plain, fused in zip(*results, strict=True):
         np.testing.assert_allclose(plain, fused, rtol=1e-6, atol=1e-7)
+
+
+HUNDRED_PADDED_STEPS = """
+import mindone_ddpm
+from mindone_ddpm import runtime
+runtime.start("CPU", "graph", 0)
+import mindspore as ms
+import numpy as np
+from mindspore import mint, nn, ops
+
+class Padded(nn.Cell):
+    def construct(self, x):
+        return ops.square(mint.nn.functional.pad(x, (0, 1, 0, 1), mode="constant", value=0)).mean()
+
+class Step(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.gradient = ops.grad(Padded())
+
+    def construct(self, x):
+        return self.gradient(x)
+
+step, x = Step(), ms.Tensor(np.ones((32, 16, 16, 16)), ms.float32)
+for _ in range(100):
+    result = step(x).asnumpy()
+print(result.sum())
+"""
+
+
+def test_the_gradient_of_padding_returns_every_time(tmp_path):
+    """MindSpore's own stands still when it has been called some 17 times."""
+    program = tmp_path / "padded.py"
+    program.write_text(HUNDRED_PADDED_STEPS)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=60, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) == pytest.approx(2 * 32 * 16 * 16 * 16 / (32 * 16 * 17 * 17), rel=1e-4)

@@ -7,10 +7,11 @@ from conftest import run_program, set_mode
 
 from mindone_ddpm import models
 from mindone_ddpm.config import TrainingConfig
+from mindone_ddpm.objectives import DenoisingLoss
 from mindone_ddpm.optimizers import make_optimizer
 from mindone_ddpm.precision import set_compute_precision
 from mindone_ddpm.step import DiffusionTrainStep, UpdateBoundary
-from mindone_ddpm.unconditional import DenoisingLoss
+from mindone_ddpm.unconditional import UnconditionalLoss
 
 CONFIG = TrainingConfig(preset="tiny", image_size=8, channels=1)
 GENERATOR = np.random.default_rng(0)
@@ -29,7 +30,9 @@ def train_three_steps(prepare, loss_scale=1.0):
     scheduler = models.make_noise_scheduler(CONFIG)
     optimizer = make_optimizer(CONFIG, ms.ParameterTuple(unet.trainable_params()))
     boundary = UpdateBoundary(optimizer, np.full(10, 1e-3), 1.0, loss_scale)
-    step = DiffusionTrainStep(DenoisingLoss(unet, scheduler.alphas_cumprod.asnumpy(), "epsilon"), boundary).set_train()
+    loss = DenoisingLoss(scheduler.alphas_cumprod.asnumpy(), "epsilon")
+    loss_cell = UnconditionalLoss(unet, loss, has_labels=False, has_input_noise=False, keys=None)
+    step = DiffusionTrainStep(loss_cell, boundary).set_train()
     results = [[float(value) for value in step.run([BATCH])[:2]] for _ in range(3)]
     return np.array(results), unet, boundary
 

@@ -3,9 +3,10 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
+from PIL import Image
 
 from mindone_ddpm import models, sampling
-from mindone_ddpm.config import TrainingConfig
+from mindone_ddpm.config import SAMPLERS, ConfigError, TrainingConfig
 from mindone_ddpm.data import random_stream
 
 CONFIG = TrainingConfig(preset="tiny", image_size=8, channels=1)
@@ -22,7 +23,7 @@ def unet():
 
 def generate(unet, scheduler, **values):
     settings = {"numbers": range(5), "batch_size": 5, "num_inference_steps": 4, "seed": 3, **values}
-    return sampling.generate(unet, scheduler, **settings)
+    return sampling.to_pixels(sampling.generate(unet, scheduler, **settings))
 
 
 def test_pictures_are_those_of_the_ddpm_pipeline(unet):
@@ -35,7 +36,7 @@ def test_pictures_are_those_of_the_ddpm_pipeline(unet):
     assert np.abs(found / 255.0 - expected).max() <= 0.5 / 255 + 1e-4
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++"])
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_a_picture_depends_on_seed_and_number_only(unet, name):
     scheduler = models.make_sampler(name, models.make_noise_scheduler(CONFIG))
     whole = generate(unet, scheduler)
@@ -75,3 +76,93 @@ def test_a_grid_shows_each_picture_in_its_place_enlarged():
     grid = np.asarray(sampling.make_grid(pictures))
     assert grid.shape == (134, 134)
     assert [grid[2, 2], grid[2, 131], grid[131, 2], grid[131, 131]] == [0, 1, 2, 3]
+
+
+# --- classes and guidance
+
+
+@pytest.fixture(scope="module")
+def labelled_unet():
+    from conftest import set_mode
+
+    set_mode("graph")
+    ms.set_seed(5)
+    unet = models.make_unet(CONFIG, ["cat", "dog", "owl"])
+    weight = unet.class_embedding.embedding_table if hasattr(unet.class_embedding, "embedding_table") else None
+    weight = unet.class_embedding.weight if weight is None else weight
+    weight.set_data(ms.Tensor(np.random.default_rng(0).standard_normal(weight.shape), ms.float32))
+    return unet.set_train(False)
+
+
+def test_guidance_is_the_line_through_both_predictions(labelled_unet):
+    """Ho & Salimans 2022: f_none + s (f_class - f_none)."""
+    images = ms.Tensor(np.random.default_rng(0).standard_normal((2, 1, 8, 8)), ms.float32)
+    timesteps = ms.Tensor([700, 700], ms.int32)
+    made = {
+        scale: sampling.make_denoiser(labelled_unet, [0, 2], scale)(images, timesteps).asnumpy()
+        for scale in (0.0, 1.0, 3.0)
+    }
+    with_class = labelled_unet(images, timesteps, ms.Tensor([0, 2], ms.int32))[0].asnumpy()
+    without = labelled_unet(images, timesteps, ms.Tensor([3, 3], ms.int32))[0].asnumpy()
+    np.testing.assert_allclose(made[0.0], without, atol=1e-6)
+    np.testing.assert_allclose(made[1.0], with_class, atol=1e-6)
+    np.testing.assert_allclose(made[3.0], without + 3 * (with_class - without), atol=1e-5)
+    assert np.abs(with_class - without).max() > 1e-3
+
+
+def test_classes_are_chosen_by_name_and_by_number(labelled_unet, unet):
+    assert sampling.choose_labels(labelled_unet, None, 5) == [0, 1, 2, 0, 1]
+    assert sampling.choose_labels(labelled_unet, "owl,1", 3) == [2, 1, 2]
+    assert sampling.choose_labels(unet, None, 5) is None
+    with pytest.raises(ConfigError, match="--class_label cow: the model's classes are cat, dog, owl, or 0 to 2"):
+        sampling.choose_labels(labelled_unet, "cow", 1)
+    with pytest.raises(ConfigError, match="--class_label 3"):
+        sampling.choose_labels(labelled_unet, "3", 1)
+    with pytest.raises(ConfigError, match="--class_label 1: this model knows no classes"):
+        sampling.choose_labels(unet, "1", 1)
+
+
+# --- samplers, files
+
+
+def test_ddim_without_noise_and_with_it(unet):
+    scheduler = models.make_sampler("ddim", models.make_noise_scheduler(CONFIG))
+    assert (generate(unet, scheduler, eta=1.0) != generate(unet, scheduler, eta=0.0)).any()
+    np.testing.assert_array_equal(generate(unet, scheduler, eta=0.0), generate(unet, scheduler))
+
+
+def test_samplers_keep_what_the_model_predicts_and_can_be_told_spacing_and_clipping(graph_mode):
+    trained = models.make_noise_scheduler(TrainingConfig(prediction_type="v_prediction", ddpm_num_steps=200))
+    for name in SAMPLERS:
+        sampler = models.make_sampler(name, trained, timestep_spacing="trailing")
+        assert sampler.config.prediction_type == "v_prediction" and sampler.config.num_train_timesteps == 200
+        assert sampler.config.timestep_spacing == "trailing"
+    assert not models.make_sampler("ddim", trained, clip_sample=False).config.clip_sample
+    predicts_sample = models.make_noise_scheduler(TrainingConfig(prediction_type="sample"))
+    with pytest.raises(ConfigError, match="--scheduler pndm: cannot use a model that predicts the sample"):
+        models.make_sampler("pndm", predicts_sample)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_files_hold_the_values(tmp_path, channels):
+    from mindone_ddpm.data import decode_precise
+
+    values = np.random.default_rng(0).random((5, 6, channels)).astype(np.float32)
+    for bit_depth, error in ((16, 0.51 / 65535), (8, 0.51 / 255)):
+        sampling.save_picture(values, tmp_path / "a.png", bit_depth)
+        found = decode_precise(None, str(tmp_path / "a.png"), "a.png")
+        assert np.abs(found - values).max() <= error
+
+
+@pytest.mark.parametrize("kind", ["strip", "gif"])
+def test_trajectories_show_the_first_pictures_over_time(tmp_path, unet, kind):
+    scheduler = models.make_sampler("ddim", models.make_noise_scheduler(CONFIG))
+    trajectory = sampling.Trajectory(4)
+    final = generate(unet, scheduler, on_step=trajectory.add)
+    assert len(trajectory.frames) == 4
+    np.testing.assert_array_equal(trajectory.frames[-1], final)
+    with Image.open(trajectory.save(tmp_path, kind)) as picture:
+        if kind == "gif":
+            assert picture.n_frames == 4
+        else:
+            assert picture.size == (4 * 66 + 2, 5 * 66 + 2)

@@ -20,14 +20,15 @@ def main() -> int:
         records = md.open_records(config)
 
     # Model and noise scheduler.
-    unet = md.make_unet(config)
+    class_names = [] if records.labels is None else records.labels.names
+    unet = md.make_unet(config, class_names)
     noise_scheduler = md.make_noise_scheduler(config)
 
     # The job says what a batch holds, how it becomes a loss, and which pipeline holds the result.
-    job = md.UnconditionalJob(config, records)
+    job = md.UnconditionalJob(config, records, unet, noise_scheduler)
 
     # Data loader plan, optimiser, learning-rate schedule and train step.
-    training = md.assemble(config, runtime, records, unet, noise_scheduler, job)
+    training = md.assemble(config, runtime, job)
 
     # Train loop, with evaluation on the way.
     output_dir = md.train_loop(training)

@@ -1,0 +1,96 @@
+"""Compiled graphs kept from one start of a run to the next of the same, in the user's cache folder.
+
+MindSpore can write a compiled graph to a file and read it back, but it does not look whether the graph's constants (the
+table of learning rates, the noise levels) are those of the run at hand. So a graph is filed under a fingerprint of all
+that goes into it, and any difference means compiling anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+
+from mindone_ddpm.native import cache_dir, processor
+
+MOST_GRAPHS = 20  # of some megabytes each
+SUMS = "sha256"
+
+
+def fingerprint(facts: dict[str, Any]) -> str:
+    """Of what a graph is made from, and of this package's code and the processor."""
+    found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for path in sorted(Path(__file__).parent.glob("*.*")):
+        if path.suffix in (".py", ".cpp"):
+            found.update(path.read_bytes())
+    found.update(processor().encode())
+    return found.hexdigest()[:24]
+
+
+@contextlib.contextmanager
+def kept(key: str | None) -> Iterator[None]:
+    """What is compiled inside is taken from the cache, or put there; with None nothing is.
+
+    Every process works on a copy of its own, and a new entry appears whole: runs may start side by side.
+    """
+    if key is None:
+        yield
+        return
+    graphs = cache_dir() / "graphs"
+    try:
+        graphs.mkdir(parents=True, exist_ok=True)
+        own = Path(tempfile.mkdtemp(prefix=".own-", dir=graphs))
+    except OSError:  # no place to keep anything
+        yield
+        return
+    entry = graphs / key
+    try:
+        known = _copy_whole(entry, own)
+        ms.set_context(enable_compile_cache=True, compile_cache_path=str(own))
+        try:
+            yield
+        finally:
+            ms.set_context(enable_compile_cache=False)
+        if not known:
+            (own / SUMS).write_text(_sum_of(own))
+            shutil.rmtree(entry, ignore_errors=True)  # where it was damaged
+            with contextlib.suppress(OSError):  # another process was first
+                own.rename(entry)
+            _prune(graphs)
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _sum_of(folder: Path) -> str:
+    found = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS):
+        found.update(str(path.relative_to(folder)).encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+def _copy_whole(entry: Path, own: Path) -> bool:
+    """Copy an entry; whether it was there, and as it was written."""
+    try:
+        shutil.copytree(entry, own, dirs_exist_ok=True)
+        os.utime(entry)
+        if (own / SUMS).read_text() == _sum_of(own):
+            return True
+    except (OSError, shutil.Error):
+        pass
+    for path in own.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return False
+
+
+def _prune(graphs: Path) -> None:
+    entries = sorted(graphs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+    for old in [path for path in entries if not path.name.startswith(".")][MOST_GRAPHS:]:
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,255 @@
+"""Operators in C++ for the processor: compiled once on the user's machine, and used where MindSpore's own are slow.
+
+:func:`load` compiles ``native.cpp`` with the C++ compiler at hand into the user's cache folder. Without a compiler, or
+with a MindSpore whose oneDNN is another, it says so, and MindSpore's own operators do the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+# No -ffast-math: infinities and NaN keep their meaning.
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"),
+    *("-ffp-contract=fast", "-shared", "-fPIC"),
+)
+
+_library: Path | None = None  # set where it is loaded
+
+
+def cache_dir() -> Path:
+    """Where what is made once and used again is kept: ``MINDONE_DDPM_CACHE``, or a folder of the user's cache."""
+    given = os.environ.get("MINDONE_DDPM_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindone_ddpm"
+
+
+def processor() -> str:
+    """The processor's model and features: what is compiled for one may not run on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))
+
+
+def find_compiler() -> str | None:
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((path for path in (shutil.which(name) for name in names if name) if path), None)
+
+
+def compile_library() -> Path:
+    """Compile ``native.cpp`` unless that was done before; the library's path.
+
+    Raises:
+        OSError: there is no compiler, or it failed; the message is one line.
+    """
+    identity = "\0".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, processor()])
+    path = cache_dir() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if path.exists():
+        return path
+    compiler = find_compiler()
+    if compiler is None:
+        raise OSError("there is no C++ compiler; install g++")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, beside = tempfile.mkstemp(prefix=".native-", suffix=".so", dir=path.parent)
+    os.close(number)
+    try:
+        command = [compiler, *FLAGS, str(SOURCE), "-o", beside, "-ldl", "-lpthread"]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if result.returncode != 0:
+            first_error = next((line for line in result.stderr.splitlines() if "error" in line), "it gave no reason")
+            raise OSError(f"{compiler} failed: {first_error}")
+        os.replace(beside, path)
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"{compiler} took longer than {error.timeout:g} s") from error
+    finally:
+        Path(beside).unlink(missing_ok=True)
+    return path
+
+
+def num_threads() -> int:
+    """Of the native operators: ``OMP_NUM_THREADS``, or one for each processor core that this process may use."""
+    with contextlib.suppress(KeyError, ValueError):
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    return len(os.sched_getaffinity(0))
+
+
+def is_wanted() -> bool:
+    """``MINDONE_DDPM_NATIVE=0`` in the environment leaves the native operators out."""
+    return os.environ.get("MINDONE_DDPM_NATIVE") != "0"
+
+
+def load() -> str | None:
+    """Compile where necessary, and load. Returns why there are no native operators; None where there are."""
+    global _library
+    if _library is not None:
+        return None
+    if not is_wanted():
+        return "MINDONE_DDPM_NATIVE is 0"
+    onednn = next(iter(sorted((Path(ms.__file__).parent / "lib").glob("libdnnl.so*"))), None)
+    if onednn is None:
+        return "this MindSpore brings no oneDNN"
+    try:
+        path = compile_library()
+        status = ctypes.CDLL(str(path)).mindone_ddpm_start(str(onednn).encode(), num_threads())
+    except OSError as error:
+        return str(error)
+    if status != 0:
+        return "this MindSpore brings another oneDNN than version 3"
+    _library = path
+    _make_operators()
+    return None
+
+
+def times() -> dict[str, tuple[int, float]]:
+    """Calls and seconds of each native operator since this was last asked."""
+    if _library is None:
+        return {}
+    text = ctypes.create_string_buffer(1 << 16)
+    ctypes.CDLL(str(_library)).mindone_ddpm_times(text, ctypes.c_size_t(len(text)))
+    rows = [line.split() for line in text.value.decode().splitlines()]
+    return {name: (int(calls), float(seconds)) for name, calls, seconds in rows}
+
+
+# --- the operators: shapes and types for MindSpore, and their gradients --------------------------------------------
+
+# Set by load(). Functions that MindSpore compiles find them here by name.
+group_norm: Any = None
+silu: Any = None
+attention: Any = None
+sum_of_squares: Any = None
+scale_all: Any = None
+
+
+def _operator(name: str, shapes: Any, types: Any, gradient: Any = None, settings: tuple = ()) -> ops.Custom:
+    operator = ops.Custom(f"{_library}:{name}", shapes, types, "aot", bprop=gradient)
+    # MindSpore remembers the shapes that an operator has given, and knows operators by their attributes.
+    operator.add_prim_attr("settings", str(settings))
+    return operator
+
+
+def _like_first(*values):
+    return values[0]
+
+
+@functools.cache
+def convolution(
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    has_bias: bool,
+) -> tuple[ops.Custom, ms.Tensor]:
+    """A convolution with zeros around: the operator, and the settings that are its last argument.
+
+    The operator takes float32 input (n, c, h, w), weights (o, c / groups, kh, kw), and bias (o,) if it has one.
+    """
+    identity = (stride, padding, dilation, groups, has_bias)
+    settings = ms.Tensor(np.array([*stride, *padding, *padding, *dilation, groups], np.int32))
+
+    def output_shape(x, weight, *_):
+        size = [
+            (x[axis + 2] + 2 * padding[axis] - dilation[axis] * (weight[axis + 2] - 1) - 1) // stride[axis] + 1
+            for axis in (0, 1)
+        ]
+        return (x[0], weight[0], *size)
+
+    def to_input_shape(gradient, x, weight, settings):
+        return x
+
+    def to_weights_shape(gradient, x, weight, settings):
+        return (weight, weight[:1]) if has_bias else weight
+
+    def to_weights_type(gradient, x, weight, settings):
+        return (gradient, gradient) if has_bias else gradient
+
+    # Two operators, so that a frozen layer's weights and a first layer's input cost nothing.
+    to_input = _operator("conv2d_to_input", to_input_shape, _like_first, settings=identity)
+    to_weights = _operator("conv2d_to_weights", to_weights_shape, to_weights_type, settings=identity)
+
+    def with_bias(x, weight, bias, settings, out, dout):
+        dweight, dbias = to_weights(dout, x, weight, settings)
+        return to_input(dout, x, weight, settings), dweight, dbias, ops.zeros_like(settings)
+
+    def without_bias(x, weight, settings, out, dout):
+        dweight = to_weights(dout, x, weight, settings)
+        return to_input(dout, x, weight, settings), dweight, ops.zeros_like(settings)
+
+    gradient = with_bias if has_bias else without_bias
+    return _operator("conv2d", output_shape, _like_first, gradient, identity), settings
+
+
+def _make_operators() -> None:
+    global group_norm, silu, attention, sum_of_squares, scale_all
+
+    def norm_shapes(x, gamma, beta, settings):
+        # The number of groups is a value, not a shape: room for as many as there are channels.
+        return x, (x[0] * x[1],), (x[0] * x[1],)
+
+    def norm_types(x, gamma, beta, settings):
+        return x, x, x
+
+    def norm_gradient_shapes(dy, x, gamma, mean, scale, settings):
+        return x, gamma, gamma
+
+    def norm_gradient_types(dy, x, gamma, mean, scale, settings):
+        return x, x, x
+
+    norm_backward = _operator("group_norm_backward", norm_gradient_shapes, norm_gradient_types)
+
+    def norm_gradient(x, gamma, beta, settings, out, dout):
+        dx, dgamma, dbeta = norm_backward(dout[0], x, gamma, out[1], out[2], settings)
+        return dx, dgamma, dbeta, ops.zeros_like(settings)
+
+    group_norm = _operator("group_norm", norm_shapes, norm_types, norm_gradient)
+
+    silu_backward = _operator("silu_backward", _like_first, _like_first)
+
+    def silu_gradient(x, out, dout):
+        return (silu_backward(dout, x),)
+
+    silu = _operator("silu", _like_first, _like_first, silu_gradient)
+
+    def attention_shapes(query, key, value, scale):
+        return query, query[:2]
+
+    def attention_types(query, key, value, scale):
+        return query, query
+
+    def attention_gradient_shapes(dout, query, key, value, out, logs, scale):
+        return query, key, value
+
+    def attention_gradient_types(dout, query, key, value, out, logs, scale):
+        return query, key, value
+
+    attention_backward = _operator("attention_backward", attention_gradient_shapes, attention_gradient_types)
+
+    def attention_gradient(query, key, value, scale, out, dout):
+        dquery, dkey, dvalue = attention_backward(dout[0], query, key, value, out[0], out[1], scale)
+        return dquery, dkey, dvalue, ops.zeros_like(scale)
+
+    attention = _operator("attention", attention_shapes, attention_types, attention_gradient)
+
+    def one(*values):
+        return (1,)
+
+    def all_but_first(coefficient, *tensors):
+        return tensors
+
+    sum_of_squares = _operator("sum_of_squares", one, _like_first)
+    scale_all = _operator("scale_all", all_but_first, all_but_first)

@@ -1,0 +1,344 @@
+"""The command that measures: features against pytorch-fid, folders, models, ranks, interruptions, and bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, peer_python, run_program
+from PIL import Image
+
+from mindone_ddpm import evaluation, features, metrics
+from mindone_ddpm.config import ConfigError, EvaluateConfig
+from mindone_ddpm.data import DataProblem
+
+
+def write_pictures(folder: Path, count: int, seed: int, shape=(48, 40, 3)) -> Path:
+    generator = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        blocks = np.kron(generator.integers(0, 255, (6, 5, shape[2])), np.ones((8, 8, 1)))[: shape[0], : shape[1]]
+        pixels = (blocks + generator.normal(seed * 5, 20, blocks.shape)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels.squeeze()).save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    """Two folders, random weights as pytorch-fid publishes them, and what it makes of them."""
+    folder = tmp_path_factory.mktemp("fid")
+    pictures = [write_pictures(folder / name, 24, seed) for seed, name in enumerate("ab")]
+    python = peer_python()
+    environment = {**os.environ, "PYTHONPATH": str(python.parent.parent / "extra")}
+    subprocess.run([python, str(ROOT / "tests" / "peer_fid.py"), folder, *pictures], check=True, env=environment)
+    subprocess.run(
+        [python, "-m", "mindone_ddpm", "convert_inception", folder / "weights.pth", folder / "weights.safetensors"],
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    return folder
+
+
+def test_features_and_fid_are_those_of_pytorch_fid(reference):
+    network = features.load_inception(str(reference / "weights.safetensors"), "pytorch-fid")
+    expected = np.load(reference / "reference.npz")
+    sides = []
+    for name, key in (("a", "first"), ("b", "second")):
+        folder = evaluation.Folder(str(reference / name), "--real")
+        rows = np.concatenate([network(folder(list(range(first, first + 8))))[0] for first in (0, 8, 16)])
+        difference = np.abs(rows - expected[key]).max()
+        print(f"largest difference of features {difference:.2g}, of at most {np.abs(expected[key]).max():.2g}")
+        assert difference <= 1e-4
+        sides.append(metrics.Statistics(network.width))
+        sides[-1].add(rows, None, range(24), 24)
+    distance = metrics.fid(*sides, force=True)
+    print(f"FID {distance:.6f}, pytorch-fid {float(expected['fid']):.6f}")
+    assert distance == pytest.approx(float(expected["fid"]), abs=1e-3)
+
+
+def test_the_command_gives_that_figure_too(reference, tmp_path):
+    flags = ["evaluate", "--fake", reference / "b", "--inception_weights", reference / "weights.safetensors"]
+    flags += ["--metrics", "fid,kid,precision_recall,inception_score", "--batch_size", 5, "--device", "CPU"]
+    first = run_program(*flags, "--real", reference / "a", "--output_dir", tmp_path / "refused")
+    assert first.returncode == 1
+    assert "fid: 24 pictures are too few for features of width 2048" in first.stderr and "kid" in first.stderr
+    result = run_program(
+        *flags, "--real", reference / "a", "--force", "--output_dir", tmp_path / "out",
+        "--save_real_statistics", tmp_path / "real.npz",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "warning: of 24 pictures" in result.stderr
+    about = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    expected = float(np.load(reference / "reference.npz")["fid"])
+    assert about["metrics"]["fid"] == pytest.approx(expected, abs=1e-3)
+    assert about["metrics"]["inception_score"] >= 1 and 0 <= about["metrics"]["recall"] <= 1
+    assert about["num_samples"] == about["num_real"] == 24 and "resize pytorch-fid" in about["features"]
+    # Against the file of statistics it is the same figure; the other resize is another network's figure.
+    again = run_program(*flags, "--real_statistics", tmp_path / "real.npz", "--force", "--output_dir", tmp_path / "two")
+    assert json.loads((tmp_path / "two" / "metrics.json").read_text())["metrics"] == about["metrics"], again.stderr
+    other = run_program(*flags, "--real_statistics", tmp_path / "real.npz", "--resize", "clean")
+    assert other.returncode == 2 and "resize pytorch-fid, but the features here" in other.stderr
+
+
+def test_resizing_bilinear_by_hand():
+    assert features.bilinear_matrix(4, 4) == pytest.approx(np.eye(4))
+    np.testing.assert_allclose(features.bilinear_matrix(2, 4), [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]])
+    # When it shrinks, nothing is averaged beyond the two nearest.
+    np.testing.assert_allclose(features.bilinear_matrix(4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+
+
+def test_resizing_clean_averages_what_it_shrinks():
+    stripes = np.zeros((1, 598, 598, 3), np.uint8)
+    stripes[:, ::2] = 200
+    values = features.resize_clean(stripes)[0, :, 100:200, 100:200]
+    np.testing.assert_allclose(values, (100 - 128) / 128, atol=0.05)
+    assert features.resize_clean(np.full((1, 7, 9, 3), 255, np.uint8)).max() == np.float32(127 / 128)
+
+
+def test_weights_of_another_network(tmp_path):
+    from safetensors.numpy import save_file
+
+    save_file({"conv.weight": np.zeros((2, 2), np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match="are of another network"):
+        features.load_inception(str(tmp_path / "w.safetensors"), "clean")
+    (tmp_path / "x.safetensors").write_text("no")
+    with pytest.raises(ConfigError, match="is no safetensors file"):
+        features.load_inception(str(tmp_path / "x.safetensors"), "clean")
+    with pytest.raises(ConfigError, match="no such file"):
+        features.load_inception(str(tmp_path / "y.safetensors"), "clean")
+
+
+# --- digits --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(digits_flags, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "run"
+    result = run_program("train", *digits_flags, "--max_train_steps", 60, "--output_dir", folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def flags_for(model: Path, folder: Path, *more: object) -> list[object]:
+    return [
+        *("evaluate", "--model", model, "--dataset_name", "digits", "--features", "digits", "--num_samples", 70),
+        *("--num_inference_steps", 4, "--output_dir", folder, *more),
+    ]
+
+
+def figures_of(folder: Path) -> dict[str, float]:
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def test_the_digits_network_knows_digits_and_is_kept(tmp_path, monkeypatch):
+    from sklearn.datasets import load_digits
+
+    monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
+    network = features.load_digits_network()
+    digits = load_digits()
+    pixels = (digits.images / 16 * 255).round().astype(np.uint8)[..., None]
+    rows, logits = network(pixels)
+    assert (logits.argmax(1) == digits.target).mean() > 0.99 and rows.shape == (1797, 32)
+    large = pixels[:50].repeat(4, 1).repeat(4, 2)  # other sizes are averaged down to 8x8
+    np.testing.assert_allclose(network(large)[0], rows[:50], atol=1e-4)
+    monkeypatch.setattr(features, "train_digits_network", lambda: pytest.fail("trained again"))
+    assert features.load_digits_network().identity == network.identity
+
+
+@pytest.fixture(scope="module")
+def alone(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "out"
+    result = run_program(*flags_for(model, folder, "--metrics", "fid,kid,precision_recall", "--batch_size", 70))
+    assert result.returncode == 0, result.stderr
+    assert "digits_frechet_distance" in result.stdout and "metrics.json" in result.stdout
+    assert sorted(path.name for path in folder.iterdir()) == ["metrics.json"]
+    return folder
+
+
+def test_figures_of_digits_have_names_of_their_own(alone):
+    found = figures_of(alone)
+    assert found.keys() == {
+        "digits_frechet_distance",
+        "digits_kernel_distance",
+        "digits_kernel_distance_std",
+        "digits_precision",
+        "digits_recall",
+    }
+    assert found["digits_frechet_distance"] > 1
+
+
+def test_neither_batches_nor_ranks_change_the_figures(alone, model, tmp_path):
+    wanted = ("--metrics", "fid,kid,precision_recall")
+    small = run_program(*flags_for(model, tmp_path / "small", *wanted, "--batch_size", 16))
+    assert small.returncode == 0, small.stderr
+    ranks = run_program("launch", "-n", 2, *flags_for(model, tmp_path / "ranks", *wanted, "--batch_size", 16))
+    assert ranks.returncode == 0, ranks.stderr
+    # The same batches on one rank or two: only the order of the sums differs.
+    assert figures_of(tmp_path / "ranks") == pytest.approx(figures_of(tmp_path / "small"), rel=1e-9)
+    # In batches of another size the network itself rounds differently.
+    assert figures_of(tmp_path / "small") == pytest.approx(figures_of(alone), rel=1e-3)
+
+
+def test_interrupted_it_goes_on(alone, model, tmp_path, monkeypatch):
+    config = EvaluateConfig(
+        model=str(model), dataset_name="digits", features="digits", num_samples=70, num_inference_steps=4,
+        output_dir=str(tmp_path / "out"), metrics="fid,kid,precision_recall", batch_size=16, device="CPU",
+    )  # fmt: skip
+    generate, calls = evaluation.sampling.generate, []
+
+    def interrupted(*arguments, **options):
+        calls.append(options["numbers"][0])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return generate(*arguments, **options)
+
+    monkeypatch.setattr(evaluation.sampling, "generate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate(config)
+    found = evaluation.evaluate(config)
+    assert calls == [0, 16, 32, 32, 48, 64]  # what was done is not done again
+    assert found == pytest.approx(figures_of(alone), rel=1e-3)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json"]
+
+
+def test_features_are_kept_when_asked(model, tmp_path):
+    result = run_program(*flags_for(model, tmp_path / "out", "--metrics", "fid", "--keep_features"))
+    assert result.returncode == 0, result.stderr
+    assert np.load(tmp_path / "out" / "features.npz")["features"].shape == (70, 32)
+
+
+# --- in the loop ---------------------------------------------------------------------------------------------------
+
+IN_THE_LOOP = (
+    *("--max_train_steps", 60, "--eval_metrics", "fid,kid,precision_recall", "--eval_features", "digits"),
+    *("--eval_metrics_steps", 20, "--eval_num_samples", 100, "--eval_num_inference_steps", 4, "--save_best", "fid"),
+    *("--checkpointing_steps", 20, "--checkpoints_total_limit", 5),
+)
+
+
+def curve_of(folder: Path) -> dict[tuple[int, str], float]:
+    rows = [line.split(",") for line in (folder / "logs" / "evaluation.csv").read_text().splitlines()]
+    return {(int(step), name.removeprefix("eval/digits_")): float(value) for step, name, value in rows}
+
+
+@pytest.fixture(scope="module")
+def watched(digits_flags, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watched") / "run"
+    result = run_program("train", *digits_flags, *IN_THE_LOOP, "--output_dir", folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout + result.stderr
+
+
+def test_figures_on_the_way_and_their_cost(watched):
+    folder, said = watched
+    # 3 x 100 pictures x 4 steps forward, against 60 x 32 pictures of three times forward.
+    assert "3 time(s), some 21% of the training's time" in said
+    curve = curve_of(folder)
+    assert {step for step, _ in curve} == {20, 40, 60}
+    assert len({curve[step, "frechet_distance"] for step in (20, 40, 60)}) == 3  # the weights move on
+    assert f"step 60: digits_frechet_distance {curve[60, 'frechet_distance']:.5g}" in said
+
+
+def test_the_best_pipeline_is_kept_and_is_as_good_as_told(watched, tmp_path):
+    folder, _ = watched
+    curve, best = curve_of(folder), json.loads((folder / "best" / "best.json").read_text())
+    found = {step: curve[step, "frechet_distance"] for step in (20, 40, 60)}
+    assert best == {"figure": "fid", "value": min(found.values()), "step": min(found, key=found.__getitem__)}
+    result = run_program(
+        *("evaluate", "--model", folder / "best", "--dataset_name", "digits", "--features", "digits"),
+        *("--num_samples", 100, "--num_inference_steps", 4, "--batch_size", 50, "--output_dir", tmp_path / "out"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert figures_of(tmp_path / "out")["digits_frechet_distance"] == pytest.approx(best["value"], rel=1e-4)
+
+
+def test_resumed_it_remembers_the_best_and_goes_on_with_the_same_figures(watched, digits_flags, tmp_path):
+    folder, _ = watched
+    again = tmp_path / "run"
+    shutil.copytree(folder, again)
+    for later in ("checkpoint-40", "checkpoint-60"):
+        shutil.rmtree(again / later)
+    record = json.loads((again / "checkpoint-20" / "training_state.json").read_text())
+    assert record["progress"]["best"] == curve_of(folder)[20, "frechet_distance"]
+    result = run_program(
+        "train", *digits_flags, *IN_THE_LOOP, "--output_dir", again, "--resume_from_checkpoint", "latest"
+    )
+    assert result.returncode == 0, result.stderr
+    assert curve_of(again) == curve_of(folder)
+    assert len((again / "logs" / "evaluation.csv").read_text().splitlines()) == len(curve_of(folder))
+    assert (again / "best" / "best.json").read_text() == (folder / "best" / "best.json").read_text()
+
+
+def test_ranks_share_the_work(watched, digits_flags, tmp_path):
+    flags = [*digits_flags, *IN_THE_LOOP, "--train_batch_size", 16, "--output_dir", tmp_path / "run"]
+    result = run_program("launch", "-n", 2, "train", *flags)
+    assert result.returncode == 0, result.stderr
+    alone, ranks = curve_of(watched[0]), curve_of(tmp_path / "run")
+    assert ranks.keys() == alone.keys()
+    assert ranks[60, "frechet_distance"] == pytest.approx(alone[60, "frechet_distance"], rel=1e-2)
+    assert (tmp_path / "run" / "best" / "model_index.json").exists()
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+def test_folders_that_will_not_do(tmp_path):
+    with pytest.raises(DataProblem, match="there are no pictures in it"):
+        evaluation.Folder(str(tmp_path), "--real")
+    write_pictures(tmp_path / "sizes", 3, 0)
+    Image.new("RGB", (10, 12)).save(tmp_path / "sizes" / "zz.png")
+    folder = evaluation.Folder(str(tmp_path / "sizes"), "--fake")
+    with pytest.raises(DataProblem, match=r"zz.png is 10x12 with 3 channel\(s\), but .*000.png is 40x48"):
+        folder(list(range(4)))
+    shutil.copytree(tmp_path / "sizes", tmp_path / "channels")
+    Image.new("L", (40, 48)).save(tmp_path / "channels" / "zz.png")
+    with pytest.raises(DataProblem, match=r"with 1 channel\(s\), but"):
+        evaluation.Folder(str(tmp_path / "channels"), "--fake")(list(range(4)))
+    (tmp_path / "sizes" / "001.png").write_bytes(b"\x89PNG broken")
+    with pytest.raises(DataProblem, match=r"001.png: not a readable image"):
+        folder([1])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "m", "--fake", "f", "--real", "."], "--model or --fake: give one of them"),
+        (["--fake", "."], "--dataset_name, --train_data_dir, --real or --real_statistics: give the real pictures"),
+        (["--fake", ".", "--real", "nowhere"], "--real nowhere: no such folder"),
+        (["--fake", ".", "--real", ".", "--dataset_name", "digits"], "give only one of them"),
+        (["--model", "m", "--real", ".", "--num_samples", "0"], "--num_samples 0: must be at least 1"),
+        (["--model", "m", "--real", ".", "--metrics", "fid,lpips"], "--metrics fid,lpips: must be one of"),
+        (["--fake", ".", "--real", "."], "--inception_weights: give the Inception-v3"),
+    ],
+)
+def test_wrong_use_is_told_at_once(flags, message, tmp_path):
+    result = run_program("evaluate", *flags, "--output_dir", tmp_path / "out")
+    assert result.returncode == 2 and message in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--eval_metrics", "fid"], "--eval_metrics: give --inception_weights"),
+        (["--save_best", "kid"], "--save_best kid: needs --eval_metrics kid"),
+        (
+            ["--save_best", "recall", "--eval_metrics", "kid"],
+            "--save_best recall: needs --eval_metrics precision_recall",
+        ),
+        (["--eval_metrics_steps", 5], "--eval_metrics_steps: has a meaning with --eval_metrics only"),
+        (
+            ["--eval_metrics", "fid", "--eval_features", "digits", "--eval_num_samples", 20],
+            "fid: 20 pictures are too few",
+        ),
+    ],
+)
+def test_wrong_use_in_training_is_told_before_it(flags, message, digits_flags, tmp_path):
+    result = run_program("train", *digits_flags, "--max_train_steps", 2, *flags, "--output_dir", tmp_path / "run")
+    assert result.returncode in (1, 2) and message in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()

@@ -1,0 +1,100 @@
+"""The compiled step kept between starts: the same bits, never another run's graph, and never a damaged one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import run_program
+from test_checkpoint import assert_same_end
+
+from mindone_ddpm import graph_cache
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def train(cache: Path, flags: list[object], folder: Path, *more: object) -> str:
+    result = run_program(
+        "train", *flags, "--max_train_steps", 6, "--checkpointing_steps", 3, "--output_dir", folder, *more,
+        MINDONE_DDPM_CACHE=str(cache),
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "ERROR" not in result.stderr, result.stderr
+    return result.stderr
+
+
+def entries(cache: Path) -> dict[str, int]:
+    """Each with when it was made."""
+    found = {path.name: (path / graph_cache.SUMS).stat().st_mtime_ns for path in (cache / "graphs").iterdir()}
+    assert not [name for name in found if name.startswith(".")]
+    return found
+
+
+@pytest.fixture(scope="module")
+def cold(cache, digits_flags, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cold") / "run"
+    train(cache, digits_flags, folder)
+    return folder
+
+
+def test_a_second_start_takes_the_kept_graph_and_gives_the_same_bits(cold, cache, digits_flags, tmp_path):
+    before = entries(cache)
+    assert len(before) == 1
+    train(cache, digits_flags, tmp_path / "warm")
+    assert_same_end(tmp_path / "warm", cold, 6)
+    assert entries(cache) == before
+
+
+def test_going_on_from_a_checkpoint_takes_it_too(cold, cache, digits_flags, tmp_path):
+    before = entries(cache)
+    folder = tmp_path / "run"
+    train(cache, digits_flags, folder)
+    train(cache, digits_flags, folder, "--resume_from_checkpoint", "checkpoint-3")
+    assert_same_end(folder, cold, 6)
+    assert entries(cache) == before
+
+
+def test_another_learning_rate_is_compiled_anew(cold, cache, digits_flags, tmp_path):
+    before = entries(cache)
+    train(cache, digits_flags, tmp_path / "kept", "--learning_rate", 5e-3)
+    assert entries(cache).keys() > before.keys()
+    train(cache, digits_flags, tmp_path / "fresh", "--learning_rate", 5e-3, "--compile_cache", "off")
+    assert_same_end(tmp_path / "kept", tmp_path / "fresh", 6)
+
+
+def test_a_damaged_entry_is_made_anew(cold, cache, digits_flags, tmp_path):
+    before = entries(cache)
+    for graph in (cache / "graphs").glob("*/rank_0/graph_cache/*.mindir"):
+        graph.write_bytes(graph.read_bytes()[:1000])
+    train(cache, digits_flags, tmp_path / "again")
+    assert_same_end(tmp_path / "again", cold, 6)
+    after = entries(cache)
+    assert after.keys() == before.keys() and after != before
+
+
+def test_a_place_that_cannot_be_written_costs_the_cache_only(digits_flags, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with graph_cache.kept(None):
+        pass
+    train(file / "below", [*digits_flags, "--save_image_epochs", 0], tmp_path / "run")
+
+
+def test_only_the_newest_are_kept(tmp_path, monkeypatch):
+    import os
+
+    monkeypatch.setattr(graph_cache, "MOST_GRAPHS", 2)
+    for age, name in enumerate(["new", "newer", "old", ".own-x"]):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1000 - 10 * age, 1000 - 10 * age))
+    graph_cache._prune(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".own-x", "new", "newer"]
+
+
+def test_every_fact_counts():
+    facts = {"settings": {"learning_rate": 1e-4}, "ranks": (0, 1)}
+    assert graph_cache.fingerprint(facts) == graph_cache.fingerprint({"ranks": (0, 1), "settings": facts["settings"]})
+    assert graph_cache.fingerprint(facts) != graph_cache.fingerprint({**facts, "ranks": (1, 2)})

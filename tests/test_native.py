@@ -1,0 +1,271 @@
+"""The operators of native.cpp against NumPy in float64, values and gradients, and what happens without them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import mindspore as ms
+import numpy as np
+import pytest
+from conftest import ROOT, run_program
+from mindspore import mint, nn
+
+from mindone_ddpm import kernels, native
+
+pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="needs a C++ compiler")
+
+GENERATOR = np.random.default_rng(5)
+
+
+def assert_close_to_reference(function, reference, arrays, tolerance=3e-6):
+    """Value and, along random directions, gradients: in units of the largest element."""
+    inputs = [ms.Tensor(array, ms.float32) for array in arrays]
+    arrays = [array.astype(np.float32).astype(np.float64) for array in arrays]
+    expected = reference(*arrays)
+    found = function(*inputs).asnumpy()
+    assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
+
+    outward = GENERATOR.standard_normal(expected.shape).astype(np.float32)
+
+    class Projection(nn.Cell):
+        def construct(self, *tensors):
+            return (function(*tensors) * ms.Tensor(outward)).sum()
+
+    gradients = ms.grad(Projection(), grad_position=tuple(range(len(inputs))))(*inputs)
+    for number, gradient in enumerate(gradients if isinstance(gradients, tuple) else (gradients,)):
+        direction, small = GENERATOR.standard_normal(arrays[number].shape), 1e-5
+        ahead, behind = list(arrays), list(arrays)
+        ahead[number] = arrays[number] + small * direction
+        behind[number] = arrays[number] - small * direction
+        slope = ((reference(*ahead) - reference(*behind)) * outward).sum() / (2 * small)
+        size = np.abs(gradient.asnumpy()).max() * np.sqrt(direction.size)
+        assert abs((gradient.asnumpy() * direction).sum() - slope) <= 1e-5 * size + 1e-6
+
+
+def convolution_reference(x, weight, bias, stride, padding, dilation, groups):
+    x = np.pad(x, ((0, 0), (0, 0), (padding[0],) * 2, (padding[1],) * 2))
+    reach = [dilation[axis] * (weight.shape[axis + 2] - 1) + 1 for axis in (0, 1)]
+    windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
+    windows = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
+    parts = zip(np.split(windows, groups, 1), np.split(weight, groups, 0), strict=True)
+    result = np.concatenate([np.einsum("nchwij,ocij->nohw", *part) for part in parts], 1)
+    return result if bias is None else result + bias[None, :, None, None]
+
+
+CONVOLUTIONS = {
+    "3x3": ((2, 5, 9, 8), (7, 5, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "1x1": ((2, 16, 8, 8), (3, 16, 1, 1), (1, 1), (0, 0), (1, 1), 1),
+    "stride 2": ((3, 16, 8, 8), (16, 16, 3, 3), (2, 2), (1, 1), (1, 1), 1),
+    "no padding": ((2, 4, 9, 9), (5, 4, 3, 3), (2, 2), (0, 0), (1, 1), 1),
+    "dilated, not square": ((1, 3, 11, 9), (4, 3, 3, 5), (1, 2), (2, 1), (2, 1), 1),
+    "groups": ((2, 6, 7, 7), (8, 3, 3, 3), (1, 1), (1, 1), (1, 1), 2),
+    "one each": ((2, 8, 7, 7), (8, 1, 3, 3), (1, 1), (1, 1), (1, 1), 8),
+    "wide": ((2, 192, 16, 16), (64, 192, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+}
+
+
+@pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution(either_mode, name, has_bias):
+    shape, weight_shape, *settings = CONVOLUTIONS[name]
+    operator, settings_tensor = native.convolution(*settings, has_bias)
+    arrays = [GENERATOR.standard_normal(shape), GENERATOR.standard_normal(weight_shape)]
+    if has_bias:
+        arrays.append(GENERATOR.standard_normal(weight_shape[0]))
+
+        def function(x, weight, bias):
+            return operator(x, weight, bias, settings_tensor)
+
+        def reference(x, weight, bias):
+            return convolution_reference(x, weight, bias, *settings)
+
+    else:
+
+        def function(x, weight):
+            return operator(x, weight, settings_tensor)
+
+        def reference(x, weight):
+            return convolution_reference(x, weight, None, *settings)
+
+    assert_close_to_reference(function, reference, arrays)
+
+
+def group_norm_reference(x, gamma, beta, groups, epsilon):
+    parts = x.reshape(x.shape[0], groups, -1)
+    normal = (parts - parts.mean(-1, keepdims=True)) / np.sqrt(parts.var(-1, keepdims=True) + epsilon)
+    across = (1, -1) + (1,) * (x.ndim - 2)
+    return normal.reshape(x.shape) * gamma.reshape(across) + beta.reshape(across)
+
+
+@pytest.mark.parametrize(
+    ("shape", "groups", "mean"), [((2, 6, 5, 7), 3, 0.0), ((3, 8, 11), 8, 30.0), ((1, 64, 80, 80), 1, 1.0)]
+)
+def test_group_norm(either_mode, shape, groups, mean):
+    def function(x, gamma, beta):
+        return native.group_norm(x, gamma, beta, ms.Tensor([groups, 1e-5], ms.float32))[0]
+
+    def reference(x, gamma, beta):
+        return group_norm_reference(x, gamma, beta, groups, 1e-5)
+
+    arrays = [
+        GENERATOR.normal(mean, 1.0, shape),
+        GENERATOR.standard_normal(shape[1]),
+        GENERATOR.standard_normal(shape[1]),
+    ]
+    assert_close_to_reference(function, reference, arrays, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5000), (4, 8, 16, 16)])
+def test_silu(either_mode, shape):
+    def function(x):
+        return native.silu(x)
+
+    assert_close_to_reference(function, lambda x: x / (1 + np.exp(-x)), [GENERATOR.normal(0, 4, shape)])
+
+
+def test_silu_at_its_ends():
+    values = np.array([-1e30, -200, -87.5, -1e-30, 0, 1e-30, 87.5, 200, 1e30, np.inf], np.float32)
+    found = native.silu(ms.Tensor(values)).asnumpy()
+    with np.errstate(over="ignore"):
+        expected = values.astype(np.float64) / (1 + np.exp(-values.astype(np.float64)))
+    np.testing.assert_allclose(found[2:], expected[2:], rtol=1e-6)
+    np.testing.assert_allclose(found[1], 0, atol=1e-30)
+    assert np.isnan(native.silu(ms.Tensor([np.nan], ms.float32)).asnumpy()).all()
+
+
+def attention_reference(query, key, value, scale):
+    scores = scale * query @ key.swapaxes(1, 2)
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True) @ value
+
+
+@pytest.mark.parametrize("shape", [(3, 16, 16, 8), (2, 300, 300, 8), (1, 130, 77, 40), (4, 3, 1, 3)])
+def test_attention(either_mode, shape):
+    heads, queries, keys, width = shape
+    scale = 0.7
+
+    def function(query, key, value):
+        return native.attention(query, key, value, ms.Tensor([scale], ms.float32))[0]
+
+    arrays = [GENERATOR.standard_normal((heads, length, width)) for length in (queries, keys, keys)]
+    assert_close_to_reference(function, lambda q, k, v: attention_reference(q, k, v, scale), arrays, tolerance=1e-5)
+
+
+def test_attention_of_large_scores_stays_finite():
+    query = GENERATOR.normal(0, 100, (2, 20, 8))
+    query *= 300 / np.linalg.norm(query, axis=-1, keepdims=True)
+    query = ms.Tensor(query, ms.float32)
+    found = native.attention(query, query, query, ms.Tensor([1.0], ms.float32))[0].asnumpy()
+    np.testing.assert_allclose(found, query.asnumpy(), rtol=1e-4)  # each finds itself
+
+
+class Both(nn.Cell):
+    def construct(self, first, second, factor, finite):
+        squares, all_finite = kernels.measure_native((first, second))
+        return squares, all_finite, kernels.rescale_native((first, second), factor, finite)
+
+
+def test_all_gradients_at_once(either_mode):
+    first, second = GENERATOR.standard_normal((300, 700)), GENERATOR.standard_normal(3)
+    tensors = [ms.Tensor(array, ms.float32) for array in (first, second)]
+    squares, finite, scaled = Both()(*tensors, ms.Tensor(0.25, ms.float32), ms.Tensor(True))
+    assert squares.asnumpy() == pytest.approx((first**2).sum() + (second**2).sum(), rel=1e-6) and bool(finite)
+    for found, tensor in zip(scaled, tensors, strict=True):
+        np.testing.assert_array_equal(found.asnumpy(), tensor.asnumpy() * np.float32(0.25))
+
+    for bad in (np.nan, np.inf, -np.inf):
+        second[1] = bad
+        squares, finite, scaled = Both()(
+            tensors[0], ms.Tensor(second, ms.float32), ms.Tensor(0.25, ms.float32), ms.Tensor(False)
+        )
+        assert not bool(finite)
+        assert all((found.asnumpy() == 0).all() for found in scaled)
+
+
+def test_the_cells_of_a_network_use_them_in_float32_only(either_mode):
+    convolution = mint.nn.Conv2d(4, 6, 3, stride=2, padding=1)
+    assert convolution.native is not None
+    x = GENERATOR.standard_normal((2, 4, 8, 8)).astype(np.float32)
+    weight, bias = convolution.weight.asnumpy(), convolution.bias.asnumpy()
+    expected = convolution_reference(x, weight, bias, (2, 2), (1, 1), (1, 1), 1)
+    np.testing.assert_allclose(convolution(ms.Tensor(x)).asnumpy(), expected, rtol=1e-4, atol=1e-5)
+    half = mint.nn.SiLU()(ms.Tensor(x, ms.float16))
+    assert half.dtype == ms.float16
+    np.testing.assert_allclose(half.asnumpy(), x / (1 + np.exp(-x)), rtol=2e-3, atol=1e-3)
+    norm = mint.nn.GroupNorm(2, 4)
+    np.testing.assert_allclose(
+        norm(ms.Tensor(x)).asnumpy(), group_norm_reference(x, np.ones(4), np.zeros(4), 2, 1e-5), rtol=1e-4, atol=1e-5
+    )
+
+
+BITS = """
+import hashlib
+import mindone_ddpm
+from mindone_ddpm import runtime
+runtime.start("CPU", "pynative", 0)
+import mindspore as ms
+import numpy as np
+from mindone_ddpm import native
+x = ms.Tensor(np.random.default_rng(0).standard_normal((4, 32, 24, 24)), ms.float32)
+ones = ms.Tensor(np.ones(32), ms.float32)
+norm = native.group_norm(x, ones, ones, ms.Tensor([4, 1e-5], ms.float32))[0]
+rows = x.reshape(4, -1, 32)
+looked = native.attention(rows, rows, rows, ms.Tensor([0.1], ms.float32))[0]
+total = native.sum_of_squares(x, norm, looked)
+print(native.num_threads(), hashlib.sha256(b"".join(t.asnumpy().tobytes() for t in (norm, looked, total))).hexdigest())
+"""
+
+
+def test_the_number_of_threads_changes_no_bit(tmp_path):
+    program = tmp_path / "bits.py"
+    program.write_text(BITS)
+    found = {}
+    for threads in ("1", "2", "3"):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": threads}
+        result = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, env=environment)
+        used, found[threads] = result.stdout.split()
+        assert used == threads
+    assert len(set(found.values())) == 1
+
+
+def test_without_a_compiler_training_goes_on_and_says_so(digits_flags, tmp_path):
+    cache = tmp_path / "cache"
+    environment = {"MINDONE_DDPM_CACHE": str(cache), "CXX": "no-such-compiler", "PATH": "/nonexistent"}
+    result = run_program(
+        "train", *digits_flags, "--max_train_steps", 2, "--output_dir", tmp_path / "run", **environment
+    )
+    assert result.returncode == 0, result.stderr
+    notes = [line for line in result.stderr.splitlines() if line.startswith("note:")]
+    assert notes == [
+        "note: without the fast operators for this processor (there is no C++ compiler; install g++) "
+        "a step takes about twice as long"
+    ]
+    assert not list(cache.glob("native-*"))
+
+
+def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
+    source = tmp_path / "wrong.cpp"
+    source.write_text("this is not C++")
+    monkeypatch.setattr(native, "SOURCE", source)
+    with pytest.raises(OSError, match=r"failed: .*error"):
+        native.compile_library()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["wrong.cpp"]
+
+
+def test_the_library_is_compiled_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
+    path = native.compile_library()
+    when = path.stat().st_mtime_ns
+    monkeypatch.setattr(native, "find_compiler", lambda: pytest.fail("compiled again"))
+    assert native.compile_library() == path and path.stat().st_mtime_ns == when
+
+
+def test_two_convolutions_that_differ_in_their_settings_only(either_mode):
+    x = ms.Tensor(GENERATOR.standard_normal((1, 4, 9, 9)), ms.float32)
+    sizes = []
+    for stride, padding in ((1, 1), (2, 1), (1, 0), (2, 0)):
+        sizes.append(mint.nn.Conv2d(4, 4, 3, stride=stride, padding=padding)(x).shape[2])
+    assert sizes == [9, 5, 7, 4]
