@@ -29,7 +29,7 @@ from mindone_ddpm.config import (
     from_arguments,
     to_yaml,
 )
-from mindone_ddpm.launch import add_launch_arguments, launch
+from mindone_ddpm.launch import add_launch_arguments, launch, record_outcome
 from mindone_ddpm.runtime import interrupt_watch, is_main_by_environment
 
 
@@ -113,6 +113,13 @@ def parse_training_arguments(
 def run(action) -> int:
     """Run an action and turn the problems it reports into lines and an exit status."""
     interrupt_watch.start()
+    status = _status_of(action)
+    gc.collect()  # MindSpore's cells complain when they outlive its modules at the interpreter's exit
+    record_outcome(status)
+    return status
+
+
+def _status_of(action) -> int:
     try:
         return action()
     except Problem as problem:
@@ -128,8 +135,6 @@ def run(action) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror or error}", file=sys.stderr)
         return 1
-    finally:
-        gc.collect()  # MindSpore's cells complain when they outlive its modules at the interpreter's exit
 
 
 def dispatch(arguments: argparse.Namespace) -> int:

@@ -203,6 +203,34 @@ def geglu_construct(self, hidden_states):
     return hidden_states * self.gelu(gate)
 
 
+def resnet_block_construct(self, input_tensor, temb):
+    """mindone's ResnetBlock2D, with its additions and its division in forms whose gradients keep nothing.
+
+    For ``tensor / number`` and for an addition that broadcasts, MindSpore's graph keeps many copies of the tensor
+    until the gradient is taken: see "Memory" in docs/performance.md.
+    """
+    hidden_states = self.nonlinearity(self.norm1(input_tensor))
+    if self.upsample is not None:
+        input_tensor, hidden_states = self.upsample(input_tensor), self.upsample(hidden_states)
+    elif self.downsample is not None:
+        input_tensor, hidden_states = self.downsample(input_tensor), self.downsample(hidden_states)
+    hidden_states = self.conv1(hidden_states)
+    if self.time_emb_proj is not None:
+        temb = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb)).unsqueeze(2).unsqueeze(3)
+    if self.time_embedding_norm == "scale_shift":
+        scale, shift = ops.chunk(temb, 2, 1)
+        hidden_states = self.norm2(hidden_states) * (1 + scale) + shift
+    else:
+        if self.time_embedding_norm == "default" and temb is not None:
+            hidden_states = hidden_states + ops.broadcast_to(temb, hidden_states.shape)
+        hidden_states = self.norm2(hidden_states)
+    hidden_states = self.conv2(self.dropout(self.nonlinearity(hidden_states)))
+    if self.conv_shortcut is not None:
+        input_tensor = self.conv_shortcut(input_tensor)
+    output = input_tensor + hidden_states
+    return output if self.output_scale_factor == 1.0 else output * (1.0 / self.output_scale_factor)
+
+
 # --- operators of native.cpp, where it could be compiled. They take float32. ---------------------------------------
 
 
@@ -353,7 +381,10 @@ _MINT_CELLS = {
     "LayerNorm": layer_norm_construct,
     "Embedding": embedding_construct,
 }
-_MINDONE_CELLS = {("mindone.diffusers.models.activations", "GEGLU"): geglu_construct}
+_MINDONE_CELLS: dict[tuple[str, str], Any] = {
+    ("mindone.diffusers.models.activations", "GEGLU"): geglu_construct,
+    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): resnet_block_construct,
+}
 _NATIVE: dict[tuple[str, str], dict[str, Any]] = {
     ("mindspore.mint.nn", "Conv2d"): {"__init__": conv2d_init, "construct": conv2d_native_construct},
     ("mindspore.mint.nn", "GroupNorm"): {"construct": group_norm_construct},

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +24,8 @@ from mindone_ddpm.config import ConfigError, TrainingConfig, add_arguments, firs
 from mindone_ddpm.runtime import interrupt_watch, max_local_ranks
 
 DEFAULT_PORT = 8118
+# Names a folder in which each rank writes with what status its work has ended.
+OUTCOMES = "MINDONE_DDPM_OUTCOMES"
 # What MindSpore's C++ side logs of its connections whatever its log level.
 MINDSPORE_CHATTER = re.compile(rb"\[(?:INFO|WARNING)\] [A-Z_]+\(\d+,[^\n]*\n")
 
@@ -64,9 +69,12 @@ def port_is_free(host: str, port: int) -> bool:
 
 
 def find_free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port below those that the system gives to outgoing connections, which come and go while ranks start."""
+    while True:
+        port = random.randint(12000, 32000)
+        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -130,6 +138,8 @@ def launch(arguments: argparse.Namespace) -> int:
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parent.parent), *filter(None, [environment.get("PYTHONPATH")])]
     )
+    outcomes = Path(tempfile.mkdtemp(prefix="mindone-ddpm-"))
+    environment |= {OUTCOMES: str(outcomes), OUTCOMES + "_RANKS": str(local)}
     threads = max(1, len(os.sched_getaffinity(0)) // local)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
     if max_local_ranks() is None:
@@ -138,14 +148,42 @@ def launch(arguments: argparse.Namespace) -> int:
         process = subprocess.Popen(
             command, stdout=msrun_log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
-    return Job(process, log_dir, arguments.node_rank * local, arguments.stop_timeout_s).watch()
+    try:
+        return Job(process, log_dir, outcomes, arguments.node_rank * local, local, arguments.stop_timeout_s).watch()
+    finally:
+        shutil.rmtree(outcomes, ignore_errors=True)
+
+
+def record_outcome(status: int) -> None:
+    """Called by a rank when its work has ended, before MindSpore takes the cluster down: that crashes now and then.
+
+    A rank that did well then waits for the others on its machine, because msrun kills all when one crashes.
+    """
+    if OUTCOMES not in os.environ or "RANK_ID" not in os.environ:
+        return
+    folder = Path(os.environ[OUTCOMES])
+    try:
+        (folder / os.environ["RANK_ID"]).write_text(str(status))
+        while status == 0 and len(list(folder.iterdir())) < int(os.environ[OUTCOMES + "_RANKS"]):
+            time.sleep(0.05)
+    except OSError:
+        pass  # the launcher is gone
 
 
 class Job:
     """A running msrun with its ranks on this machine."""
 
-    def __init__(self, process: subprocess.Popen, log_dir: Path, first_rank: int, stop_timeout_s: float):
+    def __init__(
+        self,
+        process: subprocess.Popen,
+        log_dir: Path,
+        outcomes: Path,
+        first_rank: int,
+        num_ranks: int,
+        stop_timeout_s: float,
+    ):
         self.stop_timeout_s = stop_timeout_s
+        self.outcomes, self.num_ranks = outcomes, num_ranks
         self.process, self.log_dir, self.first_rank = process, log_dir, first_rank
         self.workers: dict[int, int] = {}  # process id -> rank
         self.seen: dict[int, psutil.Process] = {}
@@ -239,7 +277,15 @@ class Job:
         self.process.kill()
         self.process.wait()
 
+    def recorded(self) -> dict[int, int]:
+        """How the work of each rank has ended, where it has."""
+        texts = {int(path.name): path.read_text() for path in self.outcomes.iterdir()}
+        return {rank: int(text) for rank, text in texts.items() if text}
+
     def verdict(self, failure: tuple[int, int] | None) -> int:
+        recorded = self.recorded()
+        if len(recorded) == self.num_ranks and not any(recorded.values()):
+            return 0  # whatever happened when the cluster was taken down
         if failure is None:
             status = self.process.returncode
             if self.asked_to_stop_at is not None:
@@ -249,6 +295,7 @@ class Job:
             return 0 if status == 0 else 1
         pid, status = failure
         rank = self.workers.get(pid, "?")
+        status = recorded.get(rank, status) or status
         log = self.log_dir / f"worker_{rank}.log"
         if status in (128 + signal.SIGTERM, 128 + signal.SIGINT) and self.asked_to_stop_at is not None:
             return 128 + self.stop_signal

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.numpy import load_file, save_file
 
@@ -22,17 +23,18 @@ from mindone_ddpm.config import (
 )
 from mindone_ddpm.runtime import quiet_imports
 
+if TYPE_CHECKING:
+    from mindone.diffusers import DDPMPipeline, StableDiffusionPipeline
+
 with quiet_imports():
     from mindone.diffusers import (
         DDIMScheduler,
-        DDPMPipeline,
         DDPMScheduler,
         DPMSolverMultistepScheduler,
         EulerAncestralDiscreteScheduler,
         EulerDiscreteScheduler,
         HeunDiscreteScheduler,
         PNDMScheduler,
-        StableDiffusionPipeline,
         UNet2DModel,
         UniPCMultistepScheduler,
     )
@@ -197,6 +199,16 @@ def make_sampler(
     return SCHEDULERS[name].from_config(scheduler.config, **changes)
 
 
+def pipeline_class(name: str) -> Any:
+    """A pipeline of mindone. Imported when it is asked for: it brings all of transformers, seconds and 250 MB."""
+    with quiet_imports():
+        return getattr(importlib.import_module("mindone.diffusers"), name)
+
+
+def make_pipeline(unet: UNet2DModel, scheduler: Any) -> DDPMPipeline:
+    return pipeline_class("DDPMPipeline")(unet=unet, scheduler=scheduler)
+
+
 def load_pipeline(model: str, flag: str = "--model") -> DDPMPipeline:
     """Load a DDPM or DDIM pipeline from a folder, or from the Hub by name. Weights are read as safetensors only.
 
@@ -216,7 +228,7 @@ def load_pipeline(model: str, flag: str = "--model") -> DDPMPipeline:
     elif not looks_like_hub_name(model):
         raise ConfigError(f"{flag} {model}: no such folder")
     try:
-        pipeline = DDPMPipeline.from_pretrained(model, use_safetensors=True)
+        pipeline = pipeline_class("DDPMPipeline").from_pretrained(model, use_safetensors=True)
     except Exception as error:  # mindone and the Hub's client raise many kinds
         reason = first_line(error)
         raise ConfigError(f"{flag} {model}: cannot be loaded ({reason})") from error
@@ -249,7 +261,7 @@ def pipeline_kind(model: str) -> str:
     if not looks_like_hub_name(model):
         raise ConfigError(f"--model {model}: no such folder")
     try:
-        return str(DDPMPipeline.load_config(model).get("_class_name"))
+        return str(pipeline_class("DDPMPipeline").load_config(model).get("_class_name"))
     except Exception as error:  # the Hub's client raises a dozen kinds
         raise ConfigError(f"--model {model}: not found or not reachable ({first_line(error)})") from error
 
@@ -280,7 +292,7 @@ def load_text_pipeline(
         raise ConfigError(f"{flag} {model}: no such folder")
     options = {name: value for name, value in (("revision", revision), ("variant", variant)) if value is not None}
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
+        pipeline = pipeline_class("StableDiffusionPipeline").from_pretrained(
             model, safety_checker=None, requires_safety_checker=False, use_safetensors=True, **options
         )
     except Exception as error:  # mindone, transformers and the Hub's client raise many kinds

@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from mindone_ddpm import lazy_imports
 from mindone_ddpm.config import Problem, first_line
 
 
@@ -63,6 +64,8 @@ def prepare_environment() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    lazy_imports.install()
 
 
 def _take_own_cores() -> None:
@@ -108,10 +111,8 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    import datasets
     from mindone.diffusers.utils import logging as mindone_logging
 
-    datasets.disable_progress_bars()
     mindone_logging.disable_progress_bar()
 
 

@@ -14,10 +14,6 @@ import numpy as np
 from mindspore import nn, ops
 
 from mindone_ddpm import kernels
-from mindone_ddpm.runtime import quiet_imports
-
-with quiet_imports():
-    from mindone.diffusers.training_utils import TrainStep
 
 
 def _flat(gradient):
@@ -158,8 +154,8 @@ class UpdateBoundary(nn.Cell):
         ops.assign(self.good_steps, good_steps * (1 - grows.astype(ms.int32)))
 
 
-class DiffusionTrainStep(TrainStep):
-    """mindone's TrainStep, exact. :meth:`run` takes a window of micro-batches and makes one update.
+class DiffusionTrainStep(nn.Cell):
+    """In the shape of mindone's TrainStep, exact. :meth:`run` takes a window of micro-batches and makes one update.
 
     With one micro-batch a window, forward, backward and update are one graph and no gradient is kept. With more,
     one graph adds a micro-batch's gradients to their sums and another, :class:`WindowUpdate`, makes the update, so
@@ -172,8 +168,12 @@ class DiffusionTrainStep(TrainStep):
     """
 
     def __init__(self, loss_cell: nn.Cell, boundary: UpdateBoundary, accumulation_steps: int = 1):
-        super().__init__(loss_cell, boundary.optimizer)
+        super().__init__()
+        self.model = loss_cell.set_grad()
         self.boundary = boundary
+        self.forward_and_backward = ms.value_and_grad(
+            self.forward, None, weights=boundary.optimizer.parameters, has_aux=True
+        )
         self.accumulates = accumulation_steps > 1
         if self.accumulates:
             self.gradient_sums = boundary.optimizer.parameters.clone(prefix="gradient_sums", init="zeros")

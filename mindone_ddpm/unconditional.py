@@ -21,16 +21,13 @@ from mindone_ddpm.models import (
     UNET_WEIGHTS,
     load_unet,
     make_noise_scheduler,
+    make_pipeline,
     make_unet,
     num_parameters,
     unet_name,
 )
 from mindone_ddpm.objectives import DenoisingLoss, draw_noise, make_denoising_loss
-from mindone_ddpm.runtime import quiet_imports
 from mindone_ddpm.sampling import generate
-
-with quiet_imports():
-    from mindone.diffusers import DDPMPipeline
 
 
 class UnconditionalLoss(nn.Cell):
@@ -142,8 +139,9 @@ class UnconditionalJob:
         has_input_noise = bool(self.config.input_perturbation)
         return UnconditionalLoss(self.unet, loss, self.config.class_conditional, has_input_noise, self.keys)
 
-    def pipeline(self) -> DDPMPipeline:
-        return DDPMPipeline(unet=self.unet, scheduler=self.scheduler)
+    def pipeline(self) -> Any:
+        """mindone's ``DDPMPipeline``."""
+        return make_pipeline(self.unet, self.scheduler)
 
     def describe(self) -> dict[str, str]:
         """The plan's lines on data and model."""

@@ -10,7 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent / "mindone_ddpm"
 # A room may import from rooms on lower floors only.
 FLOORS = [
-    ["config"],
+    ["config", "lazy_imports"],
     ["runtime"],
     ["native", "convert"],
     ["kernels", "graph_cache", "distributed", "launch"],

@@ -1,0 +1,60 @@
+"""Parts of mindone that are imported when something is first taken from them.
+
+mindone's UNet2DModel lies in packages whose ``__init__`` imports every model of mindone, and with them all of
+transformers. For a UNet none of it is used, and it is most of what a start costs; see "Start-up" in
+docs/performance.md. What is imported is the same, only later.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import sys
+import types
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from typing import Any
+
+# Each holds submodules that a UNet needs, behind an ``__init__`` that imports far more.
+LAZY_PACKAGES = frozenset({"mindone.models", "mindone.diffusers.models.transformers", "mindone.diffusers.models.unets"})
+
+
+class LazyPackage(types.ModuleType):
+    """A package whose submodules can be imported, and whose own ``__init__`` runs when a name is asked of it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        self.__class__ = types.ModuleType  # type: ignore[assignment]  # from here on a module like any other
+        assert self.__spec__ is not None and self.__spec__.loader is not None
+        self.__spec__.loader.exec_module(self)
+        return getattr(sys.modules[self.__name__], name)  # an __init__ may put another module in its own place
+
+
+class DeferringLoader(Loader):
+    def __init__(self, loader: Loader):
+        self.loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return LazyPackage(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self.loader
+
+
+class LazyFinder(MetaPathFinder):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in LAZY_PACKAGES:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = DeferringLoader(spec.loader)
+        return spec
+
+
+def install() -> None:
+    """From now on; packages that are already imported stay as they are."""
+    if not any(isinstance(finder, LazyFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, LazyFinder())
