@@ -18,6 +18,10 @@ import mindspore.mint.nn.functional as mint_functional
 from mindspore import mint, ops
 
 from mindone_ddpm import native
+from mindone_ddpm.runtime import quiet_imports
+
+with quiet_imports():
+    from mindone.diffusers.utils.mindspore_utils import dtype_to_min
 
 _nonzero = ops.NonZero()
 
@@ -273,7 +277,7 @@ def attention_construct(self, query, key, value, attn_mask=None):
         output = native.attention(query, key, value, ms.Tensor([self.scale], ms.float32))[0]
     else:
         if attn_mask is not None and attn_mask.dtype == ms.bool_:
-            attn_mask = ops.select(attn_mask, 0.0, float("-inf"))
+            attn_mask = ops.logical_not(attn_mask) * dtype_to_min(query.dtype)
         output = ops.bmm(self.get_attention_scores(query, key, attn_mask), value)
     return output.reshape(shape)
 

@@ -16,14 +16,24 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
-from mindone_ddpm.config import ConfigError, TrainingConfig, add_arguments, first_line, from_arguments
+from mindone_ddpm.config import (
+    ConfigError,
+    EvaluateConfig,
+    TextToImageConfig,
+    TrainingConfig,
+    add_arguments,
+    first_line,
+    from_arguments,
+)
 from mindone_ddpm.runtime import interrupt_watch, max_local_ranks
 
 DEFAULT_PORT = 8118
+# A script of one's own is taken for one that trains on images.
+CONFIG_OF_JOB: dict[str, Any] = {"train_text_to_image": TextToImageConfig, "evaluate": EvaluateConfig}
 # Names a folder in which each rank writes with what status its work has ended.
 OUTCOMES = "MINDONE_DDPM_OUTCOMES"
 # What MindSpore's C++ side logs of its connections whatever its log level.
@@ -55,10 +65,11 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 def output_dir_of(job: Sequence[str]) -> Path:
     """Where a job will write, from its flags and its YAML file. Raises ConfigError where those are wrong."""
+    config_class = CONFIG_OF_JOB.get(job[0], TrainingConfig)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_arguments(parser, TrainingConfig)
+    add_arguments(parser, config_class)
     known, _ = parser.parse_known_args(job[1:])
-    return Path(from_arguments(TrainingConfig, known).output_dir)
+    return Path(from_arguments(config_class, known).output_dir)
 
 
 def port_is_free(host: str, port: int) -> bool:
@@ -294,8 +305,8 @@ class Job:
                 print(f"error: the ranks did not come together; see {self.log_dir}", file=sys.stderr)
             return 0 if status == 0 else 1
         pid, status = failure
-        rank = self.workers.get(pid, "?")
-        status = recorded.get(rank, status) or status
+        rank: int | str = self.workers.get(pid, "?")
+        status = recorded.get(self.workers.get(pid, -1)) or status
         log = self.log_dir / f"worker_{rank}.log"
         if status in (128 + signal.SIGTERM, 128 + signal.SIGINT) and self.asked_to_stop_at is not None:
             return 128 + self.stop_signal

@@ -14,7 +14,8 @@ import pytest
 from conftest import ROOT, run_program
 from test_checkpoint import assert_same_end, loss_log, start, wait_for
 
-from mindone_ddpm import checkpoint
+from mindone_ddpm import checkpoint, launch
+from mindone_ddpm.config import EvaluateConfig, TextToImageConfig, TrainingConfig
 
 pytestmark = pytest.mark.distributed
 ENVIRONMENT = {
@@ -148,3 +149,34 @@ def test_ranks_that_never_come_end_the_job(run_flags, tmp_path):
     assert result.returncode == 1
     assert "error: " in result.stderr
     wait_until_gone(folder)
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        (["train", "--output_dir", "here"], "here"),
+        (["train"], TrainingConfig().output_dir),
+        (["train_text_to_image"], TextToImageConfig().output_dir),
+        (["evaluate", "--num_samples", "10"], EvaluateConfig().output_dir),
+        (["own_script.py", "--output_dir", "there", "--flag_of_its_own"], "there"),
+    ],
+)
+def test_the_logs_go_where_the_job_writes(job, expected):
+    assert launch.output_dir_of(job) == Path(expected)
+
+
+def test_a_crash_after_the_work_is_done_is_no_failure(tmp_path, monkeypatch):
+    """MindSpore's cluster crashes now and then when it is taken down."""
+    program = tmp_path / "job.py"
+    program.write_text(
+        "import os, signal, sys\n"
+        "import mindone_ddpm\n"
+        "from mindone_ddpm import runtime\n"
+        "status = mindone_ddpm.run(lambda: int(runtime.start('CPU', 'graph', 0).rank == int(os.environ['BAD'])))\n"
+        "if os.environ['RANK_ID'] == '1': os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "sys.exit(status)\n"
+    )
+    flags = ["launch", "-n", 2, program, "--output_dir", tmp_path / "run"]
+    assert run_program(*flags, BAD="-1").returncode == 0
+    failed = run_program(*flags, BAD="1")
+    assert failed.returncode == 1 and "rank 1 ended with status 1" in failed.stderr

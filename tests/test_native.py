@@ -269,3 +269,89 @@ def test_two_convolutions_that_differ_in_their_settings_only(either_mode):
     for stride, padding in ((1, 1), (2, 1), (1, 0), (2, 0)):
         sizes.append(mint.nn.Conv2d(4, 4, 3, stride=stride, padding=padding)(x).shape[2])
     assert sizes == [9, 5, 7, 4]
+
+
+# --- mindone's cells ------------------------------------------------------------------------------------------------
+
+
+def cell_and_gradients(cell, *inputs):
+    """The output, and the gradients of a projection of it: to the inputs and to all parameters."""
+    output = cell(*inputs)
+    direction = ms.Tensor(np.random.default_rng(1).standard_normal(output.shape), ms.float32)
+
+    def projection(*tensors):
+        return (cell(*tensors) * direction).sum()
+
+    to_inputs, to_weights = ms.grad(projection, tuple(range(len(inputs))), cell.trainable_params())(*inputs)
+    gradients = [*(to_inputs if isinstance(to_inputs, tuple) else (to_inputs,)), *to_weights]
+    return output.asnumpy(), [gradient.asnumpy() for gradient in gradients]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"out_channels": 8, "output_scale_factor": 2**0.5},
+        {"time_embedding_norm": "scale_shift", "skip_time_act": True},
+        {"temb_channels": None},
+        {"up": True},
+        {"down": True},
+    ],
+    ids=str,
+)
+def test_residual_blocks_are_mindones(either_mode, settings):
+    """The block as it is compiled here, against mindone's own construct over the same operators."""
+    from mindone.diffusers.models.resnet import ResnetBlock2D
+
+    assert ResnetBlock2D.construct is kernels.resnet_block_construct
+    block = ResnetBlock2D(in_channels=4, **{"temb_channels": 6, "groups": 2, **settings})
+    generator = np.random.default_rng(0)
+    inputs = [ms.Tensor(generator.standard_normal((2, 4, 6, 6)), ms.float32)]
+    if block.time_emb_proj is not None:
+        inputs.append(ms.Tensor(generator.standard_normal((2, 6)), ms.float32))
+
+    class Block(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.block = block
+
+        def construct(self, images, temb=None):
+            return self.block(images, temb)
+
+    found, found_gradients = cell_and_gradients(Block(), *inputs)
+
+    original = kernels._originals[(ResnetBlock2D, "construct")]
+    ResnetBlock2D.construct = original
+    try:
+        expected, expected_gradients = cell_and_gradients(Block(), *inputs)
+    finally:
+        ResnetBlock2D.construct = kernels.resnet_block_construct
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    assert len(found_gradients) == len(expected_gradients)
+    for one, other in zip(found_gradients, expected_gradients, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_attention_with_a_mask_of_truths(either_mode):
+    """True where a key may be looked at; a query that may look at none looks at all alike, as in mindone."""
+    from mindone.diffusers.models.attention_processor import Attention
+
+    attention = Attention(query_dim=8, heads=2, dim_head=4)
+    generator = np.random.default_rng(0)
+    query, key, value = (generator.standard_normal((2, 5, 4)).astype(np.float32) for _ in range(3))
+    mask = generator.random((2, 5, 5)) < 0.6
+    mask[0, 2] = False
+
+    class Masked(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.attention = attention
+
+        def construct(self, *tensors):
+            return self.attention.math_attention_op(*tensors)
+
+    found = Masked()(*(ms.Tensor(array) for array in (query, key, value, mask))).asnumpy()
+    scores = np.where(mask, attention.scale * query @ key.swapaxes(1, 2), -np.inf)
+    scores[0, 2] = 0.0
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    np.testing.assert_allclose(found, shares / shares.sum(-1, keepdims=True) @ value, rtol=1e-4, atol=1e-5)
