@@ -16,6 +16,7 @@ from typing import Any
 import mindspore as ms
 import mindspore.mint.nn.functional as mint_functional
 from mindspore import mint, ops
+from mindspore.ops.composite.multitype_ops import div_impl
 
 from mindone_ddpm import native
 from mindone_ddpm.runtime import quiet_imports
@@ -24,6 +25,8 @@ with quiet_imports():
     from mindone.diffusers.utils.mindspore_utils import dtype_to_min
 
 _nonzero = ops.NonZero()
+_real_div = ops.RealDiv()
+_divs = div_impl.divs_op
 
 # --- functions of mindspore.mint --------------------------------------------------------------------------------
 
@@ -159,6 +162,14 @@ def dropout(input, p=0.5, training=True, inplace=False):
     return ops.dropout(input, p, training) if training and p > 0 else input
 
 
+# --- functions of MindSpore's operator overloading in graphs ------------------------------------------------------
+
+
+def divide_by_number(x, y):
+    """``tensor / number`` in a graph. MindSpore's own keeps some eight copies of the tensor for its gradient."""
+    return _real_div(x, y) if x.dtype in (ms.float32, ms.float16) else _divs(x, y)
+
+
 # --- methods of mindspore.mint.nn cells. In a graph, the first argument must be called `self`. ---------------------
 
 
@@ -208,10 +219,9 @@ def geglu_construct(self, hidden_states):
 
 
 def resnet_block_construct(self, input_tensor, temb):
-    """mindone's ResnetBlock2D, with its additions and its division in forms whose gradients keep nothing.
+    """mindone's ResnetBlock2D, with the time embedding enlarged before it is added.
 
-    For ``tensor / number`` and for an addition that broadcasts, MindSpore's graph keeps many copies of the tensor
-    until the gradient is taken: see "Memory" in docs/performance.md.
+    For an addition that broadcasts, MindSpore's graph keeps some four copies of the result for the gradient.
     """
     hidden_states = self.nonlinearity(self.norm1(input_tensor))
     if self.upsample is not None:
@@ -231,8 +241,7 @@ def resnet_block_construct(self, input_tensor, temb):
     hidden_states = self.conv2(self.dropout(self.nonlinearity(hidden_states)))
     if self.conv_shortcut is not None:
         input_tensor = self.conv_shortcut(input_tensor)
-    output = input_tensor + hidden_states
-    return output if self.output_scale_factor == 1.0 else output * (1.0 / self.output_scale_factor)
+    return (input_tensor + hidden_states) / self.output_scale_factor
 
 
 # --- operators of native.cpp, where it could be compiled. They take float32. ---------------------------------------
@@ -415,6 +424,7 @@ def install(device: str) -> str | None:
     for function in _MINT_FUNCTIONAL:
         _replace(mint_functional, function.__name__, function)
     _replace(ms.Tensor, "nonzero", tensor_nonzero)
+    _replace(div_impl, "divs_op", divide_by_number)
     for cell_name, construct in _MINT_CELLS.items():
         _replace(getattr(mint.nn, cell_name), "construct", construct)
     for (module, cell_name), construct in _MINDONE_CELLS.items():

@@ -94,6 +94,10 @@ def f_avg_pool(x):
     return mint_functional.avg_pool2d(x, 2, 2)
 
 
+def f_divide(x):
+    return x / 3 + (x / 0.7) / 2.5
+
+
 def f_nearest(x):
     return mint_functional.interpolate(x, size=(12, 18), mode="nearest")
 
@@ -156,6 +160,7 @@ CASES = {
     "layer_norm": (f_layer_norm, layer_norm_reference, (X,)),
     "mse_loss": (f_mse, lambda x: ((x - x * x) ** 2).mean(), (X,)),
     "avg_pool2d": (f_avg_pool, lambda x: x.reshape(2, 4, 3, 2, 3, 2).mean((3, 5)), (X,)),
+    "division by a number": (f_divide, lambda x: x / 3 + x / 1.75, (X,)),
     "interpolate": (f_nearest, lambda x: x.repeat(2, 2).repeat(3, 3), (X,)),
     "embedding": (f_embedding, lambda table: table[[2, 0, 2]], (MATRICES[0],)),
     "zeros_like": (f_zeros_like, lambda x: 0 * x, (X,)),
@@ -235,6 +240,15 @@ def test_dropout_keeps_the_mean_and_zeroes_the_share(either_mode):
     assert set(np.unique(result).round(4)) == {0.0, np.float32(1.3333)}
     cell.set_train(False)
     np.testing.assert_array_equal(cell(ms.Tensor(X, ms.float32)).asnumpy(), X.astype(np.float32))
+
+
+def test_division_of_whole_numbers(either_mode):
+    class Case(nn.Cell):
+        def construct(self, x):
+            return x / 2
+
+    found = Case()(ms.Tensor([1, 2, 5], ms.int32))
+    assert found.dtype == ms.float32 and found.asnumpy().tolist() == [0.5, 1.0, 2.5]
 
 
 def test_nonzero():
