@@ -351,6 +351,12 @@ class TrainingConfig(EngineConfig):
     eval_resize: str = setting(
         "pytorch-fid", "to the network's 299 pixels; clean: antialiased, as clean-fid", choices=["pytorch-fid", "clean"]
     )
+    validation_split: float = setting(
+        0.0, "share of the images that is not trained on, and whose loss is measured instead", low=0, high=0.9
+    )
+    validation_data_dir: str | None = setting(None, "folder of images whose loss is measured instead")
+    validation_loss_steps: int = setting(0, "measure it every so many steps, and at the end; 0: at the end only", low=0)
+    validation_num_images: int = setting(100, "measure it on at most so many images", low=1)
     save_best: str | None = setting(
         None, "keep the pipeline with the best of this figure in best/", choices=list(FIGURES)
     )
@@ -893,6 +899,12 @@ def check_eval_metrics(config: TrainingConfig) -> list[str]:
         problems.append(f"--save_best {config.save_best}: needs --eval_metrics {needed}")
     if config.eval_metrics_steps and not wanted:
         problems.append("--eval_metrics_steps: has a meaning with --eval_metrics only")
+    if config.validation_split and config.validation_data_dir is not None:
+        problems.append("--validation_split and --validation_data_dir: give only one of them")
+    if config.validation_split and config.streaming:
+        problems.append("--validation_split: a stream cannot be split; use --validation_data_dir")
+    if config.validation_loss_steps and not config.validation_split and config.validation_data_dir is None:
+        problems.append("--validation_loss_steps: needs --validation_split or --validation_data_dir")
     return problems
 
 

@@ -13,7 +13,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ RESAMPLING = {
     "box": Image.Resampling.BOX,
 }
 # The use that a random stream is for; part of its key, so that no two streams are alike.
-ORDER_STREAM, SAMPLE_STREAM = 1, 2
+ORDER_STREAM, SAMPLE_STREAM, PICTURE_STREAM, SPLIT_STREAM, VALIDATION_STREAM = range(1, 6)
 
 
 IMAGE_ENDINGS = (".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -380,6 +380,7 @@ class ImageRecords:
     precise: bool = False
     labels: Labels | None = None
     cached: np.ndarray | None = None
+    held_out: ImageRecords | None = None  # not trained on; see open_records
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -567,12 +568,60 @@ def open_dataset(config: EngineConfig) -> tuple[Any, str]:
 def open_records(config: TrainingConfig) -> ImageRecords:
     """Find the data set, its images and, for a class-conditional model, its labels.
 
+    With ``validation_split`` or ``validation_data_dir`` they have others beside them that are not trained on.
+
     Raises:
-        DataProblem: see :func:`open_dataset`, :func:`find_labels`; or fewer images than a batch.
+        DataProblem: see :func:`open_dataset`, :func:`find_labels`, :func:`split`.
     """
     dataset, column = open_dataset(config)
     labels = find_labels(dataset, config.label_column, config.streaming) if config.class_conditional else None
-    return make_records(config, dataset, column, config.channels, config.preserve_input_precision, labels)
+    records = make_records(config, dataset, column, config.channels, config.preserve_input_precision, labels)
+    if config.validation_split:
+        return split(records, config.validation_split)
+    if config.validation_data_dir is not None:
+        records.held_out = open_validation_folder(config, labels)
+    return records
+
+
+def split(records: ImageRecords, share: float) -> ImageRecords:
+    """Put a share of the images aside: always the same ones, whatever the run's seed, so that runs compare.
+
+    Raises:
+        DataProblem: nothing would be left of one of the two.
+    """
+    count = round(len(records) * share)
+    if not 0 < count < len(records):
+        raise DataProblem(
+            f"--validation_split {share:g}: puts {count} of {len(records)} images aside; both parts need some"
+        )
+    order = random_stream(0, SPLIT_STREAM).permutation(len(records))
+
+    def part(indices: np.ndarray) -> ImageRecords:
+        labels = records.labels
+        if labels is not None and labels.numbers is not None:
+            labels = replace(labels, numbers=labels.numbers[indices])
+        return replace(records, dataset=records.dataset.select(indices), labels=labels)
+
+    training = part(np.sort(order[count:]))
+    training.held_out = part(np.sort(order[:count]))
+    return training
+
+
+def open_validation_folder(config: TrainingConfig, labels: Labels | None) -> ImageRecords:
+    folder = config.validation_data_dir
+    changes: dict[str, Any] = dict.fromkeys(
+        ("dataset_name", "dataset_config_name", "validation_data_dir", "max_train_samples", "image_column")
+    )
+    try:
+        held_out = open_records(replace(config, **changes, train_data_dir=folder, streaming=False))
+    except DataProblem as problem:
+        raise DataProblem(f"--validation_data_dir {folder}: {problem}") from problem
+    if labels is not None and held_out.labels is not None and held_out.labels.names != labels.names:
+        raise DataProblem(
+            f"--validation_data_dir {folder}: its classes are {', '.join(held_out.labels.names)}, but those trained on "
+            f"are {', '.join(labels.names)}"
+        )
+    return held_out
 
 
 def make_records(

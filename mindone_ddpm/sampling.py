@@ -21,10 +21,9 @@ from tqdm import tqdm
 
 from mindone_ddpm import models
 from mindone_ddpm.config import ConfigError, SampleConfig, SamplingBase, check_sampling, check_writable
-from mindone_ddpm.data import batch_places, random_stream
+from mindone_ddpm.data import PICTURE_STREAM, batch_places, random_stream
 from mindone_ddpm.runtime import start
 
-PICTURE_STREAM = 3
 SMALLEST_CELL_PIXELS = 64
 TRAJECTORY_PICTURES, TRAJECTORY_FRAMES = 8, 10
 

@@ -11,8 +11,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +48,7 @@ from mindone_ddpm.runtime import Runtime, interrupt_watch, is_main_by_environmen
 from mindone_ddpm.step import DiffusionTrainStep, UpdateBoundary
 from mindone_ddpm.text_to_image import make_text_to_image_job
 from mindone_ddpm.unconditional import make_unconditional_job
+from mindone_ddpm.validation import ValidationLoss
 
 # Settings that may not change from one start of a run to the next: with another value, going on is not the same run.
 DECISIVE_SETTINGS = (
@@ -762,6 +764,50 @@ def save_best(training: Training, progress: Progress, figure: str) -> None:
             tqdm.write(f"warning: {folder}: could not be written ({first_line(error)})", file=sys.stderr)
 
 
+@dataclass
+class Measure:
+    """Something that is measured every so many steps (0: never in between), and at the end."""
+
+    every: int
+    run: Callable[[], None]
+
+
+def make_measures(
+    training: Training, progress: Progress, tracker: tracking.Tracker, watch: Watch, evaluator: Evaluator | None
+) -> list[Measure]:
+    config = training.config
+    measures: list[Measure] = []
+    if not isinstance(config, TrainingConfig):
+        return measures
+    held_out = training.records.held_out
+    if held_out is not None:
+        validation = ValidationLoss(
+            training.runtime,
+            training.unet,
+            training.job.scheduler,
+            held_out,
+            config.validation_num_images,
+            config.train_batch_size,
+        )
+        measure = partial(evaluate_validation_loss, training, progress, validation, tracker, watch)
+        measures.append(Measure(config.validation_loss_steps, measure))
+    if evaluator is not None:
+        measure = partial(evaluate_quality, training, progress, evaluator, tracker, watch)
+        measures.append(Measure(config.eval_metrics_steps, measure))
+    return measures
+
+
+def evaluate_validation_loss(
+    training: Training, progress: Progress, validation: ValidationLoss, tracker: tracking.Tracker, watch: Watch
+) -> None:
+    """Compute the loss on the pictures put aside, with the averaged weights; track it and show its mean."""
+    with training.evaluation_weights():
+        found = validation.figures(lambda: watch.enter("measuring the validation loss"))
+    tracker.scalars(progress.step, {f"eval/{name}": value for name, value in found.items()})
+    if training.runtime.is_main:
+        tqdm.write(f"step {progress.step:,}: validation_loss {found['validation_loss']:.5g}", file=sys.stderr)
+
+
 def make_evaluator(training: Training) -> Evaluator | None:
     """What computes figures on the way, where they are asked for; says beforehand what that costs."""
     config = training.config
@@ -820,7 +866,7 @@ def train_loop(training: Training) -> Path:
     saved_step = progress.step if progress.resumed else None
     windows = training.windows(progress.batch_number)
     over = schedule.is_over(progress.step, progress.batch_number)
-    eval_steps = getattr(config, "eval_metrics_steps", 0)
+    measures = make_measures(training, progress, tracker, watch, evaluator)
 
     # Loop.
     with StopRequest() as stop, contextlib.closing(report), contextlib.closing(tracker):
@@ -840,15 +886,16 @@ def train_loop(training: Training) -> Path:
                 or schedule.is_over(progress.step, progress.batch_number)
                 or is_due(progress.step, config.logging_steps)
                 or is_due(progress.step, config.checkpointing_steps)
-                or is_due(progress.step, eval_steps)
+                or any(is_due(progress.step, measure.every) for measure in measures)
             ):
                 report.fetch()  # from here on the step is the true one: skipped updates do not count
                 stopping = distributed.any_rank(runtime, stop.requested)
             over = schedule.is_over(progress.step, progress.batch_number)
 
             with report.paused():
-                if evaluator is not None and not stopping and (over or is_due(progress.step, eval_steps)):
-                    evaluate_quality(training, progress, evaluator, tracker, watch)
+                for measure in measures:
+                    if not stopping and (over or is_due(progress.step, measure.every)):
+                        measure.run()
                 due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
                 if (due or stopping) and progress.step != saved_step and save_checkpoint(training, progress):
                     saved_step = progress.step

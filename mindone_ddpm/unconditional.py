@@ -77,6 +77,7 @@ class UnconditionalJob:
         "loss_weighting",
         "class_conditional",
         "label_dropout",
+        "validation_split",
     )
 
     needs_pictures = True  # for its batches
@@ -148,7 +149,8 @@ class UnconditionalJob:
         config, classes = self.config, f", {self.num_classes} classes" if self.num_classes else ""
         return {
             "data": f"{len(self.records):,} images at {config.image_size}x{config.image_size}, "
-            f"{config.channels} channel(s){classes}",
+            f"{config.channels} channel(s){classes}"
+            + (f", and {len(self.records.held_out):,} not trained on" if self.records.held_out else ""),
             "model": f"{unet_name(config)}, {num_parameters(self.unet):,} parameters",
         }
 

@@ -22,6 +22,7 @@ FLOORS = [
     ["step", "ema"],
     ["checkpoint", "hub", "tracking"],
     ["preview", "editing", "evaluation"],
+    ["validation"],
     ["trainer"],
     ["cli"],
     ["__main__", "__init__"],

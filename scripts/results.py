@@ -1,0 +1,222 @@
+#!/usr/bin/env python3
+"""Train the recipes of docs/results.md here and in PyTorch, with the same model, budget and seeds, and compare.
+
+    python scripts/results.py digits --folder results           1,617 digits at 8x8, 600 steps
+    python scripts/results.py photographs --folder results      1,200 cuts of two photographs at 16x16, 600 steps
+
+Both sides read the same PNG files. All pipelines are measured here, by the same commands: `mindone-ddpm evaluate`, and
+the loss on pictures that neither side has seen. A run that has ended is not made again, so an interrupted one goes on.
+Needs scripts/peer.sh to have been run, or PEER_PYTHON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+SEEDS = (0, 1, 2)
+STEPS, WARMUP_STEPS, LEARNING_RATE = 600, 100, 1e-3
+RECIPES: dict[str, dict[str, Any]] = {
+    "digits": {"size": 8, "channels": 1, "batch_size": 64, "random_flip": False},
+    "photographs": {"size": 16, "channels": 3, "batch_size": 16, "random_flip": True},
+}
+# What is changed against the published script's defaults, by the name of the row.
+VARIANTS: dict[str, dict[str, list[str]]] = {
+    "digits": {
+        "here": ["--use_ema"],
+        "here, no average": [],
+        "here, Min-SNR 5": ["--use_ema", "--snr_gamma", "5"],
+        "here, classes": ["--use_ema", "--class_conditional"],
+    },
+    "photographs": {"here": ["--use_ema"]},
+}
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+def write_pictures(folder: Path, pictures: np.ndarray, labels: np.ndarray | None) -> None:
+    for number, pixels in enumerate(pictures):
+        place = folder if labels is None else folder / str(labels[number])
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.squeeze()).save(place / f"{number:04d}.png")
+
+
+def make_digits(folder: Path) -> None:
+    """The built-in digits; every tenth is held out."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pixels = (digits.images / 16 * 255).round().astype(np.uint8)
+    aside = np.arange(len(pixels)) % 10 == 0
+    write_pictures(folder / "training", pixels[~aside], None)
+    write_pictures(folder / "training-classes", pixels[~aside], digits.target[~aside])
+    write_pictures(folder / "held-out", pixels[aside], None)
+    write_pictures(folder / "held-out-classes", pixels[aside], digits.target[aside])
+
+
+def make_photographs(folder: Path) -> None:
+    """Cuts of scikit-learn's two photographs at a third of their size; their last quarter is held out."""
+    from sklearn.datasets import load_sample_images
+
+    generator = np.random.default_rng(0)
+    training, held_out = [], []
+    for photograph in load_sample_images().images:
+        picture = Image.fromarray(photograph)
+        pixels = np.asarray(picture.resize((picture.width // 3, picture.height // 3), Image.Resampling.LANCZOS))
+        border = pixels.shape[1] * 3 // 4
+        for part, cuts, count in ((pixels[:, :border], training, 600), (pixels[:, border:], held_out, 100)):
+            for _ in range(count):
+                y, x = (generator.integers(0, length - 16 + 1) for length in part.shape[:2])
+                cuts.append(part[y : y + 16, x : x + 16])
+    write_pictures(folder / "training", np.stack(training), None)
+    write_pictures(folder / "held-out", np.stack(held_out), None)
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def model_settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    from mindone_ddpm.config import UNET_PRESETS
+
+    sizes = {"sample_size": recipe["size"], "in_channels": recipe["channels"], "out_channels": recipe["channels"]}
+    return {**UNET_PRESETS["tiny"], **sizes}
+
+
+def train_here(recipe: dict[str, Any], data: Path, folder: Path, seed: int, flags: list[str]) -> None:
+    suffix = "-classes" if "--class_conditional" in flags else ""
+    command = [
+        *(sys.executable, ROOT / "examples" / "unconditional" / "train_unconditional.py", "--preset", "tiny"),
+        *("--train_data_dir", data / f"training{suffix}", "--validation_data_dir", data / f"held-out{suffix}"),
+        *("--resolution", recipe["size"], "--channels", recipe["channels"], "--seed", seed),
+        *("--train_batch_size", recipe["batch_size"], "--max_train_steps", STEPS, "--learning_rate", LEARNING_RATE),
+        *("--lr_warmup_steps", WARMUP_STEPS, "--save_image_epochs", 0, "--save_model_epochs", 0),
+        *("--checkpointing_steps", 0, "--report_to", "csv", "--device", "CPU", "--output_dir", folder, *flags),
+        *(["--random_flip"] if recipe["random_flip"] else []),
+    ]
+    subprocess.run([str(part) for part in command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def train_in_torch(recipe: dict[str, Any], data: Path, folder: Path, seed: int) -> None:
+    python = os.environ.get("PEER_PYTHON", str(ROOT / ".peer" / "bin" / "python"))
+    settings = {
+        "seed": seed,
+        "unet": model_settings(recipe),
+        "images": str(data / "training"),
+        "random_flip": recipe["random_flip"],
+        "batch_size": recipe["batch_size"],
+        "steps": STEPS,
+        "warmup_steps": WARMUP_STEPS,
+        "learning_rate": LEARNING_RATE,
+        "output_dir": str(folder),
+    }
+    path = folder.with_suffix(".json")
+    path.write_text(json.dumps(settings))
+    subprocess.run(
+        [python, str(ROOT / "tests" / "peer_train.py"), str(path)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def validation_loss(recipe: dict[str, Any], data: Path, folder: Path) -> float:
+    """Of a pipeline of either side, on the pictures held out."""
+    from mindone_ddpm import data as datasets
+    from mindone_ddpm import models
+    from mindone_ddpm.config import TrainingConfig
+    from mindone_ddpm.runtime import start
+    from mindone_ddpm.validation import ValidationLoss
+
+    runtime = start("CPU", "graph", 0)
+    pipeline = models.load_pipeline(str(folder))
+    classes = pipeline.unet.config.num_class_embeds is not None
+    config = TrainingConfig(
+        train_data_dir=str(data / ("held-out-classes" if classes else "held-out")),
+        image_size=recipe["size"],
+        channels=recipe["channels"],
+        class_conditional=classes,
+    )
+    records = datasets.open_records(config)
+    loss = ValidationLoss(runtime, pipeline.unet, pipeline.scheduler, records, len(records), 50)
+    return loss.figures(lambda: None)["validation_loss"]
+
+
+def quality(folder: Path) -> dict[str, float]:
+    """Of 1,000 digits made from a pipeline, against all built-in ones, with the classifier's features."""
+    output = folder.with_name(folder.name + "-figures")
+    command = [
+        *("evaluate", "--model", str(folder), "--dataset_name", "digits", "--features", "digits"),
+        *("--metrics", "fid,kid,precision_recall", "--num_samples", "1000", "--batch_size", "100"),
+        *("--num_inference_steps", "50", "--output_dir", str(output)),
+    ]
+    subprocess.run(
+        [sys.executable, "-m", "mindone_ddpm", *command],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    )
+    about = json.loads((output / "metrics.json").read_text())
+    return {**about["metrics"], "seconds_per_1000_images": about["seconds"]}
+
+
+def run(name: str, root: Path) -> dict[str, dict[int, dict[str, float]]]:
+    recipe, data = RECIPES[name], root / name / "data"
+    if not data.exists():
+        (make_digits if name == "digits" else make_photographs)(data)
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for row, flags in [("PyTorch", None), *VARIANTS[name].items()]:
+        for seed in SEEDS:
+            folder = root / name / f"{row.replace(', ', '-').replace(' ', '-')}-{seed}"
+            summary = folder.with_name(folder.name + "-summary.json")
+            if not summary.exists():
+                started = time.perf_counter()
+                if flags is None:
+                    train_in_torch(recipe, data, folder, seed)
+                else:
+                    train_here(recipe, data, folder, seed, ["--overwrite_output_dir", *flags])
+                figures = {"seconds": time.perf_counter() - started, "loss": validation_loss(recipe, data, folder)}
+                if name == "digits":
+                    figures |= quality(folder)
+                summary.write_text(json.dumps(figures))
+            found.setdefault(row, {})[seed] = json.loads(summary.read_text())
+            print(f"{name}, {row}, seed {seed}: {found[row][seed]}", flush=True)
+    return found
+
+
+def show(found: dict[str, dict[int, dict[str, float]]]) -> str:
+    """Means over the seeds, and in brackets the smallest and the largest."""
+    names = list(next(iter(found.values()))[SEEDS[0]])
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for row, seeds in found.items():
+        cells = []
+        for name in names:
+            values = [figures[name] for figures in seeds.values()]
+            cells.append(f"{statistics.mean(values):.4g} ({min(values):.4g} to {max(values):.4g})")
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=list(RECIPES))
+    parser.add_argument("--folder", default="results", help="where runs and figures are kept (default: results)")
+    arguments = parser.parse_args()
+    print(show(run(arguments.recipe, Path(arguments.folder))))
+
+
+if __name__ == "__main__":
+    main()
