@@ -25,6 +25,7 @@ from mindone_ddpm.lora import WEIGHTS_FILE as LORA_WEIGHTS
 from mindone_ddpm.models import PIPELINE_INDEX
 
 RUN_CONFIG = "training_config.yaml"
+SNAPSHOT_PREFIX = ".upload-"  # folders of files that are being uploaded
 BEST = "best"  # folder of the best pipeline
 STATE_RECORD = "training_state.json"
 STATE_TENSORS = "training_state.safetensors"
@@ -130,8 +131,9 @@ def clear_run(folder: Path) -> None:
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what a process that was killed while writing left beside."""
-    for path in [*folder.glob(".checkpoint-*.tmp"), *folder.glob(".checkpoint-*.old"), *folder.glob(".pipeline.tmp")]:
-        shutil.rmtree(path, ignore_errors=True)
+    for pattern in (".checkpoint-*.tmp", ".checkpoint-*.old", ".pipeline.tmp", f"{SNAPSHOT_PREFIX}*"):
+        for path in folder.glob(pattern):
+            shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob(".*.tmp"):
         if path.is_file():
             path.unlink()

@@ -16,6 +16,7 @@ from mindone_ddpm.config import (
     InpaintConfig,
     InterpolateConfig,
     Problem,
+    PushConfig,
     SampleConfig,
     TextToImageConfig,
     TrainingConfig,
@@ -24,6 +25,7 @@ from mindone_ddpm.config import (
     check_evaluation,
     check_inpainting,
     check_interpolation,
+    check_push,
     check_sampling,
     check_training,
     from_arguments,
@@ -67,6 +69,8 @@ def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
     )
     convert.add_argument("source", metavar="FILE.pth")
     convert.add_argument("target", metavar="FILE.safetensors")
+    push = commands.add_parser("push", help="upload a pipeline to the Hugging Face Hub", allow_abbrev=False)
+    add_arguments(push, PushConfig)
     interpolate = commands.add_parser("interpolate", help="go from one picture to another", allow_abbrev=False)
     add_arguments(interpolate, InterpolateConfig)
     return parser
@@ -147,6 +151,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
         "interpolate": run_interpolate,
         "evaluate": run_evaluate,
         "convert_inception": run_convert_inception,
+        "push": run_push,
         "launch": launch,
     }
     return commands[arguments.command](arguments)
@@ -225,6 +230,15 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     if is_main_by_environment():
         print(show(found))
         print(f"with all that led to them: {Path(config.output_dir) / METRICS_FILE}")
+    return 0
+
+
+def run_push(arguments: argparse.Namespace) -> int:
+    config = from_arguments(PushConfig, arguments)
+    check_push(config)
+    from mindone_ddpm.hub import push
+
+    push(config)
     return 0
 
 

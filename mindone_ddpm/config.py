@@ -276,6 +276,7 @@ class EngineConfig:
     )
     hub_private_repo: bool = setting(False, "make that repository a private one")
     hub_token: str | None = setting(None, "token for the Hub; better given by HF_TOKEN or a login", secret=True)
+    hub_license: str | None = setting(None, "licence named in the model card, such as apache-2.0")
 
     # machine
     distributed: bool = setting(False, "accepted for old command lines: a launch by msrun is noticed by itself")
@@ -503,6 +504,17 @@ class InterpolateConfig(SamplingBase):
         0.5, "how far into the noise, from 0 to 1: little keeps the pictures, much invents", above=0, high=1
     )
     scheduler: str = setting("ddim", "sampler", choices=["ddpm", "ddim"])
+
+
+@dataclass
+class PushConfig:
+    """Uploading a pipeline that lies in a folder. The flags are those of training."""
+
+    model: str = setting("", "folder of a saved pipeline")
+    hub_model_id: str | None = setting(None, "its repository; by default the folder's name, of the logged-in user")
+    hub_private_repo: bool = setting(False, "make that repository a private one")
+    hub_token: str | None = setting(None, "token for the Hub; better given by HF_TOKEN or a login", secret=True)
+    logging_dir: str = setting("logs", "folder of logs in it, which is left out")
 
 
 @dataclass
@@ -949,6 +961,15 @@ def check_sampling(config: SampleConfig) -> None:
         problems.append(f"--clip_sample: is a setting of ddpm and ddim; {config.scheduler} has none")
     if config.prompt is not None and config.prompts_file is not None:
         problems.append("--prompt and --prompts_file: give only one of them")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def check_push(config: PushConfig) -> None:
+    """Raises ConfigError with one line for each problem."""
+    problems = check_fields(config)
+    if not config.model:
+        problems.append("--model: give the folder of a saved pipeline")
     if problems:
         raise ConfigError(*problems)
 

@@ -72,6 +72,20 @@ def output_dir_of(job: Sequence[str]) -> Path:
     return Path(from_arguments(config_class, known).output_dir)
 
 
+def without_token(job: Sequence[str]) -> tuple[list[str], str | None]:
+    """A command without ``--hub_token``, and that token: msrun writes the command into its log."""
+    rest, token = [], None
+    words = iter(job)
+    for word in words:
+        if word == "--hub_token":
+            token = next(words, None)
+        elif word.startswith("--hub_token="):
+            token = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return rest, token
+
+
 def port_is_free(host: str, port: int) -> bool:
     """Whether nothing listens there. Raises OSError where there is no such host."""
     with contextlib.closing(socket.socket()) as probe:
@@ -129,13 +143,10 @@ def launch(arguments: argparse.Namespace) -> int:
     log_dir.mkdir(parents=True, exist_ok=True)
     for old in log_dir.glob("*.log"):
         old.unlink()
+    job, token = without_token(arguments.job)
     port = arguments.master_port or (DEFAULT_PORT if local < arguments.workers else find_free_port())
     bin_dir = str(Path(sys.executable).parent)
-    script = (
-        arguments.job
-        if arguments.job[0].endswith(".py")
-        else [str(Path(__file__).parent / "__main__.py"), *arguments.job]
-    )
+    script = job if job[0].endswith(".py") else [str(Path(__file__).parent / "__main__.py"), *job]
     command = [
         *(str(Path(bin_dir) / "msrun"), f"--worker_num={arguments.workers}", f"--local_worker_num={local}"),
         *(f"--master_addr={arguments.master_addr}", f"--master_port={port}", f"--log_dir={log_dir}", "--join=True"),
@@ -149,6 +160,8 @@ def launch(arguments: argparse.Namespace) -> int:
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parent.parent), *filter(None, [environment.get("PYTHONPATH")])]
     )
+    if token is not None:
+        environment["HF_TOKEN"] = token
     outcomes = Path(tempfile.mkdtemp(prefix="mindone-ddpm-"))
     environment |= {OUTCOMES: str(outcomes), OUTCOMES + "_RANKS": str(local)}
     threads = max(1, len(os.sched_getaffinity(0)) // local)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 import mindone_ddpm
 from mindone_ddpm import checkpoint, distributed, graph_cache, hub, kernels, models, optimizers, sampling, tracking
 from mindone_ddpm.captions import open_captioned
+from mindone_ddpm.card import write_card
 from mindone_ddpm.checkpoint import CheckpointProblem
 from mindone_ddpm.config import (
     FIGURES,
@@ -289,8 +290,8 @@ def begin(config: Config) -> tuple[Config, Runtime]:
         ConfigError, RuntimeProblem: before anything is written.
     """
     check(config)
-    if is_main_by_environment():  # the only one that uploads
-        hub.check_login(config)
+    if config.push_to_hub and is_main_by_environment():  # the only one that uploads
+        hub.check_login(config.hub_token)
     if not launched_by_msrun():
         check_output_dir(config)
     runtime = start(config.device, config.mode, config.seed)
@@ -705,10 +706,20 @@ def save_pipeline(training: Training) -> None:
             raise TrainingProblem(
                 f"{training.output_dir}: the pipeline could not be saved ({first_line(error)})"
             ) from error
-    if training.config.push_to_hub:
-        trouble = hub.push_pipeline(training.config, training.output_dir)
-        if trouble is not None:
-            tqdm.write(f"warning: {trouble}", file=sys.stderr)
+
+
+def publish(training: Training, progress: Progress, uploader: hub.Uploader | None) -> None:
+    """Write the model card, and send what is there to the Hub if that is asked for."""
+    if not training.runtime.is_main:
+        return
+    try:
+        write_card(training.config, training.job, training.output_dir, progress.step, training.schedule.total_steps)
+    except OSError as error:
+        tqdm.write(
+            f"warning: {error.filename}: the model card could not be written ({error.strerror})", file=sys.stderr
+        )
+    if uploader is not None:
+        uploader.submit(f"Pipeline after step {progress.step}")
 
 
 def open_output_dir(training: Training, progress: Progress) -> None:
@@ -866,6 +877,7 @@ def train_loop(training: Training) -> Path:
     saved_step = progress.step if progress.resumed else None
     windows = training.windows(progress.batch_number)
     over = schedule.is_over(progress.step, progress.batch_number)
+    uploader = hub.Uploader(config, training.output_dir) if config.push_to_hub and runtime.is_main else None
     measures = make_measures(training, progress, tracker, watch, evaluator)
 
     # Loop.
@@ -903,10 +915,13 @@ def train_loop(training: Training) -> Path:
                     watch.enter("waiting for the others to stop")
                     distributed.barrier(runtime)  # nobody leaves before the checkpoint is whole
                     raise Stopped(stop.signal_number or signal.SIGTERM, stop_message(training, progress, saved_step))
-                if over or (epoch_ends and is_due(epoch, config.save_model_epochs)):
+                saves = over or (epoch_ends and is_due(epoch, config.save_model_epochs))
+                if saves:
                     save_pipeline(training)
                 if shows_samples(training) and (over or (epoch_ends and is_due(epoch, config.save_image_epochs))):
                     save_samples(training, epoch, progress, tracker, stop, watch)
+                if saves and not over:
+                    publish(training, progress, uploader)
 
         # Finish. A run that was killed after its last checkpoint has all but these.
         if runtime.is_main and not (training.output_dir / training.job.product_file).exists():
@@ -918,6 +933,10 @@ def train_loop(training: Training) -> Path:
         watch.enter("waiting for the others to end")
         distributed.barrier(runtime)
         watch.leave()
+    # After the last word between the ranks, which do not wait for each other as long as an upload may take.
+    publish(training, progress, uploader)
+    if uploader is not None:
+        uploader.finish()
     return training.output_dir
 
 

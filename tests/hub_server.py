@@ -1,0 +1,142 @@
+"""A server that speaks the Hub's HTTP interface, as far as its client needs it to make, fill and read a repository.
+
+Weights and pictures go the way of large files (git LFS, "basic" transfer), all else into the commit itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+TOKEN = "hf_thetokenofatest"
+COMMIT = "a" * 40
+REPOSITORY = r"([^/]+/[^/]+)"
+
+
+def blob_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def is_large(name: str) -> bool:
+    return name.endswith((".safetensors", ".png"))
+
+
+class HubServer:
+    """``repositories``: for each id whether it is ``private``, and its ``files``; ``requests``: what was asked for.
+
+    ``failures``: answers for the next commits instead of taking them. ``corrupts``: a name whose content is damaged.
+    """
+
+    def __init__(self) -> None:
+        self.repositories: dict[str, dict[str, Any]] = {}
+        self.objects: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str]] = []
+        self.failures: list[int] = []
+        self.corrupts: str | None = None
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self, status: int, body: Any = None, **headers: str) -> None:
+                content = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
+                self.send_response(status)
+                for name, value in {"Content-Length": str(len(content)), **headers}.items():
+                    self.send_header(name.replace("_", "-"), value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(content)
+
+            def handle_any(self) -> None:
+                content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                path = unquote(urlparse(self.path).path)
+                hub.requests.append((self.command, path))
+                if self.command != "PUT" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
+                    self.answer(401, {"error": "Invalid username or password."})
+                    return
+                hub.handle(self, path, content)
+
+            do_GET = do_POST = do_PUT = do_HEAD = handle_any
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def handle(self, request: Any, path: str, content: bytes) -> None:
+        if path == "/api/repos/create":
+            asked = json.loads(content)
+            name = f"{asked.get('organization') or 'someone'}/{asked['name']}"
+            known = name in self.repositories
+            self.repositories.setdefault(name, {"private": asked.get("private", False), "files": {}})
+            request.answer(409 if known else 200, {"url": f"{self.url}/{name}", "name": name})
+        elif path == "/api/validate-yaml":
+            request.answer(200, {"errors": [], "warnings": []})
+        elif match := re.fullmatch(r"/objects/(\w+)", path):
+            self.objects[match[1]] = content
+            request.answer(200)
+        elif re.fullmatch(rf"/{REPOSITORY}\.git/info/lfs/objects/batch", path):
+            objects = json.loads(content)["objects"]
+            for item in objects:
+                item["actions"] = {"upload": {"href": f"{self.url}/objects/{item['oid']}"}}
+            request.answer(200, {"transfer": "basic", "objects": objects})
+        elif re.fullmatch(rf"/api/models/{REPOSITORY}/preupload/main", path):
+            modes = [
+                (file["path"], "lfs" if is_large(file["path"]) else "regular") for file in json.loads(content)["files"]
+            ]
+            request.answer(
+                200, {"files": [{"path": n, "shouldIgnore": False, "uploadMode": mode} for n, mode in modes]}
+            )
+        elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/commit/main", path):
+            self.commit(request, match[1], content)
+        elif match := re.fullmatch(rf"/api/models/{REPOSITORY}/tree/main", path):
+            request.answer(200, [self.entry(*item) for item in self.repositories[match[1]]["files"].items()])
+        elif match := re.fullmatch(rf"/api/models/{REPOSITORY}(/revision/[^/]+)?", path):
+            if match[1] not in self.repositories:
+                request.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+                return
+            files = [{"rfilename": name} for name in self.repositories[match[1]]["files"]]
+            request.answer(200, {"id": match[1], "modelId": match[1], "sha": COMMIT, "siblings": files, "tags": []})
+        elif match := re.fullmatch(rf"/{REPOSITORY}/resolve/[^/]+/(.+)", path):
+            found = self.repositories.get(match[1], {"files": {}})["files"].get(match[2])
+            if found is None:
+                request.answer(404, {}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
+            else:
+                request.answer(200, found, ETag=f'"{blob_id(found)}"', X_Repo_Commit=COMMIT)
+        else:
+            request.answer(404, {"error": f"the test's server knows no {request.command} {path}"})
+
+    def commit(self, request: Any, repository: str, content: bytes) -> None:
+        files = self.repositories[repository]["files"]
+        if self.failures:
+            request.answer(self.failures.pop(0), {"error": "not now"})
+            return
+        for line in content.splitlines():
+            item = json.loads(line)
+            value = item["value"]
+            if item["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif item["key"] == "lfsFile":
+                files[value["path"]] = self.objects[value["oid"]]
+        if self.corrupts in files:
+            files[self.corrupts] = files[self.corrupts][:-1] + b"?"
+        request.answer(200, {"commitUrl": f"{self.url}/{repository}/commit/{COMMIT}", "commitOid": COMMIT})
+
+    @staticmethod
+    def entry(name: str, content: bytes) -> dict[str, Any]:
+        about: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": blob_id(content)}
+        if is_large(name):
+            about["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+        return about
