@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from mindone_ddpm import lazy_imports
 from mindone_ddpm.config import Problem, first_line
+from mindone_ddpm.rendezvous import Meeting
 
 
 class RuntimeProblem(Problem):
@@ -38,6 +39,7 @@ class Runtime:
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
+    meeting: Meeting | None = None  # where the device's collectives do not wait long enough
 
     @property
     def default_precision(self) -> str:
@@ -174,7 +176,11 @@ def start(device: str, mode: str, seed: int) -> Runtime:
     if not launched_by_msrun():
         return Runtime(device=chosen, mode=mode)
     rank, world_size = _join_cluster()
-    return Runtime(chosen, mode, rank, world_size, local_rank=int(os.environ.get("DEVICE_ID", "0")))
+    meeting = None
+    if chosen == "CPU" and world_size > 1:
+        host = os.environ.get("MS_SCHED_HOST", "127.0.0.1")
+        meeting = Meeting(rank, world_size, host, lambda array: ms.ops.Broadcast(0)((ms.Tensor(array),))[0].asnumpy())
+    return Runtime(chosen, mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), meeting)
 
 
 def launched_by_msrun() -> bool:

@@ -228,6 +228,7 @@ class Training:
 
     def step(self, window: list[list[ms.Tensor]]) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
         """Train on a window of micro-batches; see :meth:`DiffusionTrainStep.run`. The first compiles the step."""
+        distributed.meet(self.runtime)
         if self.is_compiled:
             return self.step_cell.run(window)
         self.is_compiled = True
