@@ -71,6 +71,9 @@ def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
     convert.add_argument("target", metavar="FILE.safetensors")
     push = commands.add_parser("push", help="upload a pipeline to the Hugging Face Hub", allow_abbrev=False)
     add_arguments(push, PushConfig)
+    report = commands.add_parser("report", help="write one page about a run", allow_abbrev=False)
+    report.add_argument("run", metavar="RUN_DIR", help="the --output_dir of a training")
+    report.add_argument("--output", metavar="FILE", help="page to write (default: report.html in RUN_DIR)")
     interpolate = commands.add_parser("interpolate", help="go from one picture to another", allow_abbrev=False)
     add_arguments(interpolate, InterpolateConfig)
     return parser
@@ -152,6 +155,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
         "evaluate": run_evaluate,
         "convert_inception": run_convert_inception,
         "push": run_push,
+        "report": run_report,
         "launch": launch,
     }
     return commands[arguments.command](arguments)
@@ -230,6 +234,13 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     if is_main_by_environment():
         print(show(found))
         print(f"with all that led to them: {Path(config.output_dir) / METRICS_FILE}")
+    return 0
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    from mindone_ddpm.report import write_report
+
+    print(write_report(Path(arguments.run), None if arguments.output is None else Path(arguments.output)))
     return 0
 
 

@@ -19,6 +19,7 @@ from mindone_ddpm.config import ConfigError, EngineConfig, Problem, PushConfig, 
 
 # What a pipeline's repository does not need: training state, logs, other pipelines, and what is being written.
 IGNORED = ["checkpoint-*", "abandoned-*", "logs/*", "*/logs/*", "best/*", ".*", "*/.*", RUN_CONFIG]
+IGNORED += ["report.html", "preview.png"]  # they show the training data
 RETRY_DELAYS_S = (2.0, 10.0, 60.0)
 # The Hub's answers that another try will not change.
 FINAL_ANSWERS = (400, 401, 403, 404, 413, 422)

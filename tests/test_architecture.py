@@ -24,7 +24,7 @@ FLOORS = [
     ["checkpoint", "tracking", "history"],
     ["hub", "card"],
     ["preview", "editing", "evaluation"],
-    ["validation"],
+    ["validation", "report"],
     ["trainer"],
     ["cli"],
     ["__main__", "__init__"],
