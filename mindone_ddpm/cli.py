@@ -74,6 +74,12 @@ def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write one page about a run", allow_abbrev=False)
     report.add_argument("run", metavar="RUN_DIR", help="the --output_dir of a training")
     report.add_argument("--output", metavar="FILE", help="page to write (default: report.html in RUN_DIR)")
+    doctor = commands.add_parser("doctor", help="what this machine has, and whether it works", allow_abbrev=False)
+    doctor.add_argument(
+        "--device", default="auto", metavar="auto|Ascend|GPU|CPU", help="where to train (default: auto)"
+    )
+    doctor.add_argument("--no-runs", dest="runs", action="store_false", help="look only, train nothing")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     interpolate = commands.add_parser("interpolate", help="go from one picture to another", allow_abbrev=False)
     add_arguments(interpolate, InterpolateConfig)
     return parser
@@ -155,6 +161,7 @@ def dispatch(arguments: argparse.Namespace) -> int:
         "evaluate": run_evaluate,
         "convert_inception": run_convert_inception,
         "push": run_push,
+        "doctor": run_doctor,
         "report": run_report,
         "launch": launch,
     }
@@ -242,6 +249,12 @@ def run_report(arguments: argparse.Namespace) -> int:
 
     print(write_report(Path(arguments.run), None if arguments.output is None else Path(arguments.output)))
     return 0
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    from mindone_ddpm.doctor import diagnose
+
+    return diagnose(arguments.device, arguments.runs, arguments.json)
 
 
 def run_push(arguments: argparse.Namespace) -> int:

@@ -7,11 +7,11 @@ well compile, save or look at something for longer. So ranks meet here first, ov
 from __future__ import annotations
 
 import secrets
+import selectors
 import socket
 import time
 from collections.abc import Callable
-
-import numpy as np
+from typing import Any
 
 from mindone_ddpm.config import Problem
 
@@ -29,23 +29,21 @@ class Meeting:
 
     Args:
         host: an address of the main rank's machine.
-        from_main: gives every rank the main rank's float32 array; it is used once, to tell port and key.
+        from_main: gives every rank the main rank's list of numbers below 2^24; it is used once, to tell port and key.
     """
 
-    def __init__(self, rank: int, world_size: int, host: str, from_main: Callable[[np.ndarray], np.ndarray]):
+    def __init__(self, rank: int, world_size: int, host: str, from_main: Callable[[list[int]], Any]):
         self.rank, self.world_size = rank, world_size
         self.peers: dict[int, socket.socket] = {}
-        values = np.zeros(1 + KEY_BYTES, np.float32)
         if rank == 0:
             server = socket.create_server((host, 0))
             key = secrets.token_bytes(KEY_BYTES)
-            values[:] = [server.getsockname()[1], *key]
-            from_main(values)
+            from_main([server.getsockname()[1], *key])
             with server:
                 while len(self.peers) < world_size - 1:
                     self._accept(server, key)
         else:
-            port, *key_values = from_main(values).astype(int).tolist()
+            port, *key_values = (int(value) for value in from_main([0] * (1 + KEY_BYTES)))
             self.peers[0] = socket.create_connection((host, port))
             self.peers[0].sendall(bytes(key_values) + rank.to_bytes(4, "big"))
         for peer in self.peers.values():
@@ -71,8 +69,13 @@ class Meeting:
             RankGone: one has ended instead.
         """
         if self.rank == 0:
-            for rank in self.peers:
-                self._receive(rank)
+            with selectors.DefaultSelector() as selector:  # so that one that has ended is noticed whoever is late
+                for rank, peer in self.peers.items():
+                    selector.register(peer, selectors.EVENT_READ, rank)
+                while selector.get_map():
+                    for ready, _ in selector.select():
+                        self._receive(ready.data)
+                        selector.unregister(ready.fileobj)
             for rank in self.peers:
                 self._send(rank)
         else:

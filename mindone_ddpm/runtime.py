@@ -179,7 +179,9 @@ def start(device: str, mode: str, seed: int) -> Runtime:
     meeting = None
     if chosen == "CPU" and world_size > 1:
         host = os.environ.get("MS_SCHED_HOST", "127.0.0.1")
-        meeting = Meeting(rank, world_size, host, lambda array: ms.ops.Broadcast(0)((ms.Tensor(array),))[0].asnumpy())
+        meeting = Meeting(
+            rank, world_size, host, lambda row: ms.ops.Broadcast(0)((ms.Tensor(row, ms.float32),))[0].asnumpy()
+        )
     return Runtime(chosen, mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), meeting)
 
 

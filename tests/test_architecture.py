@@ -14,7 +14,7 @@ FLOORS = [
     ["rendezvous"],
     ["runtime"],
     ["native", "convert"],
-    ["kernels", "graph_cache", "distributed", "launch"],
+    ["kernels", "graph_cache", "distributed", "launch", "doctor"],
     ["precision", "dropout", "metrics"],
     ["data", "models", "optimizers", "objectives", "lora", "features"],
     ["sampling", "captions"],
@@ -54,9 +54,16 @@ def test_imports_point_one_way():
                 assert FLOOR_OF[room] < FLOOR_OF[path.stem], f"{path.stem} imports {room}"
 
 
+def test_numpy_is_not_imported_before_the_program_has_begun():
+    """Its threads would be there before SIGINT is blocked, and take it: see runtime.InterruptWatch."""
+    program = "import sys, mindone_ddpm.cli; print(sorted({'numpy', 'mindspore', 'datasets'} & sys.modules.keys()))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
 def test_nothing_else_asks_which_device_it_is_on():
     for path in PACKAGE.glob("*.py"):
-        if path.stem in ("runtime", "kernels", "config"):
+        if path.stem in ("runtime", "kernels", "config", "doctor"):
             continue
         text = path.read_text(encoding="utf-8")
         for word in ("device_target", "get_current_device", '"Ascend"', "'Ascend'"):

@@ -425,7 +425,7 @@ def test_the_pipeline_can_be_saved_in_another_type(graph_mode, tmp_path, dtype, 
 
     config = TrainingConfig(preset="tiny", image_size=8, channels=1)
     unet = models.make_unet(config)
-    pipeline = models.DDPMPipeline(unet=unet, scheduler=models.make_noise_scheduler(config))
+    pipeline = models.pipeline_class("DDPMPipeline")(unet=unet, scheduler=models.make_noise_scheduler(config))
     checkpoint.save_pipeline(pipeline, tmp_path, dtype)
     with safe_open(tmp_path / "unet" / UNET_WEIGHTS, framework="np") as weights:
         assert weights.get_slice("conv_in.weight").get_dtype() == stored

@@ -20,7 +20,7 @@ def model(tmp_path_factory):
     set_mode("graph")
     folder = tmp_path_factory.mktemp("pipeline")
     unet = models.make_unet(CONFIG)
-    pipeline = models.DDPMPipeline(unet=unet, scheduler=models.make_noise_scheduler(CONFIG))
+    pipeline = models.pipeline_class("DDPMPipeline")(unet=unet, scheduler=models.make_noise_scheduler(CONFIG))
     checkpoint.save_pipeline(pipeline, folder)
     return folder
 

@@ -9,7 +9,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 from test_launch import ENVIRONMENT
 
@@ -20,13 +19,13 @@ from mindone_ddpm.rendezvous import Meeting, RankGone
 
 def meetings(world_size: int, told: queue.Queue | None = None) -> list[Meeting]:
     """One for each rank; ``told`` receives port and key before any rank connects."""
-    shared: list[np.ndarray] = []
+    shared: list[list[int]] = []
     is_told = threading.Event()
 
     def from_main(rank):
         def exchange(values):
             if rank == 0:
-                shared.append(values.copy())
+                shared.append(values)
                 if told is not None:
                     told.put(values)
                     time.sleep(0.3)

@@ -29,7 +29,7 @@ def generate(unet, scheduler, **values):
 def test_pictures_are_those_of_the_ddpm_pipeline(unet):
     scheduler = models.make_noise_scheduler(CONFIG)
     generators = [random_stream(3, sampling.PICTURE_STREAM, number) for number in range(5)]
-    pipeline = models.DDPMPipeline(unet=unet.set_train(False), scheduler=scheduler)
+    pipeline = models.pipeline_class("DDPMPipeline")(unet=unet.set_train(False), scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(batch_size=5, generator=generators, num_inference_steps=4, output_type="np")[0]
     found = generate(unet, scheduler)

@@ -60,7 +60,7 @@ def test_the_program_is_quiet(digits_run):
 
 
 def test_mindones_pipeline_loads_what_was_saved(digits_run, graph_mode):
-    from mindone_ddpm.models import DDPMPipeline
+    from mindone.diffusers import DDPMPipeline
 
     folder, _ = digits_run
     pipeline = DDPMPipeline.from_pretrained(str(folder))

@@ -1,0 +1,102 @@
+"""What the doctor finds, on this machine and on others made up for it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import run_program
+
+from mindone_ddpm import doctor
+
+
+def test_this_machine_is_well():
+    result = run_program("doctor", "--json", "--device", "CPU", HF_ENDPOINT="http://127.0.0.1:9")
+    findings = {found["name"]: found for found in json.loads(result.stdout)}
+    assert result.returncode == 0, findings
+    assert {"python", "mindspore", "mindone", "Ascend", "GPU", "disk", "shared memory", "Hub"} < findings.keys()
+    for name in ("training", "sampling", "msrun"):
+        assert findings[name]["status"] == "ok", findings[name]
+    assert findings["Hub"]["status"] == "warning" and "cannot be reached" in findings["Hub"]["text"]
+    assert "mirror" in findings["Hub"]["advice"]
+
+
+def test_a_package_that_does_not_fit_is_a_fault(monkeypatch):
+    versions = {name: doctor.importlib.metadata.version(name) for name in doctor.CHECKED_PACKAGES}
+    versions["mindspore"] = "1.0.0"
+
+    def version(name):
+        if name == "mindone":
+            raise doctor.importlib.metadata.PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(
+        doctor.importlib.metadata, "requires", lambda name: ["mindspore>=2.6,<2.11", "ruff; extra == 'dev'"]
+    )
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    found = {finding.name: finding for finding in doctor.check_packages()}
+    assert found["mindspore"].status == "fault" and "1.0.0, but <2.11,>=2.6 is needed" in found["mindspore"].text
+    assert found["mindspore"].advice == "pip install 'mindspore<2.11,>=2.6'"
+    assert (found["mindone"].status, found["mindone"].text) == ("fault", "is not installed")
+    assert found["numpy"].status == "ok"
+
+
+def make_ascend(monkeypatch, tmp_path, devices=True, driver=True, sourced=True) -> None:
+    (tmp_path / "version.cfg").write_text("runtime_running_version=[8.1.RC1]\n")
+    monkeypatch.setattr(doctor, "ASCEND_FOLDERS", (str(tmp_path),))
+    monkeypatch.setattr(doctor, "available_devices", lambda: ["Ascend", "CPU"] if devices else ["CPU"])
+    monkeypatch.setattr(doctor, "said_by", lambda *command: "NPU 0" if driver else None)
+    if sourced:
+        monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
+    else:
+        monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
+
+
+def test_an_ascend_machine_that_is_whole(monkeypatch, tmp_path):
+    make_ascend(monkeypatch, tmp_path)
+    found = doctor.check_ascend()
+    assert (found.status, found.text) == ("ok", "NPUs, driver answers, CANN 8.1.RC1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [({"driver": False}, "npu-smi info"), ({"devices": False}, "npu-smi info"), ({"sourced": False}, "set_env.sh")],
+)
+def test_an_ascend_machine_that_is_not(monkeypatch, tmp_path, changes, advice):
+    make_ascend(monkeypatch, tmp_path, **changes)
+    found = doctor.check_ascend()
+    assert found.status == "fault" and advice in found.advice
+
+
+def test_a_run_that_fails_says_why():
+    found = doctor.run("training", "well", "do this", "train", "--dataset_name", "digits", "--train_batch_size", "0")
+    assert found.status == "fault" and "--train_batch_size 0" in found.text and found.advice == "do this"
+
+
+def test_little_room_is_a_warning(monkeypatch):
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 2**20})())
+    assert doctor.check_disk(Path("/")).status == "warning"
+    assert doctor.check_shared_memory().status == "warning"
+
+
+def test_the_status_tells(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "check_python", lambda: doctor.Finding("python", "fault", "2.7", "a new one"))
+    assert doctor.diagnose("CPU", with_runs=True, as_json=False) == 1
+    said = capsys.readouterr().out
+    assert said.startswith("fault    python           2.7\n" + " " * 26 + "a new one\n") and "training" not in said
+
+
+def test_it_works_without_mindspore_at_hand(tmp_path):
+    """On a machine where nothing fits, the doctor is what must still run."""
+    (tmp_path / "mindspore.py").write_text("raise ImportError('broken')")
+    program = "import sys; from mindone_ddpm.cli import main; sys.exit(main(['doctor', '--no-runs']))"
+    from conftest import ROOT
+
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": "/usr/bin:/bin", "HF_ENDPOINT": "http://127.0.0.1:9"},
+    )  # fmt: skip
+    assert result.returncode == 1 and "MindSpore        cannot be imported (broken)" in result.stdout, result.stderr
