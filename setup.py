@@ -20,7 +20,7 @@ setup(
     install_requires=[
         # Tested with 2.7.1, 2.8.0 and 2.10.0. On 2.9 and later the package keeps oneDNN on AVX2 (see runtime.py).
         "mindspore>=2.7.1,<2.11",
-        "mindone==0.5.0",  # its UNet, schedulers and TrainStep are what this package is built on
+        "mindone==0.5.0",  # its UNet, schedulers and pipelines are what this package is built on
         "ml_dtypes",  # mindone.diffusers.training_utils imports it and does not declare it
         "numpy<2",  # mindone 0.5.0
         "huggingface_hub<1.0",  # transformers 4.57.1, which mindone 0.5.0 pins
@@ -32,6 +32,7 @@ setup(
         "tqdm",
         "pyyaml",
         "safetensors",
+        "packaging",
         "psutil",
         "scikit-learn",  # ships the digits data set
         "tensorboardX",  # writes TensorBoard's files without TensorFlow or PyTorch
