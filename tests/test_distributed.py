@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -138,9 +139,13 @@ class TwoHosts:
         self.ip("-n", self.names[0], "link", "set", "mddpm-a", "down")
 
     def launch(self, host: int, *job: object) -> subprocess.Popen:
+        """On a core of its own, as ranks of one host have, since another number of threads rounds otherwise."""
+        cores = sorted(os.sched_getaffinity(0))
+        core = str(cores[host % len(cores)])
         return subprocess.Popen(
             [
-                *("ip", "netns", "exec", self.names[host], sys.executable, "-m", "mindone_ddpm", "launch", "-n", "2"),
+                *("ip", "netns", "exec", self.names[host], "taskset", "-c", core),
+                *(sys.executable, "-m", "mindone_ddpm", "launch", "-n", "2"),
                 *("--local_workers", "1", "--node_rank", str(host), "--master_addr", self.addresses[0]),
                 *map(str, job),
             ],
