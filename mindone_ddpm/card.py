@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 import mindone_ddpm
 from mindone_ddpm.checkpoint import files_in, write_text
 from mindone_ddpm.config import EngineConfig, TextToImageConfig, as_dict, looks_like_hub_name
-from mindone_ddpm.history import read_curves
+from mindone_ddpm.history import latest_mean, read_curves
 
 CARD, LOSS_CURVE = "README.md", "loss.png"
 # In a card that this package wrote, and may write anew.
@@ -84,8 +84,7 @@ def card_text(
 ) -> str:
     about = {**job.describe(), "steps": f"{step:,} of {total_steps:,}", "precision": str(config.mixed_precision)}
     if losses:
-        last = list(losses.values())[-50:]
-        about["loss"] = f"{sum(last) / len(last):.4g}, mean of the last {len(last)} steps"
+        about["loss"] = latest_mean(losses)
     head = yaml.safe_dump(metadata(config), sort_keys=False).strip()
     name = (config.hub_model_id or Path(config.output_dir).resolve().name).split("/")[-1]
     repository = config.hub_model_id or name

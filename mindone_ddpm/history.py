@@ -25,6 +25,12 @@ def read_curves(folder: Path) -> Curves:
     return {}
 
 
+def latest_mean(points: dict[int, float]) -> str:
+    """The mean of the last values of a curve, in words."""
+    last = list(points.values())[-50:]
+    return f"{sum(last) / len(last):.4g}, mean of the last {len(last)} steps"
+
+
 def _read_csv(folder: Path) -> Iterator[tuple[int, str, float]]:
     if (folder / "metrics.csv").is_file():
         with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:

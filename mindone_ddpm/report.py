@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 
 import mindone_ddpm
-from mindone_ddpm.checkpoint import BEST, PIPELINE_INDEX, RUN_CONFIG, STATE_RECORD, checkpoints_in
+from mindone_ddpm.checkpoint import BEST, PIPELINE_INDEX, RUN_CONFIG, STATE_RECORD, checkpoints_in, write_text
 from mindone_ddpm.config import ConfigError, TrainingConfig, first_line
-from mindone_ddpm.history import Curves, read_curves
+from mindone_ddpm.history import Curves, latest_mean, read_curves
 from mindone_ddpm.preview import write_preview
 
 REPORT = "report.html"
@@ -47,9 +47,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
         raise ConfigError(f"{run}: holds no run; give the --output_dir of a training")
     target = output or run / REPORT
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.tmp")
-    beside.write_text(page(run, settings, curves), encoding="utf-8")
-    beside.replace(target)
+    write_text(target, page(run, settings, curves))
     return target
 
 
@@ -105,9 +103,8 @@ def in_short(run: Path, settings: dict[str, Any], curves: Curves) -> dict[str, s
     rows: dict[str, str] = {}
     losses = curves.get("train/loss", {})
     if losses:
-        last = list(losses.values())[-50:]
         rows["steps"] = f"{max(losses):,}"
-        rows["loss"] = f"{sum(last) / len(last):.4g}, mean of the last {len(last)} steps"
+        rows["loss"] = latest_mean(losses)
     rates = list(curves.get("train/images_per_second", {}).values())
     if rates:
         rows["throughput"] = f"{sorted(rates)[len(rates) // 2]:.1f} images a second, median"
