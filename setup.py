@@ -38,8 +38,19 @@ setup(
         "tensorboardX",  # writes TensorBoard's files without TensorFlow or PyTorch
     ],
     extras_require={
-        "tensorboard": ["tensorboard"],  # to look at what was written
-        "wandb": ["wandb"],
+        "tracking": ["tensorboard", "wandb"],  # tensorboard only to look at what was written
+        # The libraries that MindSpore's plugin for CUDA 11.6 names: see mindone_ddpm/cuda.py. Those of CUDA 12 and
+        # cuDNN 9 have other names.
+        "gpu": [
+            "nvidia-cuda-runtime-cu11>=11.7,<12",
+            "nvidia-cuda-nvrtc-cu11>=11.7,<12",
+            "nvidia-cublas-cu11>=11.10,<12",
+            "nvidia-cudnn-cu11>=8.5,<9",
+            "nvidia-cufft-cu11>=10.7,<11",
+            "nvidia-curand-cu11>=10.2,<11",
+            "nvidia-cusolver-cu11>=11.4,<12",
+            "nvidia-cusparse-cu11>=11.7,<12",
+        ],
         "dev": [
             "pytest",
             "pytest-xdist",

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from mindone_ddpm import cuda
 from mindone_ddpm.config import first_line
 from mindone_ddpm.runtime import available_devices
 
@@ -127,8 +128,13 @@ def check_gpu() -> Finding:
         if "GPU" in available_devices():
             return Finding("GPU", WARNING, "a device, but its driver is silent", "see whether `nvidia-smi` runs")
         return Finding("GPU", OK, "none on this machine")
-    advice = "" if has_gpu_build() else "this MindSpore is built for other devices; training takes the CPU"
-    return Finding("GPU", WARNING if advice else OK, said.strip().splitlines()[0], advice)
+    name = said.strip().splitlines()[0]
+    if not has_gpu_build():
+        return Finding("GPU", WARNING, name, "this MindSpore is built for other devices; training takes the CPU")
+    trouble = cuda.trouble()
+    if trouble is not None:
+        return Finding("GPU", WARNING, f"{name}, but {trouble[0]}; training takes the CPU", trouble[1])
+    return Finding("GPU", OK, f"{name}, with the libraries of CUDA 11")
 
 
 def has_gpu_build() -> bool:

@@ -28,8 +28,7 @@ from mindone_ddpm.data import (
 )
 from mindone_ddpm.features import FeatureNetwork, make_features
 from mindone_ddpm.metrics import KEEPS_FEATURES, Statistics, load_statistics, save_statistics
-from mindone_ddpm.native import cache_dir
-from mindone_ddpm.runtime import Runtime, start
+from mindone_ddpm.runtime import Runtime, cache_dir, start
 
 METRICS_FILE, FEATURES_FILE = "metrics.json", "features.npz"
 SAVE_EVERY_S = 30.0  # of sampling that an interruption may cost

@@ -19,7 +19,7 @@ from mindspore import mint, nn, ops
 from PIL import Image
 
 from mindone_ddpm.config import ConfigError, first_line, looks_like_hub_name
-from mindone_ddpm.native import cache_dir
+from mindone_ddpm.runtime import cache_dir
 
 INCEPTION_SIZE = 299
 INCEPTION_FILE = "inception-2015-12-05.safetensors"  # its name in a repository on the Hub

@@ -19,7 +19,8 @@ from typing import Any
 
 import mindspore as ms
 
-from mindone_ddpm.native import cache_dir, processor
+from mindone_ddpm.native import processor
+from mindone_ddpm.runtime import cache_dir
 
 MOST_GRAPHS = 20  # of some megabytes each
 SUMS = "sha256"

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from mindone_ddpm.captions import Captions
 from mindone_ddpm.config import TextToImageConfig
 from mindone_ddpm.data import ImageRecords, batch_places, content_digest
-from mindone_ddpm.native import cache_dir
+from mindone_ddpm.runtime import cache_dir
 
 BATCH = 16
 

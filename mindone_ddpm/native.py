@@ -22,6 +22,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
+from mindone_ddpm.runtime import cache_dir
+
 SOURCE = Path(__file__).with_suffix(".cpp")
 # No -ffast-math: infinities and NaN keep their meaning.
 FLAGS = (
@@ -30,12 +32,6 @@ FLAGS = (
 )
 
 _library: Path | None = None  # set where it is loaded
-
-
-def cache_dir() -> Path:
-    """Where what is made once and used again is kept: ``MINDONE_DDPM_CACHE``, or a folder of the user's cache."""
-    given = os.environ.get("MINDONE_DDPM_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindone_ddpm"
 
 
 def processor() -> str:

@@ -20,8 +20,9 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
-from mindone_ddpm import lazy_imports
+from mindone_ddpm import cuda, lazy_imports
 from mindone_ddpm.config import Problem, first_line
 from mindone_ddpm.rendezvous import Meeting
 
@@ -118,6 +119,12 @@ def quiet_libraries() -> None:
     mindone_logging.disable_progress_bar()
 
 
+def cache_dir() -> Path:
+    """Where what is made once and used again is kept: ``MINDONE_DDPM_CACHE``, or a folder of the user's cache."""
+    given = os.environ.get("MINDONE_DDPM_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindone_ddpm"
+
+
 def available_devices() -> list[str]:
     """The devices that MindSpore can drive and that are really there, best first."""
     devices = []
@@ -147,20 +154,9 @@ def start(device: str, mode: str, seed: int) -> Runtime:
     present = available_devices()
     if device != "auto" and device not in present:
         raise RuntimeProblem(f"--device {device}: not found on this machine; there is {' and '.join(present)}")
-    with quiet_imports():
-        import mindspore as ms
+    chosen = _take_device(present if device == "auto" else [device])
+    import mindspore as ms
 
-    chosen = device
-    for candidate in present if device == "auto" else [device]:
-        try:
-            ms.set_device(candidate)
-            chosen = candidate
-            break
-        except (RuntimeError, ValueError) as error:
-            reason = first_line(error)
-            if device != "auto":
-                raise RuntimeProblem(f"--device {candidate}: MindSpore cannot use it ({reason})") from error
-            print(f"{candidate} is there, but MindSpore cannot use it ({reason}); trying the next", file=sys.stderr)
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
     ms.set_seed(seed)
     from mindone_ddpm import kernels
@@ -183,6 +179,40 @@ def start(device: str, mode: str, seed: int) -> Runtime:
             rank, world_size, host, lambda row: ms.ops.Broadcast(0)((ms.Tensor(row, ms.float32),))[0].asnumpy()
         )
     return Runtime(chosen, mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), meeting)
+
+
+def _take_device(candidates: list[str]) -> str:
+    """Give MindSpore the first of some devices that it can use.
+
+    Raises:
+        RuntimeProblem: it can use none of them.
+    """
+    for number, candidate in enumerate(candidates):
+        reason = _try_device(candidate)
+        if reason is None:
+            return candidate
+        if number < len(candidates) - 1 and is_main_by_environment():
+            following = candidates[number + 1]
+            print(f"note: MindSpore cannot use {candidate} ({reason}); taking {following}", file=sys.stderr)
+    raise RuntimeProblem(f"--device {candidate}: MindSpore cannot use it ({reason})")
+
+
+def _try_device(device: str) -> str | None:
+    """Import MindSpore and give it a device; why it cannot use it, or None."""
+    surroundings: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if device == "GPU":
+        trouble = cuda.trouble()
+        if trouble is not None:
+            return "; ".join(trouble)
+        surroundings = cuda.environment(cache_dir())
+    with surroundings, quiet_imports():
+        import mindspore as ms
+
+        try:
+            ms.set_device(device)
+        except (RuntimeError, ValueError) as error:
+            return first_line(error)
+    return None
 
 
 def launched_by_msrun() -> bool:

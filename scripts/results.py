@@ -26,7 +26,6 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-SEEDS = (0, 1, 2)
 STEPS, WARMUP_STEPS, LEARNING_RATE = 600, 100, 1e-3
 RECIPES: dict[str, dict[str, Any]] = {
     "digits": {"size": 8, "channels": 1, "batch_size": 64, "random_flip": False},
@@ -173,16 +172,16 @@ def quality(folder: Path) -> dict[str, float]:
     return {**about["metrics"], "seconds_per_1000_images": about["seconds"]}
 
 
-def run(name: str, root: Path) -> dict[str, dict[int, dict[str, float]]]:
+def run(name: str, root: Path, rows: list[str], seeds: int) -> None:
     recipe, data = RECIPES[name], root / name / "data"
     if not data.exists():
         (make_digits if name == "digits" else make_photographs)(data)
-    found: dict[str, dict[int, dict[str, float]]] = {}
-    for row, flags in [("PyTorch", None), *VARIANTS[name].items()]:
-        for seed in SEEDS:
-            folder = root / name / f"{row.replace(', ', '-').replace(' ', '-')}-{seed}"
+    for row in rows:
+        for seed in range(seeds):
+            folder = root / name / f"{folder_name(row)}-{seed}"
             summary = folder.with_name(folder.name + "-summary.json")
             if not summary.exists():
+                flags = VARIANTS[name].get(row)
                 started = time.perf_counter()
                 if flags is None:
                     train_in_torch(recipe, data, folder, seed)
@@ -192,30 +191,49 @@ def run(name: str, root: Path) -> dict[str, dict[int, dict[str, float]]]:
                 if name == "digits":
                     figures |= quality(folder)
                 summary.write_text(json.dumps(figures))
-            found.setdefault(row, {})[seed] = json.loads(summary.read_text())
-            print(f"{name}, {row}, seed {seed}: {found[row][seed]}", flush=True)
-    return found
+            print(f"{name}, {row}, seed {seed}: {summary.read_text()}", flush=True)
 
 
-def show(found: dict[str, dict[int, dict[str, float]]]) -> str:
-    """Means over the seeds, and in brackets the smallest and the largest."""
-    names = list(next(iter(found.values()))[SEEDS[0]])
-    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for row, seeds in found.items():
+def folder_name(row: str) -> str:
+    return row.replace(", ", "-").replace(" ", "-")
+
+
+def show(root: Path, name: str) -> str:
+    """All runs that have ended: means over the seeds, in brackets the standard error of the mean."""
+    lines: list[str] = []
+    for row in row_names(name):
+        summaries = (root / name).glob(f"{folder_name(row)}-[0-9]-summary.json")
+        runs = [json.loads(path.read_text()) for path in sorted(summaries)]
+        if not runs:
+            continue
+        if not lines:
+            lines = ["| | seeds | " + " | ".join(runs[0]) + " |", "|---" * (len(runs[0]) + 2) + "|"]
         cells = []
-        for name in names:
-            values = [figures[name] for figures in seeds.values()]
-            cells.append(f"{statistics.mean(values):.4g} ({min(values):.4g} to {max(values):.4g})")
-        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+        for figure in runs[0]:
+            values = [about[figure] for about in runs]
+            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+            cells.append(f"{statistics.mean(values):.4g} (± {error:.2g})")
+        lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def row_names(name: str) -> list[str]:
+    return ["PyTorch", *VARIANTS[name]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", choices=list(RECIPES))
     parser.add_argument("--folder", default="results", help="where runs and figures are kept (default: results)")
+    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
+    parser.add_argument("--rows", nargs="*", help="which rows of the table to run (default: all)")
     arguments = parser.parse_args()
-    print(show(run(arguments.recipe, Path(arguments.folder))))
+    root = Path(arguments.folder)
+    rows = arguments.rows or row_names(arguments.recipe)
+    if unknown := set(rows) - set(row_names(arguments.recipe)):
+        parser.error(f"--rows: no {', '.join(unknown)}; there are {', '.join(row_names(arguments.recipe))}")
+    run(arguments.recipe, root, rows, arguments.seeds)
+    print(show(root, arguments.recipe))
 
 
 if __name__ == "__main__":

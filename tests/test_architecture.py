@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mindone_ddpm"
 # A room may import from rooms on lower floors only.
 FLOORS = [
     ["config", "lazy_imports"],
-    ["rendezvous"],
+    ["rendezvous", "cuda"],
     ["runtime"],
     ["native", "convert"],
     ["kernels", "graph_cache", "distributed", "launch", "doctor"],
