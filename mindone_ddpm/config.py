@@ -286,6 +286,10 @@ class EngineConfig:
     )
     device: str = setting("auto", "auto takes the first that is there", choices=DEVICES)
     mode: str = setting("graph", "graph compiles the step; pynative runs it operator by operator", choices=MODES)
+    deterministic: bool = setting(
+        False, "same bits in every run on an NPU or GPU too, at some cost; a processor's are the same anyhow"
+    )
+    max_device_memory: int | None = setting(None, "use at most so many GiB of the device's memory", low=1)
     compile_cache: str = setting(
         "auto",
         "keep the compiled step for the next start of the same run; auto: on a processor, where this was tried",

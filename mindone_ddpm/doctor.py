@@ -109,7 +109,28 @@ def check_ascend() -> Finding:
     if cann is None or "ASCEND_HOME_PATH" not in os.environ:
         advice = "install the CANN toolkit, and run `source /usr/local/Ascend/ascend-toolkit/set_env.sh` in this shell"
         return Finding("Ascend", FAULT, text, advice)
+    supported = supported_cann()
+    if supported and not cann.startswith(tuple(supported)):
+        advice = f"this MindSpore is made for CANN {', '.join(supported)}: install one of them, or another MindSpore"
+        return Finding("Ascend", WARNING, text, advice)
     return Finding("Ascend", OK, text)
+
+
+def supported_cann() -> list[str]:
+    """The versions of CANN that the installed MindSpore says it fits, such as "8.3"; none where it does not say."""
+    folder = mindspore_folder()
+    notes = folder / "run_check" / "_check_version.py" if folder is not None else None
+    if notes is None or not notes.is_file():
+        return []
+    found = re.search(r"class AscendEnvChecker[\s\S]*?self\.version = \[(.*?)\]", notes.read_text())
+    return re.findall(r"\d+\.\d+", found.group(1)) if found else []
+
+
+def mindspore_folder() -> Path | None:
+    """Where MindSpore is installed, without importing it."""
+    spec = importlib.util.find_spec("mindspore")
+    places = list(spec.submodule_search_locations or []) if spec is not None else []
+    return Path(places[0]) if places else None
 
 
 def cann_version(folder: Path) -> str | None:
@@ -139,9 +160,8 @@ def check_gpu() -> Finding:
 
 def has_gpu_build() -> bool:
     """Whether the installed MindSpore brings its plugin for NVIDIA's GPUs."""
-    spec = importlib.util.find_spec("mindspore")
-    folders = list(spec.submodule_search_locations or []) if spec is not None else []
-    return any(list((Path(folder) / "lib" / "plugin").glob("*gpu*")) for folder in folders)
+    folder = mindspore_folder()
+    return folder is not None and any((folder / "lib" / "plugin").glob("*gpu*"))
 
 
 def check_fast_operators() -> Finding:

@@ -59,6 +59,9 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
         help="ranks asked to stop have this long (default: 600)",
     )
     parser.add_argument(
+        "--bind_core", action="store_true", help="give each rank the cores that are near its NPU, as msrun finds them"
+    )
+    parser.add_argument(
         "job", nargs=argparse.REMAINDER, help="the command to run: train ..., or a script and its flags"
     )
 
@@ -113,6 +116,8 @@ def check(arguments: argparse.Namespace) -> None:
     most = max_local_ranks()
     if most is not None and local > most:
         problems.append(f"-n: {local} ranks on this machine, which has {most} NPUs; use --local_workers")
+    if arguments.bind_core and most is None:
+        problems.append("--bind_core: no NPU on this machine; on a processor each rank has cores of its own already")
     several_machines = local < arguments.workers
     if several_machines and arguments.master_addr in ("127.0.0.1", "localhost"):
         problems.append("--master_addr: with several machines, give the address of machine 0")
@@ -153,6 +158,8 @@ def launch(arguments: argparse.Namespace) -> int:
         # The number of no rank: msrun is to show no log, since this program does.
         *(f"--cluster_time_out={arguments.cluster_timeout_s}", f"--tail_worker_log={arguments.workers}", *script),
     ]
+    if arguments.bind_core:
+        command.insert(1, "--bind_core=True")
     if local < arguments.workers:
         command.insert(1, f"--node_rank={arguments.node_rank}")
     environment = dict(os.environ)

@@ -140,13 +140,17 @@ def max_local_ranks() -> int | None:
     return len(glob.glob("/dev/davinci[0-9]*")) or None
 
 
-def start(device: str, mode: str, seed: int) -> Runtime:
+def start(
+    device: str, mode: str, seed: int, deterministic: bool = False, max_device_memory_gib: int | None = None
+) -> Runtime:
     """Import MindSpore, choose the device and the mode, seed it, and put the device's substitutes in place.
 
     Args:
         device: ``auto``, ``Ascend``, ``GPU`` or ``CPU``.
         mode: ``graph`` or ``pynative``.
         seed: for the initial weights.
+        deterministic: have MindSpore choose kernels that give the same bits in every run.
+        max_device_memory_gib: what MindSpore may take of the device's memory; all of it if None.
 
     Raises:
         RuntimeProblem: the device is not there, or MindSpore cannot drive it.
@@ -157,6 +161,10 @@ def start(device: str, mode: str, seed: int) -> Runtime:
     chosen = _take_device(present if device == "auto" else [device])
     import mindspore as ms
 
+    if deterministic:
+        ms.set_deterministic(True)
+    if max_device_memory_gib is not None:
+        ms.runtime.set_memory(max_size=f"{max_device_memory_gib}GB")
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
     ms.set_seed(seed)
     from mindone_ddpm import kernels

@@ -295,7 +295,7 @@ def begin(config: Config) -> tuple[Config, Runtime]:
         hub.check_login(config.hub_token)
     if not launched_by_msrun():
         check_output_dir(config)
-    runtime = start(config.device, config.mode, config.seed)
+    runtime = start(config.device, config.mode, config.seed, config.deterministic, config.max_device_memory)
     if launched_by_msrun() and runtime.is_main:  # the others may be here after it has begun to write
         check_output_dir(config)
     return settle(config, runtime), runtime

@@ -44,13 +44,13 @@ def train(settings: dict) -> None:
     started, step, batch_size = time.perf_counter(), 0, settings["batch_size"]
     while step < settings["steps"]:
         order = torch.randperm(len(images))
-        for first in range(0, len(order) - batch_size + 1, batch_size):
+        for first in range(0, len(order), batch_size):  # the last batch is a short one, as in the published script
             clean = images[order[first : first + batch_size]]
             if settings["random_flip"]:
-                flipped = torch.rand(batch_size) < 0.5
+                flipped = torch.rand(len(clean)) < 0.5
                 clean = torch.where(flipped[:, None, None, None], clean.flip(3), clean)
             noise = torch.randn_like(clean)
-            timesteps = torch.randint(0, 1000, (batch_size,))
+            timesteps = torch.randint(0, 1000, (len(clean),))
             prediction = unet(noise_scheduler.add_noise(clean, noise, timesteps), timesteps).sample
             torch.nn.functional.mse_loss(prediction, noise).backward()
             torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)

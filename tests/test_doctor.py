@@ -55,8 +55,8 @@ def test_a_package_that_does_not_fit_is_a_fault(monkeypatch):
     assert found["numpy"].status == "ok"
 
 
-def make_ascend(monkeypatch, tmp_path, devices=True, driver=True, sourced=True) -> None:
-    (tmp_path / "version.cfg").write_text("runtime_running_version=[8.1.RC1]\n")
+def make_ascend(monkeypatch, tmp_path, devices=True, driver=True, sourced=True, cann="8.5.0") -> None:
+    (tmp_path / "version.cfg").write_text(f"runtime_running_version=[{cann}]\n")
     monkeypatch.setattr(doctor, "ASCEND_FOLDERS", (str(tmp_path),))
     monkeypatch.setattr(doctor, "available_devices", lambda: ["Ascend", "CPU"] if devices else ["CPU"])
     monkeypatch.setattr(doctor, "said_by", lambda *command: "NPU 0" if driver else None)
@@ -69,7 +69,7 @@ def make_ascend(monkeypatch, tmp_path, devices=True, driver=True, sourced=True) 
 def test_an_ascend_machine_that_is_whole(monkeypatch, tmp_path):
     make_ascend(monkeypatch, tmp_path)
     found = doctor.check_ascend()
-    assert (found.status, found.text) == ("ok", "NPUs, driver answers, CANN 8.1.RC1")
+    assert (found.status, found.text) == ("ok", "NPUs, driver answers, CANN 8.5.0")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,19 @@ def test_an_ascend_machine_that_is_not(monkeypatch, tmp_path, changes, advice):
     make_ascend(monkeypatch, tmp_path, **changes)
     found = doctor.check_ascend()
     assert found.status == "fault" and advice in found.advice
+
+
+def test_a_cann_that_mindspore_is_not_made_for(monkeypatch, tmp_path):
+    make_ascend(monkeypatch, tmp_path, cann="7.0.RC1")
+    found = doctor.check_ascend()
+    assert found.status == "warning" and "CANN 7.0.RC1" in found.text and "made for CANN 8.2, 8.3" in found.advice
+
+
+def test_a_gpu_that_mindspore_cannot_use(monkeypatch):
+    monkeypatch.setattr(doctor, "said_by", lambda *command: "NVIDIA H200, 580.1\n")
+    found = doctor.check_gpu()
+    assert found.status == "warning" and "libcuda.so.1 is not found; training takes the CPU" in found.text
+    assert "nvidia-smi" in found.advice
 
 
 def test_a_run_that_fails_says_why():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
@@ -134,8 +135,27 @@ def test_wrong_use_of_the_launcher_is_told_before_anything_starts(run_flags, tmp
     assert result.returncode == 2 and "--master_addr no.such.host" in result.stderr
     result = run_program("launch", "-n", 2, "--master_port", 99999, *flags)
     assert result.returncode == 2 and "must be from 1024 to 65535" in result.stderr
+    result = run_program("launch", "-n", 2, "--bind_core", *flags)
+    assert result.returncode == 2 and "--bind_core: no NPU on this machine" in result.stderr
     assert run_program("launch", "-n", 2).returncode == 2
     assert not (tmp_path / "run").exists()
+
+
+def test_msrun_is_asked_to_bind_cores_where_there_are_npus(monkeypatch, tmp_path):
+    commands = []
+
+    def popen(command, **options):
+        commands.append(command)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "max_local_ranks", lambda: 8)
+    monkeypatch.setattr(launch.subprocess, "Popen", popen)
+    parser = argparse.ArgumentParser()
+    launch.add_launch_arguments(parser)
+    arguments = parser.parse_args(["-n", "8", "--bind_core", "train", "--output_dir", str(tmp_path)])
+    with pytest.raises(KeyboardInterrupt):
+        launch.launch(arguments)
+    assert "--bind_core=True" in commands[0] and "--worker_num=8" in commands[0]
 
 
 def test_ranks_that_never_come_end_the_job(run_flags, tmp_path):

@@ -236,3 +236,9 @@ def test_scale_lr_multiplies_by_the_global_batch(tmp_path):
         output_dir=str(tmp_path / "run"),
     )
     assert prepare(config).rates[0] == pytest.approx(1.2e-3)
+
+
+def test_deterministic_kernels_and_a_limit_of_memory_can_be_asked_for(digits_flags, tmp_path):
+    flags = ["--max_train_steps", 2, "--deterministic", "--max_device_memory", 4, "--output_dir", tmp_path / "run"]
+    result = run_program("train", *digits_flags, *flags)
+    assert result.returncode == 0, result.stderr
