@@ -595,7 +595,7 @@ def add_arguments(parser: argparse.ArgumentParser, config_class: type) -> None:
         plain, _ = plain_types[item.name]
         names = [f"--{name}" for name in (item.name, *item.metadata["aliases"])]
         text = item.metadata["help"].replace("%", "%%")
-        if item.default is not None:
+        if item.default not in (None, ""):
             text += f" (default: {item.default})"
         options: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text}
         if plain is bool:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,8 @@ def kept(key: str | None) -> Iterator[None]:
         known = _copy_whole(entry, own)
         ms.set_context(enable_compile_cache=True, compile_cache_path=str(own))
         try:
-            yield
+            with _same_sys():
+                yield
         finally:
             ms.set_context(enable_compile_cache=False)
         if not known:
@@ -68,6 +70,21 @@ def kept(key: str | None) -> Iterator[None]:
             _prune(graphs)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _same_sys() -> Iterator[None]:
+    """Keep what is set in ``sys``.
+
+    To find the files that a graph depends on, MindSpore 2.10 makes every module anew that the program's script imports.
+    A second ``sys`` puts the outputs and hooks of the first back to those with which Python began; a notebook dies.
+    """
+    names = ("stdin", "stdout", "stderr", "displayhook", "excepthook", "unraisablehook", "breakpointhook")
+    before = {name: getattr(sys, name) for name in names}
+    try:
+        yield
+    finally:
+        vars(sys).update(before)
 
 
 def _sum_of(folder: Path) -> str:

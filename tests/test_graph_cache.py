@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from conftest import run_program
+from conftest import ROOT, run_program
 from test_checkpoint import assert_same_end
 
 from mindone_ddpm import graph_cache
@@ -98,3 +101,28 @@ def test_every_fact_counts():
     facts = {"settings": {"learning_rate": 1e-4}, "ranks": (0, 1)}
     assert graph_cache.fingerprint(facts) == graph_cache.fingerprint({"ranks": (0, 1), "settings": facts["settings"]})
     assert graph_cache.fingerprint(facts) != graph_cache.fingerprint({**facts, "ranks": (1, 2)})
+
+
+SCRIPT = """
+import sys  # what MindSpore looks at in the program's script
+import mindone_ddpm as md
+
+config = md.TrainingConfig(
+    dataset_name="digits", channels=1, image_size=8, model_config_name_or_path=sys.argv[1], max_train_steps=1,
+    lr_warmup_steps=0, save_image_epochs=0, report_to="none", output_dir=sys.argv[2], compile_cache="on",
+)
+training = md.prepare(config)
+before = (sys.stdout, sys.stderr, sys.displayhook, sys.excepthook)
+md.train_loop(training)
+assert (sys.stdout, sys.stderr, sys.displayhook, sys.excepthook) == before
+"""
+
+
+def test_outputs_stay_what_they_were(small_model, tmp_path):
+    """MindSpore makes `sys` anew when it keeps a graph."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MINDONE_DDPM_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, str(script), str(small_model), str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
