@@ -6,6 +6,13 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+)"', (HERE / "mindone_ddpm" / "__init__.py").read_text(encoding="utf-8"))
 assert VERSION is not None
+DOCS = [
+    "mkdocs<2",  # mkdocs-material 9 is made for 1.x
+    "mkdocs-material<10",
+    "nbformat",  # writes the notebook
+    "nbclient",  # runs it, with ipykernel
+    "ipykernel",
+]
 
 setup(
     name="mindone-ddpm",
@@ -51,7 +58,9 @@ setup(
             "nvidia-cusolver-cu11>=11.4,<12",
             "nvidia-cusparse-cu11>=11.7,<12",
         ],
+        "docs": DOCS,
         "dev": [
+            *DOCS,
             "pytest",
             "pytest-xdist",
             "hypothesis",
@@ -61,11 +70,13 @@ setup(
             "types-tqdm",
             "tensorboard",
             "wandb",
+            "build",
+            "setuptools>=68",  # to build in this environment, as the tests do
+            "twine",
         ],
     },
     entry_points={"console_scripts": ["mindone-ddpm=mindone_ddpm.cli:main"]},
     classifiers=[
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

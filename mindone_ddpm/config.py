@@ -564,6 +564,19 @@ class EvaluateConfig(SamplingBase):
 # --- command line and YAML -----------------------------------------------------------------------------------------
 
 
+# What each command takes; those that are not here take no configuration.
+CONFIG_OF_COMMAND: dict[str, Any] = {
+    "train": TrainingConfig,
+    "train_text_to_image": TextToImageConfig,
+    "preview": TrainingConfig,
+    "sample": SampleConfig,
+    "inpaint": InpaintConfig,
+    "interpolate": InterpolateConfig,
+    "evaluate": EvaluateConfig,
+    "push": PushConfig,
+}
+
+
 def value_types(config_class: type) -> dict[str, tuple[type, bool]]:
     """For each field of a configuration: its plain type, and whether it may be None."""
     result = {}

@@ -16,14 +16,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import psutil
 
 from mindone_ddpm.config import (
+    CONFIG_OF_COMMAND,
     ConfigError,
-    EvaluateConfig,
-    TextToImageConfig,
     TrainingConfig,
     add_arguments,
     first_line,
@@ -32,8 +31,7 @@ from mindone_ddpm.config import (
 from mindone_ddpm.runtime import interrupt_watch, max_local_ranks
 
 DEFAULT_PORT = 8118
-# A script of one's own is taken for one that trains on images.
-CONFIG_OF_JOB: dict[str, Any] = {"train_text_to_image": TextToImageConfig, "evaluate": EvaluateConfig}
+SHARED_COMMANDS = ("train", "train_text_to_image", "evaluate")  # what several ranks can share
 # Names a folder in which each rank writes with what status its work has ended.
 OUTCOMES = "MINDONE_DDPM_OUTCOMES"
 # What MindSpore's C++ side logs of its connections whatever its log level.
@@ -68,7 +66,7 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
 
 def output_dir_of(job: Sequence[str]) -> Path:
     """Where a job will write, from its flags and its YAML file. Raises ConfigError where those are wrong."""
-    config_class = CONFIG_OF_JOB.get(job[0], TrainingConfig)
+    config_class = CONFIG_OF_COMMAND.get(job[0], TrainingConfig)  # a script of one's own trains on images
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_arguments(parser, config_class)
     known, _ = parser.parse_known_args(job[1:])
@@ -113,6 +111,10 @@ def check(arguments: argparse.Namespace) -> None:
         problems.append(f"--local_workers {local}: must be from 1 to -n ({arguments.workers})")
     if not arguments.job:
         problems.append("give the command to run after the options, for example: train --dataset_name digits")
+    elif not arguments.job[0].endswith(".py") and arguments.job[0] not in SHARED_COMMANDS:
+        problems.append(
+            f"{arguments.job[0]}: ranks can share {', '.join(SHARED_COMMANDS)}, or a script that ends in .py"
+        )
     most = max_local_ranks()
     if most is not None and local > most:
         problems.append(f"-n: {local} ranks on this machine, which has {most} NPUs; use --local_workers")

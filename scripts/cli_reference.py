@@ -16,8 +16,8 @@ sys.path.insert(0, str(ROOT))
 HEADER = """# Command line
 
 `mindone-ddpm COMMAND [flags]`, or `python -m mindone_ddpm COMMAND [flags]`. `--config FILE` takes a YAML file with any
-of a command's settings, by the names of their flags; flags win. Exit status: 0 when all went well, 2 for wrong use, 1 for
-a failure, 130 and 143 when stopped by Ctrl-C and SIGTERM.
+of a command's settings, by the names of their flags; flags win. Exit status: 0 when all went well, 2 for wrong use, 1
+for a failure, 130 and 143 when stopped by Ctrl-C and SIGTERM.
 
 This page is written by `python scripts/cli_reference.py`.
 """

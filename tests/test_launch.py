@@ -138,6 +138,8 @@ def test_wrong_use_of_the_launcher_is_told_before_anything_starts(run_flags, tmp
     result = run_program("launch", "-n", 2, "--bind_core", *flags)
     assert result.returncode == 2 and "--bind_core: no NPU on this machine" in result.stderr
     assert run_program("launch", "-n", 2).returncode == 2
+    result = run_program("launch", "-n", 2, "sample", "--model", tmp_path)
+    assert result.returncode == 2 and "sample: ranks can share train" in result.stderr
     assert not (tmp_path / "run").exists()
 
 

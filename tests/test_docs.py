@@ -1,0 +1,277 @@
+"""The documentation is true: its commands run, its links lead somewhere, its generated pages are fresh."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from conftest import ROOT, run_program
+from hub_server import TOKEN, HubServer
+from nbclient import NotebookClient
+from PIL import Image
+
+from mindone_ddpm.cli import make_parser
+from mindone_ddpm.config import CONFIG_OF_COMMAND, from_arguments
+
+PAGES = [*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+OUTSIDE = re.compile(  # not this project's own; with what it needs, each was run by hand
+    r"(\. |source |pip install|python3 -m venv|export |huggingface-cli login|npu-smi|msrun |python -m build|mkdocs )"
+)
+
+
+def script_module(name: str):
+    """A file of scripts/ as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each command in a page's shell blocks. What stands for more than it says is left out."""
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def mentioned(page: Path) -> list[list[str]]:
+    """Commands inside a sentence, as far as they are whole."""
+    found = re.findall(r"`((?:mindone-ddpm|python scripts/|bash scripts/)[^`]*)`", page.read_text(encoding="utf-8"))
+    return [shlex.split(text) for text in found if "COMMAND" not in text and len(text.split()) > 2]
+
+
+def as_program(words: list[str]) -> list[str] | None:
+    """The words after ``mindone-ddpm``, for whatever starts it."""
+    if words[0] == "mindone-ddpm":
+        return [word for word in words[1:] if word != "..."]
+    if words[:2] == ["bash", "scripts/launch.sh"]:
+        return ["launch", *(word for word in words[2:] if word != "...")]
+    return None
+
+
+def understand(words: list[str]) -> None:
+    """Parse a command as the program would; wrong use ends with SystemExit or ConfigError."""
+    if "--help" in words:
+        return
+    arguments = make_parser().parse_args(words)
+    if arguments.command == "launch":
+        if arguments.job and not arguments.job[0].endswith(".py"):
+            understand(arguments.job)
+    elif arguments.command in CONFIG_OF_COMMAND:
+        if arguments.config == "run.yaml":  # any file of one's own
+            arguments.config = None
+        from_arguments(CONFIG_OF_COMMAND[arguments.command], arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_understood(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for words in [*commands(page), *mentioned(page)]:
+        program = as_program(words)
+        if program is not None:
+            understand(program)
+        elif words[0] in ("bash", "python", ".venv/bin/python") and words[1].startswith("scripts/"):
+            assert (ROOT / words[1]).is_file(), words
+            if words[1].endswith("bench.py"):
+                script_module("bench").make_parser().parse_args(words[2:])
+        else:
+            assert OUTSIDE.match(" ".join(words)), f"{page.name}: what is {words}?"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_command_line_reference_is_fresh():
+    written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert written == script_module("cli_reference").reference(), "run python scripts/cli_reference.py"
+
+
+def test_the_site_builds(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    home = (tmp_path / "site" / "index.html").read_text(encoding="utf-8")
+    assert "mindone_ddpm" in home and (tmp_path / "site" / "tutorial_zh" / "index.html").is_file()
+    assert not re.search(r"<(script|link)[^>]+(src|href)=\"https?://(?!127)[^\"]+\.(js|css)", home), "opens offline"
+
+
+# --- the tutorial ----------------------------------------------------------------------------------------------------
+
+SMALL = """
+import mindone_ddpm as md
+config = md.TrainingConfig(
+    dataset_name="digits", channels=1, image_size=8, model_config_name_or_path={model!r}, max_train_samples=40,
+    train_batch_size=8, eval_batch_size=4, num_epochs=2, lr_warmup_steps=4, save_image_epochs=1,
+    ddpm_num_inference_steps=4, output_dir="run",
+)
+config, runtime = md.begin(config)
+"""
+
+
+def test_the_notebook_is_the_tutorial():
+    written = (ROOT / "examples" / "unconditional" / "butterflies.ipynb").read_text(encoding="utf-8")
+    assert written == script_module("notebook").notebook(), "run python scripts/notebook.py"
+
+
+def test_the_tutorial_in_chinese_has_the_same_code():
+    english, chinese = (blocks(ROOT / "docs" / name, "python") for name in ("tutorial.md", "tutorial_zh.md"))
+
+    def without_comments(code: str) -> str:
+        return re.sub(r" *#.*", "", code)
+
+    assert [without_comments(code) for code in chinese] == [without_comments(code) for code in english]
+    assert commands(ROOT / "docs" / "tutorial.md") == commands(ROOT / "docs" / "tutorial_zh.md")
+
+
+def test_the_readme_in_chinese_has_the_same_commands():
+    assert commands(ROOT / "README.md") == commands(ROOT / "README_zh.md")
+
+
+def test_the_notebook_runs_from_top_to_bottom(small_model, tmp_path):
+    """With other settings in its first cell: built-in digits, a small network, seconds instead of hours."""
+    book = nbformat.read(ROOT / "examples" / "unconditional" / "butterflies.ipynb", 4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert "TrainingConfig(" in code[0].source
+    code[0].source = SMALL.format(model=str(small_model))
+    NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    pictures = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    said = "".join(output.get("text", "") for cell in code for output in cell.outputs)
+    assert len(pictures) == 5  # a picture of the data, the preview, noise, the last grid, new pictures
+    assert "input shape:  (1, 1, 8, 8)\noutput shape: (1, 1, 8, 8)" in said and "the pipeline is in run" in said
+
+
+# --- every command, run ----------------------------------------------------------------------------------------------
+
+
+def write_pictures(folder: Path, count: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    folder.mkdir()
+    for number in range(count):
+        pixels = generator.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+@pytest.fixture
+def workplace(tmp_path, small_model, stable_diffusion, captioned_digits):
+    """A folder in which whatever the pages name is there."""
+    for seed, name in enumerate(("my-pictures", "other-pictures", "my-photographs", "my-captioned-pictures")):
+        write_pictures(tmp_path / name, 12, seed)
+    lines = [json.dumps({"file_name": f"{number}.png", "text": "a fox"}) for number in range(12)]
+    (tmp_path / "my-captioned-pictures" / "metadata.jsonl").write_text("\n".join(lines))
+    for seed, name in enumerate(("photo.png", "mask.png", "a.png", "b.png")):
+        write_pictures(tmp_path / f"of-{name}", 1, seed)
+        (tmp_path / f"of-{name}" / "0.png").rename(tmp_path / name)
+        (tmp_path / f"of-{name}").rmdir()
+    (tmp_path / "run.yaml").write_text("dataset_name: digits\nmax_train_samples: 40\noutput_dir: my-model\n")
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    (tmp_path / "CompVis").mkdir()
+    (tmp_path / "CompVis" / "stable-diffusion-v1-4").symlink_to(stable_diffusion)
+    (tmp_path / "lambdalabs").mkdir()
+    (tmp_path / "lambdalabs" / "naruto-blip-captions").symlink_to(captioned_digits)
+    return tmp_path
+
+
+def smaller(words: list[str], model: Path) -> list[object]:
+    """The same command with settings behind its own that make it a matter of seconds; the later ones win."""
+    command, given = words[0], " ".join(words)
+    if command == "launch":
+        arguments = make_parser().parse_args(words)
+        return ["launch", "-n", 2, *smaller(arguments.job, model)]
+    if command == "evaluate":
+        words = drop(words, "--inception_weights")
+        quick = ["--features", "digits", "--num_samples", 12, "--num_inference_steps", 2, "--force"]
+        return [*words, *quick, "--device", "CPU", "--max_train_samples", 12] if "--fake" not in words else [
+            *words, "--features", "digits", "--device", "CPU", "--force",
+        ]  # fmt: skip
+    if command in ("sample", "inpaint", "interpolate"):
+        numbers = [] if command == "inpaint" else ["--num_images", 3]
+        return [*words, "--num_inference_steps", 2, *numbers, "--device", "CPU", "--overwrite_output_dir"]
+    if command == "preview":
+        return [*words, "--resolution", 8, "--channels", 1]
+    if command == "doctor":
+        return [*words, "--no-runs"]
+    if command not in ("train", "train_text_to_image"):
+        return list(words)
+    words = [word.replace("checkpoint-1500", "checkpoint-1") for word in drop(words, "--inception_weights")]
+    quick = ["--max_train_steps", 2, "--train_batch_size", 2, "--lr_warmup_steps", 0, "--device", "CPU"]
+    quick += ["--checkpointing_steps", 1, "--save_image_epochs", 0]
+    if "--resume_from_checkpoint" not in words:
+        quick.append("--overwrite_output_dir")
+    if command == "train":
+        quick += ["--resolution", 8, "--channels", 1, "--model_config_name_or_path", model]
+    else:
+        quick += [
+            "--resolution",
+            16,
+            "--center_crop",
+            "--gradient_accumulation_steps",
+            1,
+            "--validation_prompt",
+            "a fox",
+        ]
+        if "--pretrained_model_name_or_path" not in given:
+            quick += ["--pretrained_model_name_or_path", "CompVis/stable-diffusion-v1-4"]
+            quick += ["--train_data_dir", "my-captioned-pictures"]
+    if "--eval_metrics" in words:
+        quick += ["--eval_features", "digits", "--eval_num_samples", 12, "--eval_metrics_steps", 1]
+        quick += ["--ddpm_num_inference_steps", 2]
+    if "--validation_loss_steps" in words:
+        quick += ["--validation_split", 0.25] if "--validation_split" in words else []
+        quick += ["--validation_loss_steps", 1]
+    return [*words, *quick]
+
+
+def drop(words: list[str], flag: str) -> list[str]:
+    """Without a flag and its value."""
+    if flag not in words:
+        return words
+    place = words.index(flag)
+    return [*words[:place], *words[place + 2 :]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_runs(page, workplace, small_model):
+    """In the page's order. Left out: several machines, PyTorch's own file of weights, and what a page's commands do not
+    make themselves (a pipeline of another page is made beforehand)."""
+    server = HubServer()
+    environment = {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"HF_HOME": str(workplace / "hub"), "no_proxy": "127.0.0.1"}
+    programs = [program for program in map(as_program, commands(page)) if program is not None]
+    programs = [words for words in programs if "--node_rank" not in words and words[0] != "convert_inception"]
+    first = ["train", "--train_data_dir", "my-pictures", "--output_dir"]
+    made = {"my-model", "digits", "ddpm-butterflies-128"} & {word for words in programs for word in words}
+    try:
+        for folder in sorted(made):
+            run(smaller([*first, folder], small_model), workplace, environment)
+        if any("my-samples" in words for words in programs):
+            run(["sample", "--model", "my-model", "--output_dir", "my-samples", "--num_images", 12,
+                 "--num_inference_steps", 2], workplace, environment)  # fmt: skip
+        for words in programs:
+            words = [
+                word.replace("your-name/", "someone/").replace("sd-naruto-model", "sd-naruto-model") for word in words
+            ]
+            run(smaller(words, small_model), workplace, environment)
+    finally:
+        server.close()
+
+
+def run(words: list[object], folder: Path, environment: dict[str, str]) -> None:
+    result = run_program(*words, cwd=folder, **environment)
+    assert result.returncode == 0, f"{words}: {result.stderr[-2000:]}"
