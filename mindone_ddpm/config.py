@@ -183,6 +183,9 @@ class EngineConfig:
     center_crop: bool = setting(False, "with resize_mode crop (which this implies): crop in the middle, not at random")
     random_flip: bool | None = setting(None, "flip half the images left to right; on, but for the built-in digits")
     random_vertical_flip: bool = setting(False, "flip half the images upside down")
+    dataloader_drop_last: bool = setting(
+        False, "end an epoch before a batch that is not full; a short one makes a noisy update, where data are few"
+    )
     dataloader_num_workers: int = setting(
         0, "processes that decode images, at most one a core; 0: a thread, enough where the images fit in memory", low=0
     )

@@ -664,7 +664,8 @@ class Plan:
     """How a run walks through its data. A *global batch* is ``world_size`` batches, one for each rank.
 
     Every sample is seen once in an epoch: the last global batch is filled up with samples of weight 0, so that the
-    shape stays what it was and the filling counts for nothing.
+    shape stays what it was and the filling counts for nothing. With ``drop_last`` an epoch ends before a batch that is
+    not full, and leaves other samples out each time.
     """
 
     seed: int
@@ -672,6 +673,7 @@ class Plan:
     batch_size: int
     rank: int = 0
     world_size: int = 1
+    drop_last: bool = False
 
     @property
     def global_batch_size(self) -> int:
@@ -679,7 +681,12 @@ class Plan:
 
     @property
     def batches_per_epoch(self) -> int:
-        return -(-self.num_samples // self.global_batch_size)
+        full, rest = divmod(self.num_samples, self.global_batch_size)
+        return full + (rest > 0 and not self.drop_last)
+
+    @property
+    def samples_per_epoch(self) -> int:
+        return min(self.num_samples, self.batches_per_epoch * self.global_batch_size)
 
     def positions(self, batch_number: int) -> tuple[int, np.ndarray]:
         """Epoch, and this rank's places in the epoch's order; places past the end are filling."""

@@ -61,6 +61,7 @@ DECISIVE_SETTINGS = (
     "random_vertical_flip",
     "streaming",
     "streaming_buffer_size",
+    "dataloader_drop_last",
     "loss_type",
     "huber_c",
     "snr_gamma",
@@ -145,11 +146,11 @@ class Schedule:
     def samples_seen(self, batch_number: int) -> int:
         """By all ranks together."""
         epoch, batch = divmod(batch_number, self.plan.batches_per_epoch)
-        return epoch * self.plan.num_samples + min(batch * self.plan.global_batch_size, self.plan.num_samples)
+        return epoch * self.plan.samples_per_epoch + min(batch * self.plan.global_batch_size, self.plan.num_samples)
 
     def batch_number_after(self, samples: int) -> int:
         """The batch to go on with after so many samples: the one that holds the next sample."""
-        epoch, rest = divmod(samples, self.plan.num_samples)
+        epoch, rest = divmod(samples, self.plan.samples_per_epoch)
         return epoch * self.plan.batches_per_epoch + rest // self.plan.global_batch_size
 
 
@@ -308,7 +309,8 @@ def assemble(config: EngineConfig, runtime: Runtime, job: Any) -> Training:
         DataProblem: fewer images than a batch.
     """
     unet, records = job.unet, job.records
-    plan = Plan(config.seed, len(records), config.train_batch_size, runtime.rank, runtime.world_size)
+    sizes = (len(records), config.train_batch_size)
+    plan = Plan(config.seed, *sizes, runtime.rank, runtime.world_size, config.dataloader_drop_last)
     if plan.global_batch_size > len(records):
         raise DataProblem(
             f"--train_batch_size {config.train_batch_size}: the data set has only {len(records)} images; "

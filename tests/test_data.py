@@ -235,6 +235,15 @@ def test_every_sample_is_seen_once_in_an_epoch(num_samples, batch_size, world_si
     assert sorted(seen) == list(range(num_samples))
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_batch_that_is_not_full_can_be_left_out(world_size):
+    plans = [Plan(0, 13, 2, rank, world_size, drop_last=True) for rank in range(world_size)]
+    assert plans[0].batches_per_epoch == 13 // (2 * world_size) and plans[0].samples_per_epoch == 12
+    seen = [place for plan in plans for number in range(plan.batches_per_epoch) for place in plan.positions(number)[1]]
+    assert sorted(seen) == list(range(12))
+    assert plans[0].positions(plans[0].batches_per_epoch)[0] == 1
+
+
 COLUMNS = ("images", "noise", "timesteps", "weights")
 
 

@@ -74,9 +74,8 @@ def test_the_installed_wheel_starts(archives, tmp_path):
         str(archives[0]),
     ]
     subprocess.run(command, check=True)
-    program = (
-        "import mindone_ddpm.cli as c; print(c.__file__); c.main(['train', '--max_train_steps', '7', '--print_config'])"
-    )
+    flags = ["train", "--dataset_name", "digits", "--max_train_steps", "7", "--print_config"]
+    program = f"import sys, mindone_ddpm.cli as cli; print(cli.__file__); sys.exit(cli.main({flags}))"
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": str(target)}
     )
