@@ -28,12 +28,15 @@ SUMS = "sha256"
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
-    """Of what a graph is made from, and of this package's code and the processor."""
+    """Of what a graph is made from, of this package's code and the processor, and of the program's script.
+
+    MindSpore refuses a graph that another script has made, because it cannot know what that one changed.
+    """
     found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for path in sorted(Path(__file__).parent.glob("*.*")):
         if path.suffix in (".py", ".cpp"):
             found.update(path.read_bytes())
-    found.update(processor().encode())
+    found.update(processor().encode() + os.path.realpath(sys.argv[0]).encode())
     return found.hexdigest()[:24]
 
 
@@ -62,9 +65,10 @@ def kept(key: str | None) -> Iterator[None]:
                 yield
         finally:
             ms.set_context(enable_compile_cache=False)
-        if not known:
-            (own / SUMS).write_text(_sum_of(own))
-            shutil.rmtree(entry, ignore_errors=True)  # where it was damaged
+        new_sum = _sum_of(own)
+        if new_sum != known:  # none, damaged, or refused by MindSpore for a script that has changed
+            (own / SUMS).write_text(new_sum)
+            shutil.rmtree(entry, ignore_errors=True)
             with contextlib.suppress(OSError):  # another process was first
                 own.rename(entry)
             _prune(graphs)
@@ -94,18 +98,19 @@ def _sum_of(folder: Path) -> str:
     return found.hexdigest()
 
 
-def _copy_whole(entry: Path, own: Path) -> bool:
-    """Copy an entry; whether it was there, and as it was written."""
+def _copy_whole(entry: Path, own: Path) -> str | None:
+    """Copy an entry; its sum, or None where it is not there as it was written."""
     try:
         shutil.copytree(entry, own, dirs_exist_ok=True)
         os.utime(entry)
-        if (own / SUMS).read_text() == _sum_of(own):
-            return True
+        found = _sum_of(own)
+        if (own / SUMS).read_text() == found:
+            return found
     except (OSError, shutil.Error):
         pass
     for path in own.iterdir():
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return False
+    return None
 
 
 def _prune(graphs: Path) -> None:

@@ -167,7 +167,9 @@ def dropout(input, p=0.5, training=True, inplace=False):
 
 def divide_by_number(x, y):
     """``tensor / number`` in a graph. MindSpore's own keeps some eight copies of the tensor for its gradient."""
-    return _real_div(x, y) if x.dtype in (ms.float32, ms.float16) else _divs(x, y)
+    if x.dtype not in (ms.float32, ms.float16):
+        return _divs(x, y)
+    return x if y == 1 else _real_div(x, y)
 
 
 # --- methods of mindspore.mint.nn cells. In a graph, the first argument must be called `self`. ---------------------
@@ -218,12 +220,28 @@ def geglu_construct(self, hidden_states):
     return hidden_states * self.gelu(gate)
 
 
+def resnet_block_init(self, *arguments, **options):
+    """A ResnetBlock2D that knows whether its normalisations and what follows them are one operator."""
+    cell = importlib.import_module("mindone.diffusers.models.resnet").ResnetBlock2D
+    _originals[(cell, "__init__")](self, *arguments, **options)
+    plain = type(self.norm1) is type(self.norm2) is mint.nn.GroupNorm
+    self.activates_in_norm = plain and isinstance(self.nonlinearity, mint.nn.SiLU) and has_native()
+
+
+def activated_norm(block, norm, input):
+    """A normalisation and SiLU; as one operator nothing between them is kept for the gradient."""
+    if block.activates_in_norm and input.dtype == ms.float32:
+        settings = ms.Tensor([norm.num_groups, norm.eps, 1.0], ms.float32)
+        return native.group_norm(input, norm.weight, norm.bias, settings)[0]
+    return block.nonlinearity(norm(input))
+
+
 def resnet_block_construct(self, input_tensor, temb):
     """mindone's ResnetBlock2D, with the time embedding enlarged before it is added.
 
     For an addition that broadcasts, MindSpore's graph keeps some four copies of the result for the gradient.
     """
-    hidden_states = self.nonlinearity(self.norm1(input_tensor))
+    hidden_states = activated_norm(self, self.norm1, input_tensor)
     if self.upsample is not None:
         input_tensor, hidden_states = self.upsample(input_tensor), self.upsample(hidden_states)
     elif self.downsample is not None:
@@ -233,12 +251,12 @@ def resnet_block_construct(self, input_tensor, temb):
         temb = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb)).unsqueeze(2).unsqueeze(3)
     if self.time_embedding_norm == "scale_shift":
         scale, shift = ops.chunk(temb, 2, 1)
-        hidden_states = self.norm2(hidden_states) * (1 + scale) + shift
+        hidden_states = self.nonlinearity(self.norm2(hidden_states) * (1 + scale) + shift)
     else:
         if self.time_embedding_norm == "default" and temb is not None:
             hidden_states = hidden_states + ops.broadcast_to(temb, hidden_states.shape)
-        hidden_states = self.norm2(hidden_states)
-    hidden_states = self.conv2(self.dropout(self.nonlinearity(hidden_states)))
+        hidden_states = activated_norm(self, self.norm2, hidden_states)
+    hidden_states = self.conv2(self.dropout(hidden_states))
     if self.conv_shortcut is not None:
         input_tensor = self.conv_shortcut(input_tensor)
     return (input_tensor + hidden_states) / self.output_scale_factor
@@ -268,27 +286,98 @@ def conv2d_native_construct(self, input):
 def group_norm_construct(self, input):
     if input.dtype != ms.float32:
         return ops.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-    settings = ms.Tensor([self.num_groups, self.eps], ms.float32)
+    settings = ms.Tensor([self.num_groups, self.eps, 0.0], ms.float32)
     return native.group_norm(input, self.weight, self.bias, settings)[0]
+
+
+def layer_norm_native(input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    if weight is None or bias is None or len(normalized_shape) != 1 or input.dtype != ms.float32:
+        return layer_norm(input, normalized_shape, weight, bias, eps)
+    return native.layer_norm(input, weight, bias, ms.Tensor([eps], ms.float32))[0]
+
+
+def layer_norm_native_construct(self, input):
+    return layer_norm_native(input, self.normalized_shape, self.weight, self.bias, self.eps)
 
 
 def silu(input, inplace=False):
     return native.silu(input) if input.dtype == ms.float32 else ops.silu(input)
 
 
-def attention_construct(self, query, key, value, attn_mask=None):
+def linear(input, weight, bias=None):
+    """As one operator: MindSpore's addition of a bias keeps tables of four times the output's size."""
+    if input.dtype != ms.float32 or weight.dtype != ms.float32:
+        return ops.dense(input, weight, bias)
+    return native.linear(input, weight) if bias is None else native.linear_with_bias(input, weight, bias)
+
+
+def linear_construct(self, x):
+    return linear(x, self.weight, self.bias)
+
+
+def swap_last_axes(input):
+    """(n, r, c) to (n, c, r). MindSpore's transposition keeps a table of twice the input's size for each place."""
+    return native.transpose(input) if input.dtype == ms.float32 else ops.transpose(input, (0, 2, 1))
+
+
+def math_attention_construct(self, query, key, value, attn_mask=None):
     """mindone's attention by formula: softmax(scale q k^T + mask) v (Vaswani et al. 2017, equation 1)."""
     shape = query.shape
     query = query.reshape(-1, query.shape[-2], query.shape[-1])
     key = key.reshape(-1, key.shape[-2], key.shape[-1])
     value = value.reshape(-1, value.shape[-2], value.shape[-1])
-    if attn_mask is None and query.dtype == ms.float32 and value.shape == key.shape:
-        output = native.attention(query, key, value, ms.Tensor([self.scale], ms.float32))[0]
+    if attn_mask is not None and attn_mask.dtype == ms.bool_:
+        attn_mask = ops.logical_not(attn_mask) * dtype_to_min(query.dtype)
+    return ops.bmm(self.get_attention_scores(query, key, attn_mask), value).reshape(shape)
+
+
+def attention_construct(
+    self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs
+):
+    """mindone's AttnProcessor2_0: softmax(scale q k^T + mask) v of several heads (Vaswani et al. 2017, section 3.2).
+
+    Without a mask each head reads its columns where they are, instead of from a transposed copy.
+    """
+    residual = hidden_states
+    if attn.spatial_norm is not None:
+        hidden_states = attn.spatial_norm(hidden_states, temb)
+    shape = hidden_states.shape
+    if len(shape) == 4:
+        hidden_states = hidden_states.reshape(shape[0], shape[1], shape[2] * shape[3])
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states)
+        hidden_states = swap_last_axes(hidden_states)
+    elif attn.group_norm is not None:
+        hidden_states = swap_last_axes(attn.group_norm(swap_last_axes(hidden_states)))
+    source = hidden_states
+    if encoder_hidden_states is not None:
+        source = encoder_hidden_states
+        if attn.norm_cross:
+            source = attn.norm_encoder_hidden_states(source)
+
+    query, key, value = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
+    by_heads = (shape[0], -1, attn.heads, key.shape[2] // attn.heads)
+    query, key, value = query.reshape(by_heads), key.reshape(by_heads), value.reshape(by_heads)
+    if attn.norm_q is not None:
+        query = attn.norm_q(query)
+    if attn.norm_k is not None:
+        key = attn.norm_k(key)
+    if attention_mask is None and query.dtype == ms.float32 and value.shape == key.shape:
+        output = native.attention(query, key, value, ms.Tensor([attn.scale], ms.float32))[0]
     else:
-        if attn_mask is not None and attn_mask.dtype == ms.bool_:
-            attn_mask = ops.logical_not(attn_mask) * dtype_to_min(query.dtype)
-        output = ops.bmm(self.get_attention_scores(query, key, attn_mask), value)
-    return output.reshape(shape)
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, source.shape[1], shape[0])
+            attention_mask = attention_mask.reshape(shape[0], attn.heads, -1, source.shape[1])
+        query, key, value = query.swapaxes(1, 2), key.swapaxes(1, 2), value.swapaxes(1, 2)
+        output = attn.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask).swapaxes(1, 2)
+    output = output.reshape(shape[0], -1, attn.heads * output.shape[3])
+
+    output = attn.to_out[1](attn.to_out[0](output))
+    if len(shape) == 4:
+        output = swap_last_axes(output).reshape(shape)
+    if attn.residual_connection:
+        output = output + residual
+    return output / attn.rescale_output_factor
 
 
 # --- all gradients at once -----------------------------------------------------------------------------------------
@@ -394,14 +483,20 @@ _MINT_CELLS = {
     "LayerNorm": layer_norm_construct,
     "Embedding": embedding_construct,
 }
-_MINDONE_CELLS: dict[tuple[str, str], Any] = {
-    ("mindone.diffusers.models.activations", "GEGLU"): geglu_construct,
-    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): resnet_block_construct,
+_MINDONE_CELLS: dict[tuple[str, str], dict[str, Any]] = {
+    ("mindone.diffusers.models.activations", "GEGLU"): {"construct": geglu_construct},
+    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {
+        "__init__": resnet_block_init,
+        "construct": resnet_block_construct,
+    },
 }
 _NATIVE: dict[tuple[str, str], dict[str, Any]] = {
     ("mindspore.mint.nn", "Conv2d"): {"__init__": conv2d_init, "construct": conv2d_native_construct},
     ("mindspore.mint.nn", "GroupNorm"): {"construct": group_norm_construct},
-    ("mindone.diffusers.models.attention_processor", "Attention"): {"math_attention_op": attention_construct},
+    ("mindspore.mint.nn", "LayerNorm"): {"construct": layer_norm_native_construct},
+    ("mindspore.mint.nn", "Linear"): {"construct": linear_construct},
+    ("mindone.diffusers.models.attention_processor", "Attention"): {"math_attention_op": math_attention_construct},
+    ("mindone.diffusers.models.attention_processor", "AttnProcessor2_0"): {"__call__": attention_construct},
 }
 _originals: dict[tuple[Any, str], Any] = {}
 
@@ -409,6 +504,12 @@ _originals: dict[tuple[Any, str], Any] = {}
 def _replace(owner: Any, name: str, substitute: Any) -> None:
     _originals.setdefault((owner, name), getattr(owner, name))
     setattr(owner, name, substitute)
+
+
+def _replace_methods(cells: dict[tuple[str, str], dict[str, Any]]) -> None:
+    for (module, cell_name), methods in cells.items():
+        for name, method in methods.items():
+            _replace(getattr(importlib.import_module(module), cell_name), name, method)
 
 
 def install(device: str) -> str | None:
@@ -427,16 +528,15 @@ def install(device: str) -> str | None:
     _replace(div_impl, "divs_op", divide_by_number)
     for cell_name, construct in _MINT_CELLS.items():
         _replace(getattr(mint.nn, cell_name), "construct", construct)
-    for (module, cell_name), construct in _MINDONE_CELLS.items():
-        _replace(getattr(importlib.import_module(module), cell_name), "construct", construct)
+    _replace_methods(_MINDONE_CELLS)
     if device != "CPU":
         return None
     trouble = native.load()
     if trouble is None:
-        for (module, cell_name), methods in _NATIVE.items():
-            for name, method in methods.items():
-                _replace(getattr(importlib.import_module(module), cell_name), name, method)
+        _replace_methods(_NATIVE)
         _replace(mint_functional, "silu", silu)
+        _replace(mint_functional, "linear", linear)
+        _replace(mint_functional, "layer_norm", layer_norm_native)
     return trouble if native.is_wanted() else None
 
 

@@ -391,6 +391,7 @@ inline float exponential(float x) {
 inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 
 constexpr int64_t block = 4096;  // elements of a partial sum
+constexpr int64_t rows_together = 16, columns_together = 32;  // of a matrix, in one turn of a thread
 
 int64_t count_of(const int64_t *shape, int axes) {
     int64_t count = 1;
@@ -475,7 +476,8 @@ OPERATOR(conv2d_to_weights) {
                     static_cast<const int32_t *>(parameters[3]), count == 6, parameters);
 }
 
-// (x, gamma, beta, settings = (groups, epsilon)) -> y, mean, 1 / standard deviation, the last two of each sample's groups.
+// (x, gamma, beta, settings = (groups, epsilon, ends in x sigmoid(x))) -> y, mean, 1 / standard deviation, the last two of
+// each sample's groups.
 OPERATOR(group_norm) {
     const auto *x = static_cast<const float *>(parameters[0]), *gamma = static_cast<const float *>(parameters[1]);
     const auto *beta = static_cast<const float *>(parameters[2]), *settings = static_cast<const float *>(parameters[3]);
@@ -483,6 +485,7 @@ OPERATOR(group_norm) {
     auto *scales = static_cast<float *>(parameters[6]);
     const int64_t samples = shapes[0][0], channels = shapes[0][1], places = count_of(shapes[0] + 2, axes[0] - 2);
     const int64_t groups = static_cast<int64_t>(settings[0]), in_group = channels / groups, size = in_group * places;
+    const bool activates = settings[2] != 0.0f;
     std::lock_guard<std::mutex> lock(turn);
     parallel(samples * groups, [&](int64_t item) {
         const float *from = x + item * size;
@@ -513,6 +516,9 @@ OPERATOR(group_norm) {
             float *out = to + part * places;
 #pragma omp simd
             for (int64_t i = 0; i < places; ++i) out[i] = row[i] * factor + shift;
+            if (!activates) continue;
+#pragma omp simd
+            for (int64_t i = 0; i < places; ++i) out[i] *= sigmoid(out[i]);
         }
     });
     return 0;
@@ -521,14 +527,15 @@ OPERATOR(group_norm) {
 // (gradient of y, x, gamma, mean, scale, settings) -> gradients of x, gamma and beta.
 OPERATOR(group_norm_backward) {
     const auto *dy = static_cast<const float *>(parameters[0]), *x = static_cast<const float *>(parameters[1]);
-    const auto *gamma = static_cast<const float *>(parameters[2]), *means = static_cast<const float *>(parameters[3]);
-    const auto *scales = static_cast<const float *>(parameters[4]);
-    const auto *settings = static_cast<const float *>(parameters[5]);
-    auto *dx = static_cast<float *>(parameters[6]), *dgamma = static_cast<float *>(parameters[7]);
-    auto *dbeta = static_cast<float *>(parameters[8]);
+    const auto *gamma = static_cast<const float *>(parameters[2]), *beta = static_cast<const float *>(parameters[3]);
+    const auto *means = static_cast<const float *>(parameters[4]), *scales = static_cast<const float *>(parameters[5]);
+    const auto *settings = static_cast<const float *>(parameters[6]);
+    auto *dx = static_cast<float *>(parameters[7]), *dgamma = static_cast<float *>(parameters[8]);
+    auto *dbeta = static_cast<float *>(parameters[9]);
     const int64_t samples = shapes[1][0], channels = shapes[1][1], places = count_of(shapes[1] + 2, axes[1] - 2);
     const int64_t groups = static_cast<int64_t>(settings[0]), in_group = channels / groups, size = in_group * places;
     std::lock_guard<std::mutex> lock(turn);
+    const bool activates = settings[2] != 0.0f;
     auto *sums = reinterpret_cast<double *>(scratch(sizeof(double) * 2 * samples * channels));
     if (sums == nullptr) return 1;
     parallel(samples * groups, [&](int64_t item) {
@@ -537,6 +544,17 @@ OPERATOR(group_norm_backward) {
         double whole = 0.0, weighted = 0.0;  // sums of gamma dy and of gamma dy (x - mean) scale
         for (int64_t part = 0; part < in_group; ++part) {
             const float *g = dy + item * size + part * places, *row = x + item * size + part * places;
+            const int64_t channel = first + part;
+            if (activates) {  // the gradient before the activation, kept where the result will be
+                const float factor = scale * gamma[channel], shift = beta[channel] - mean * factor;
+                float *before = dx + item * size + part * places;
+#pragma omp simd
+                for (int64_t i = 0; i < places; ++i) {
+                    const float value = row[i] * factor + shift, s = sigmoid(value);
+                    before[i] = g[i] * (s * (1.0f + value * (1.0f - s)));
+                }
+                g = before;
+            }
             double sum = 0.0, product = 0.0;
             for (int64_t start = 0; start < places; start += block) {
                 const int64_t end = std::min(places, start + block);
@@ -550,7 +568,6 @@ OPERATOR(group_norm_backward) {
                 product += partial_product;
             }
             product *= scale;
-            const int64_t channel = first + part;
             sums[2 * (sample * channels + channel)] = sum;
             sums[2 * (sample * channels + channel) + 1] = product;
             whole += sum * gamma[channel];
@@ -559,7 +576,8 @@ OPERATOR(group_norm_backward) {
         const float slope = static_cast<float>(-weighted / size) * scale * scale;
         const float level = static_cast<float>(-whole / size) * scale - slope * mean;
         for (int64_t part = 0; part < in_group; ++part) {
-            const float *g = dy + item * size + part * places, *row = x + item * size + part * places;
+            const float *g = (activates ? dx : dy) + item * size + part * places;
+            const float *row = x + item * size + part * places;
             float *out = dx + item * size + part * places;
             const float factor = gamma[first + part] * scale;
 #pragma omp simd
@@ -575,6 +593,84 @@ OPERATOR(group_norm_backward) {
         dbeta[channel] = static_cast<float>(sum);
         dgamma[channel] = static_cast<float>(product);
     }
+    return 0;
+}
+
+// (x (..., c), gamma (c), beta (c), epsilon) -> y, and each row's mean and 1 / standard deviation.
+OPERATOR(layer_norm) {
+    const auto *x = static_cast<const float *>(parameters[0]), *gamma = static_cast<const float *>(parameters[1]);
+    const auto *beta = static_cast<const float *>(parameters[2]);
+    const float epsilon = *static_cast<const float *>(parameters[3]);
+    auto *y = static_cast<float *>(parameters[4]), *means = static_cast<float *>(parameters[5]);
+    auto *scales = static_cast<float *>(parameters[6]);
+    const int64_t width = shapes[1][0], rows = count_of(shapes[0], axes[0] - 1);
+    std::lock_guard<std::mutex> lock(turn);
+    parallel((rows + rows_together - 1) / rows_together, [&](int64_t number) {
+        const int64_t end = std::min(rows, (number + 1) * rows_together);
+        for (int64_t row = number * rows_together; row < end; ++row) {
+            const float *from = x + row * width;
+            float *to = y + row * width;
+            double sum = 0.0, squares = 0.0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < width; ++i) sum += from[i];
+            const float mean = static_cast<float>(sum / width);
+#pragma omp simd reduction(+ : squares)
+            for (int64_t i = 0; i < width; ++i) squares += static_cast<double>(from[i] - mean) * (from[i] - mean);
+            const float scale = static_cast<float>(1.0 / std::sqrt(squares / width + epsilon));
+#pragma omp simd
+            for (int64_t i = 0; i < width; ++i) to[i] = (from[i] - mean) * scale * gamma[i] + beta[i];
+            means[row] = mean;
+            scales[row] = scale;
+        }
+    });
+    return 0;
+}
+
+// (gradient of y, x, gamma, mean, scale) -> gradients of x, gamma and beta.
+OPERATOR(layer_norm_backward) {
+    const auto *dy = static_cast<const float *>(parameters[0]), *x = static_cast<const float *>(parameters[1]);
+    const auto *gamma = static_cast<const float *>(parameters[2]), *means = static_cast<const float *>(parameters[3]);
+    const auto *scales = static_cast<const float *>(parameters[4]);
+    auto *dx = static_cast<float *>(parameters[5]), *dgamma = static_cast<float *>(parameters[6]);
+    auto *dbeta = static_cast<float *>(parameters[7]);
+    const int64_t width = shapes[2][0], rows = count_of(shapes[1], axes[1] - 1);
+    std::lock_guard<std::mutex> lock(turn);
+    parallel((rows + rows_together - 1) / rows_together, [&](int64_t number) {
+        const int64_t end = std::min(rows, (number + 1) * rows_together);
+        for (int64_t row = number * rows_together; row < end; ++row) {
+            const float *g = dy + row * width, *from = x + row * width, mean = means[row], scale = scales[row];
+            float *to = dx + row * width;
+            double whole = 0.0, weighted = 0.0;  // sums of gamma dy and of gamma dy (x - mean)
+#pragma omp simd reduction(+ : whole, weighted)
+            for (int64_t i = 0; i < width; ++i) {
+                const double part = static_cast<double>(g[i]) * gamma[i];
+                whole += part;
+                weighted += part * (from[i] - mean);
+            }
+            const float level = static_cast<float>(whole / width);
+            const float slope = static_cast<float>(weighted / width) * scale * scale;
+#pragma omp simd
+            for (int64_t i = 0; i < width; ++i)
+                to[i] = scale * (g[i] * gamma[i] - level - (from[i] - mean) * slope);
+        }
+    });
+    parallel((width + columns_together - 1) / columns_together, [&](int64_t number) {
+        const int64_t first = number * columns_together, columns = std::min(columns_together, width - first);
+        double sums[columns_together] = {}, products[columns_together] = {};
+        for (int64_t row = 0; row < rows; ++row) {
+            const float *g = dy + row * width + first, *from = x + row * width + first;
+            const float mean = means[row], scale = scales[row];
+#pragma omp simd
+            for (int64_t i = 0; i < columns; ++i) {
+                sums[i] += g[i];
+                products[i] += static_cast<double>(g[i]) * ((from[i] - mean) * scale);
+            }
+        }
+        for (int64_t i = 0; i < columns; ++i) {
+            dbeta[first + i] = static_cast<float>(sums[i]);
+            dgamma[first + i] = static_cast<float>(products[i]);
+        }
+    });
     return 0;
 }
 
@@ -615,10 +711,12 @@ namespace {
 
 constexpr int64_t query_rows = 128;  // queries looked at together: their scores stay in the processor's cache
 
+// Matrices by rows; `stride` is the distance from one row of the result to the next.
 void multiply(char transpose_a, char transpose_b, int64_t rows, int64_t columns, int64_t depth, float factor,
-              const float *a, int64_t a_stride, const float *b, int64_t b_stride, float keep, float *result) {
+              const float *a, int64_t a_stride, const float *b, int64_t b_stride, float keep, float *result,
+              int64_t stride) {
     onednn::threadpool_interop_sgemm(transpose_a, transpose_b, rows, columns, depth, factor, a, a_stride, b, b_stride,
-                                     keep, result, columns, pool);
+                                     keep, result, stride, pool);
 }
 
 float *own_scratch(size_t floats) {
@@ -629,22 +727,23 @@ float *own_scratch(size_t floats) {
 
 }  // namespace
 
-// (queries (n, t, d), keys (n, s, d), values (n, s, d), scale) -> softmax(scale q k^T) v, and each row's log of its sum
-// of exponentials, from which the gradient makes the scores again instead of keeping them (Dao et al. 2022, section 3.1).
+// (queries (n, t, h, d), keys (n, s, h, d), values (n, s, h, d), scale) -> softmax(scale q k^T) v of each of h heads, and
+// each row's log of its sum of exponentials, from which the gradient makes the scores again instead of keeping them
+// (Dao et al. 2022, section 3.1).
 OPERATOR(attention) {
     const auto *q = static_cast<const float *>(parameters[0]), *k = static_cast<const float *>(parameters[1]);
     const auto *v = static_cast<const float *>(parameters[2]);
     const float scale = *static_cast<const float *>(parameters[3]);
     auto *out = static_cast<float *>(parameters[4]), *logs = static_cast<float *>(parameters[5]);
-    const int64_t heads = shapes[0][0], queries = shapes[0][1], width = shapes[0][2], keys = shapes[1][1];
-    const int64_t blocks = (queries + query_rows - 1) / query_rows;
+    const int64_t samples = shapes[0][0], queries = shapes[0][1], heads = shapes[0][2], width = shapes[0][3];
+    const int64_t keys = shapes[1][1], stride = heads * width, blocks = (queries + query_rows - 1) / query_rows;
     std::lock_guard<std::mutex> lock(turn);
-    parallel(heads * blocks, [&](int64_t item) {
-        const int64_t head = item / blocks, start = item % blocks * query_rows;
-        const int64_t rows = std::min(query_rows, queries - start), place = head * queries + start;
+    parallel(samples * heads * blocks, [&](int64_t item) {
+        const int64_t start = item % blocks * query_rows, head = item / blocks % heads, sample = item / blocks / heads;
+        const int64_t rows = std::min(query_rows, queries - start), place = sample * queries + start;
+        const int64_t here = place * stride + head * width, there = sample * keys * stride + head * width;
         float *scores = own_scratch(query_rows * keys);
-        multiply('N', 'T', rows, keys, width, scale, q + place * width, width, k + head * keys * width, width, 0.0f,
-                 scores);
+        multiply('N', 'T', rows, keys, width, scale, q + here, stride, k + there, stride, 0.0f, scores, keys);
         for (int64_t row = 0; row < rows; ++row) {
             float *values = scores + row * keys, most = values[0], sum = 0.0f;
 #pragma omp simd reduction(max : most)
@@ -654,10 +753,9 @@ OPERATOR(attention) {
             const float share = 1.0f / sum;
 #pragma omp simd
             for (int64_t i = 0; i < keys; ++i) values[i] *= share;
-            logs[place + row] = most + std::log(sum);
+            logs[(place + row) * heads + head] = most + std::log(sum);
         }
-        multiply('N', 'N', rows, width, keys, 1.0f, scores, keys, v + head * keys * width, width, 0.0f,
-                 out + place * width);
+        multiply('N', 'N', rows, width, keys, 1.0f, scores, keys, v + there, stride, 0.0f, out + here, stride);
     });
     return 0;
 }
@@ -671,20 +769,22 @@ OPERATOR(attention_backward) {
     const float scale = *static_cast<const float *>(parameters[6]);
     auto *dq = static_cast<float *>(parameters[7]), *dk = static_cast<float *>(parameters[8]);
     auto *dv = static_cast<float *>(parameters[9]);
-    const int64_t heads = shapes[1][0], queries = shapes[1][1], width = shapes[1][2], keys = shapes[2][1];
+    const int64_t samples = shapes[1][0], queries = shapes[1][1], heads = shapes[1][2], width = shapes[1][3];
+    const int64_t keys = shapes[2][1], stride = heads * width;
     std::lock_guard<std::mutex> lock(turn);
-    parallel(heads, [&](int64_t head) {
+    parallel(samples * heads, [&](int64_t item) {
         float *shares = own_scratch(2 * query_rows * keys), *slopes = shares + query_rows * keys;
-        const int64_t there = head * keys * width;
+        const int64_t sample = item / heads, head = item % heads, there = sample * keys * stride + head * width;
         for (int64_t start = 0; start < queries; start += query_rows) {
-            const int64_t rows = std::min(query_rows, queries - start), place = head * queries + start;
-            const int64_t here = place * width;
+            const int64_t rows = std::min(query_rows, queries - start), place = sample * queries + start;
+            const int64_t here = place * stride + head * width;
             const float keep = start == 0 ? 0.0f : 1.0f;
-            multiply('N', 'T', rows, keys, width, scale, q + here, width, k + there, width, 0.0f, shares);
-            multiply('N', 'T', rows, keys, width, 1.0f, dout + here, width, v + there, width, 0.0f, slopes);
+            multiply('N', 'T', rows, keys, width, scale, q + here, stride, k + there, stride, 0.0f, shares, keys);
+            multiply('N', 'T', rows, keys, width, 1.0f, dout + here, stride, v + there, stride, 0.0f, slopes, keys);
             for (int64_t row = 0; row < rows; ++row) {
                 float *share = shares + row * keys, *slope = slopes + row * keys;
-                const float *g = dout + here + row * width, *y = out + here + row * width, log = logs[place + row];
+                const float *g = dout + here + row * stride, *y = out + here + row * stride;
+                const float log = logs[(place + row) * heads + head];
                 float level = 0.0f;
                 for (int64_t i = 0; i < width; ++i) level += g[i] * y[i];
 #pragma omp simd
@@ -693,9 +793,79 @@ OPERATOR(attention_backward) {
                     slope[i] = share[i] * (slope[i] - level);
                 }
             }
-            multiply('N', 'N', rows, width, keys, scale, slopes, keys, k + there, width, 0.0f, dq + here);
-            multiply('T', 'N', keys, width, rows, scale, slopes, keys, q + here, width, keep, dk + there);
-            multiply('T', 'N', keys, width, rows, 1.0f, shares, keys, dout + here, width, keep, dv + there);
+            multiply('N', 'N', rows, width, keys, scale, slopes, keys, k + there, stride, 0.0f, dq + here, stride);
+            multiply('T', 'N', keys, width, rows, scale, slopes, keys, q + here, stride, keep, dk + there, stride);
+            multiply('T', 'N', keys, width, rows, 1.0f, shares, keys, dout + here, stride, keep, dv + there, stride);
+        }
+    });
+    return 0;
+}
+
+// --- linear layers, transposition ---------------------------------------------------------------------------------------
+
+// (x (..., i), weights (o, i), bias (o)) -> x weights^T + bias; or without bias.
+OPERATOR(linear) {
+    const auto *x = static_cast<const float *>(parameters[0]), *weights = static_cast<const float *>(parameters[1]);
+    auto *y = static_cast<float *>(parameters[count - 1]);
+    const int64_t outputs = shapes[1][0], inputs = shapes[1][1], rows = count_of(shapes[0], axes[0] - 1);
+    const bool has_bias = count == 4;
+    std::lock_guard<std::mutex> lock(turn);
+    if (has_bias) {
+        const auto *bias = static_cast<const float *>(parameters[2]);
+        for (int64_t row = 0; row < rows; ++row) std::copy(bias, bias + outputs, y + row * outputs);
+    }
+    multiply('N', 'T', rows, outputs, inputs, 1.0f, x, inputs, weights, inputs, has_bias ? 1.0f : 0.0f, y, outputs);
+    return 0;
+}
+
+// (gradient of y, x, weights) -> gradient of x
+OPERATOR(linear_to_input) {
+    const auto *dy = static_cast<const float *>(parameters[0]), *weights = static_cast<const float *>(parameters[2]);
+    const int64_t outputs = shapes[2][0], inputs = shapes[2][1], rows = count_of(shapes[1], axes[1] - 1);
+    std::lock_guard<std::mutex> lock(turn);
+    multiply('N', 'N', rows, inputs, outputs, 1.0f, dy, outputs, weights, inputs, 0.0f,
+             static_cast<float *>(parameters[3]), inputs);
+    return 0;
+}
+
+// (gradient of y, x, weights) -> gradient of the weights, and of the bias where a fifth is asked for.
+OPERATOR(linear_to_weights) {
+    const auto *dy = static_cast<const float *>(parameters[0]), *x = static_cast<const float *>(parameters[1]);
+    const int64_t outputs = shapes[2][0], inputs = shapes[2][1], rows = count_of(shapes[1], axes[1] - 1);
+    std::lock_guard<std::mutex> lock(turn);
+    multiply('T', 'N', outputs, inputs, rows, 1.0f, dy, outputs, x, inputs, 0.0f, static_cast<float *>(parameters[3]),
+             inputs);
+    if (count != 5) return 0;
+    auto *dbias = static_cast<float *>(parameters[4]);
+    parallel((outputs + columns_together - 1) / columns_together, [&](int64_t number) {
+        const int64_t first = number * columns_together, columns = std::min(columns_together, outputs - first);
+        double sums[columns_together] = {};
+        for (int64_t row = 0; row < rows; ++row) {
+            const float *from = dy + row * outputs + first;
+#pragma omp simd
+            for (int64_t i = 0; i < columns; ++i) sums[i] += from[i];
+        }
+        for (int64_t i = 0; i < columns; ++i) dbias[first + i] = static_cast<float>(sums[i]);
+    });
+    return 0;
+}
+
+// (n, r, c) -> (n, c, r)
+OPERATOR(transpose) {
+    const auto *x = static_cast<const float *>(parameters[0]);
+    auto *y = static_cast<float *>(parameters[1]);
+    const int64_t samples = shapes[0][0], rows = shapes[0][1], columns = shapes[0][2];
+    constexpr int64_t side = 16;
+    const int64_t bands = (columns + side - 1) / side;
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(samples * bands, [&](int64_t item) {
+        const int64_t first = item % bands * side, last = std::min(columns, first + side);
+        const float *from = x + item / bands * rows * columns;
+        float *to = y + item / bands * rows * columns;
+        for (int64_t start = 0; start < rows; start += side) {
+            const int64_t end = std::min(rows, start + side);
+            for (int64_t column = first; column < last; ++column)
+                for (int64_t row = start; row < end; ++row) to[column * rows + row] = from[row * columns + column];
         }
     });
     return 0;

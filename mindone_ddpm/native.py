@@ -126,8 +126,12 @@ def times() -> dict[str, tuple[int, float]]:
 
 # Set by load(). Functions that MindSpore compiles find them here by name.
 group_norm: Any = None
+layer_norm: Any = None
 silu: Any = None
+linear: Any = None
+linear_with_bias: Any = None
 attention: Any = None
+transpose: Any = None
 sum_of_squares: Any = None
 scale_all: Any = None
 
@@ -190,8 +194,34 @@ def convolution(
     return _operator("conv2d", output_shape, _like_first, gradient, identity), settings
 
 
+def _make_linear(has_bias: bool) -> ops.Custom:
+    def output_shape(x, weight, *_):
+        return (*x[:-1], weight[0])
+
+    def to_input_shape(gradient, x, weight):
+        return x
+
+    def to_weights_shape(gradient, x, weight):
+        return (weight, weight[:1]) if has_bias else weight
+
+    def to_weights_type(gradient, x, weight):
+        return (gradient, gradient) if has_bias else gradient
+
+    to_input = _operator("linear_to_input", to_input_shape, _like_first)
+    to_weights = _operator("linear_to_weights", to_weights_shape, to_weights_type, settings=(has_bias,))
+
+    def with_bias(x, weight, bias, out, dout):
+        dweight, dbias = to_weights(dout, x, weight)
+        return to_input(dout, x, weight), dweight, dbias
+
+    def without_bias(x, weight, out, dout):
+        return to_input(dout, x, weight), to_weights(dout, x, weight)
+
+    return _operator("linear", output_shape, _like_first, with_bias if has_bias else without_bias, (has_bias,))
+
+
 def _make_operators() -> None:
-    global group_norm, silu, attention, sum_of_squares, scale_all
+    global group_norm, layer_norm, silu, linear, linear_with_bias, attention, transpose, sum_of_squares, scale_all
 
     def norm_shapes(x, gamma, beta, settings):
         # The number of groups is a value, not a shape: room for as many as there are channels.
@@ -200,19 +230,36 @@ def _make_operators() -> None:
     def norm_types(x, gamma, beta, settings):
         return x, x, x
 
-    def norm_gradient_shapes(dy, x, gamma, mean, scale, settings):
+    def norm_gradient_shapes(dy, x, gamma, beta, mean, scale, settings):
         return x, gamma, gamma
 
-    def norm_gradient_types(dy, x, gamma, mean, scale, settings):
+    def norm_gradient_types(dy, x, gamma, beta, mean, scale, settings):
         return x, x, x
 
     norm_backward = _operator("group_norm_backward", norm_gradient_shapes, norm_gradient_types)
 
     def norm_gradient(x, gamma, beta, settings, out, dout):
-        dx, dgamma, dbeta = norm_backward(dout[0], x, gamma, out[1], out[2], settings)
+        dx, dgamma, dbeta = norm_backward(dout[0], x, gamma, beta, out[1], out[2], settings)
         return dx, dgamma, dbeta, ops.zeros_like(settings)
 
     group_norm = _operator("group_norm", norm_shapes, norm_types, norm_gradient)
+
+    def row_norm_shapes(x, gamma, beta, epsilon):
+        return x, x[:-1], x[:-1]
+
+    def row_norm_gradient_shapes(dy, x, gamma, mean, scale):
+        return x, gamma, gamma
+
+    def row_norm_gradient_types(dy, x, gamma, mean, scale):
+        return x, x, x
+
+    row_norm_backward = _operator("layer_norm_backward", row_norm_gradient_shapes, row_norm_gradient_types)
+
+    def row_norm_gradient(x, gamma, beta, epsilon, out, dout):
+        dx, dgamma, dbeta = row_norm_backward(dout[0], x, gamma, out[1], out[2])
+        return dx, dgamma, dbeta, ops.zeros_like(epsilon)
+
+    layer_norm = _operator("layer_norm", row_norm_shapes, norm_types, row_norm_gradient)
 
     silu_backward = _operator("silu_backward", _like_first, _like_first)
 
@@ -221,8 +268,10 @@ def _make_operators() -> None:
 
     silu = _operator("silu", _like_first, _like_first, silu_gradient)
 
+    linear, linear_with_bias = _make_linear(False), _make_linear(True)
+
     def attention_shapes(query, key, value, scale):
-        return query, query[:2]
+        return query, query[:3]
 
     def attention_types(query, key, value, scale):
         return query, query
@@ -240,6 +289,16 @@ def _make_operators() -> None:
         return dquery, dkey, dvalue, ops.zeros_like(scale)
 
     attention = _operator("attention", attention_shapes, attention_types, attention_gradient)
+
+    def turned_shape(x):
+        return x[0], x[2], x[1]
+
+    transpose_backward = _operator("transpose", turned_shape, _like_first)
+
+    def transpose_gradient(x, out, dout):
+        return (transpose_backward(dout),)
+
+    transpose = _operator("transpose", turned_shape, _like_first, transpose_gradient)
 
     def one(*values):
         return (1,)

@@ -109,7 +109,8 @@ import mindone_ddpm as md
 
 config = md.TrainingConfig(
     dataset_name="digits", channels=1, image_size=8, model_config_name_or_path=sys.argv[1], max_train_steps=1,
-    lr_warmup_steps=0, save_image_epochs=0, report_to="none", output_dir=sys.argv[2], compile_cache="on",
+    lr_warmup_steps=0, save_image_epochs=0, report_to="none", output_dir=sys.argv[2], overwrite_output_dir=True,
+    compile_cache="on",
 )
 training = md.prepare(config)
 before = (sys.stdout, sys.stderr, sys.displayhook, sys.excepthook)
@@ -118,11 +119,25 @@ assert (sys.stdout, sys.stderr, sys.displayhook, sys.excepthook) == before
 """
 
 
-def test_outputs_stay_what_they_were(small_model, tmp_path):
-    """MindSpore makes `sys` anew when it keeps a graph."""
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MINDONE_DDPM_CACHE": str(tmp_path / "cache")}
-    command = [sys.executable, str(script), str(small_model), str(tmp_path / "run")]
+def run_script(script: Path, small_model, folder: Path) -> dict[str, int]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MINDONE_DDPM_CACHE": str(folder / "cache")}
+    command = [sys.executable, str(script), str(small_model), str(folder / "run")]
     result = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
+    return entries(folder / "cache")
+
+
+def test_a_script_of_ones_own(small_model, tmp_path):
+    """Keeping the graph leaves `sys`, which MindSpore makes anew, as it was. A changed script is compiled anew."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    first = run_script(script, small_model, tmp_path)
+    assert len(first) == 1
+    script.write_text(SCRIPT + "# changed\n")
+    changed = run_script(script, small_model, tmp_path)
+    assert changed.keys() == first.keys() and changed != first
+    assert run_script(script, small_model, tmp_path) == changed
+
+    other = tmp_path / "other.py"
+    other.write_text(SCRIPT)
+    assert run_script(other, small_model, tmp_path).items() > changed.items()
