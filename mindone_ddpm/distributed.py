@@ -120,7 +120,7 @@ def gather_any(runtime: Runtime, rows: np.ndarray) -> np.ndarray:
 
 
 class Watch:
-    """Ends this rank when one of its phases takes too long: a peer that is gone leaves the others waiting for ever.
+    """Ends this rank when one of its phases takes too long: a peer that is gone leaves the others waiting.
 
     The wait for data has the shorter limit, so that the rank which hangs there is the one that says so.
     """

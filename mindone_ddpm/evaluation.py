@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import sys
 import time
@@ -14,7 +13,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-import mindone_ddpm
 from mindone_ddpm import checkpoint, distributed, metrics, models, sampling
 from mindone_ddpm.config import ConfigError, EvaluateConfig, TrainingConfig, check_evaluation, check_writable
 from mindone_ddpm.data import (
@@ -28,7 +26,7 @@ from mindone_ddpm.data import (
 )
 from mindone_ddpm.features import FeatureNetwork, make_features
 from mindone_ddpm.metrics import KEEPS_FEATURES, Statistics, load_statistics, save_statistics
-from mindone_ddpm.runtime import Runtime, cache_dir, start
+from mindone_ddpm.runtime import Runtime, cache_dir, start, versions
 
 METRICS_FILE, FEATURES_FILE = "metrics.json", "features.npz"
 SAVE_EVERY_S = 30.0  # of sampling that an interruption may cost
@@ -393,7 +391,6 @@ def write_metrics(
     output_dir: Path,
 ) -> None:
     """All that somebody needs to make the figures again."""
-    versions = {name: importlib.metadata.version(name) for name in ("mindspore", "mindone", "numpy", "pillow")}
     sampler = {
         "scheduler": config.scheduler,
         "num_inference_steps": config.num_inference_steps,
@@ -412,7 +409,7 @@ def write_metrics(
         "features": network.identity,
         "forced": config.force,
         "seconds": round(seconds, 1),
-        "versions": {"mindone_ddpm": mindone_ddpm.__version__, **versions},
+        "versions": versions(),
     }
     checkpoint.write_text(output_dir / METRICS_FILE, json.dumps(about, indent=2) + "\n")
     if config.force and real is not None and min(real.count, fake.count) <= network.width:

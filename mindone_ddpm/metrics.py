@@ -85,24 +85,6 @@ class Statistics:
             self.entropies[split] += (shares[row] * logs[row]).sum()
             self.split_counts[split] += 1
 
-    def merge(self, other: Statistics) -> None:
-        """Take in what another rank, or an earlier start, has gathered."""
-        if other.width != self.width:
-            raise MetricProblem(f"features of width {other.width} do not go with features of width {self.width}")
-        self.count += other.count
-        self.total += other.total
-        self.products += other.products
-        self.features += other.features
-        self.numbers += other.numbers
-        if other.shares is not None:
-            if self.shares is None or self.entropies is None or self.split_counts is None:
-                self.shares = np.zeros_like(other.shares)
-                self.entropies, self.split_counts = np.zeros(self.splits), np.zeros(self.splits)
-            assert other.entropies is not None and other.split_counts is not None
-            self.shares += other.shares
-            self.entropies += other.entropies
-            self.split_counts += other.split_counts
-
     @property
     def mean(self) -> np.ndarray:
         return self.total / self.count

@@ -260,9 +260,9 @@ STYLE = """
 body { margin: 0; background: var(--back); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 72rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; border-bottom: 1px solid var(--rule); }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; }
+table { border-collapse: collapse; table-layout: fixed; width: 100%; font-size: .9rem; overflow-wrap: anywhere; }
 th { text-align: left; font-weight: 500; color: var(--soft); vertical-align: top; padding: .15rem 1rem .15rem 0; }
-td { overflow-wrap: anywhere; padding: .15rem 0; }
+th { width: 50%; } td { padding: .15rem 0; } @media (min-width: 40rem) { th { width: 20rem; } }
 img { max-width: 100%; height: auto; image-rendering: pixelated; } img[hidden] { display: none; }
 figure { display: inline-block; vertical-align: top; width: 100%; max-width: 34rem; margin: 0 1rem 1rem 0; }
 figcaption { color: var(--soft); font-size: .9rem; } svg { width: 100%; height: auto; }

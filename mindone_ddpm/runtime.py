@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import mindone_ddpm
 from mindone_ddpm import cuda, lazy_imports
 from mindone_ddpm.config import Problem, first_line
 from mindone_ddpm.rendezvous import Meeting
@@ -123,6 +124,13 @@ def cache_dir() -> Path:
     """Where what is made once and used again is kept: ``MINDONE_DDPM_CACHE``, or a folder of the user's cache."""
     given = os.environ.get("MINDONE_DDPM_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindone_ddpm"
+
+
+def versions() -> dict[str, str]:
+    """Of this package, Python, and the packages that the figures of a run depend on."""
+    names = ("mindspore", "mindone", "numpy", "datasets", "pillow")
+    found = {name: importlib.metadata.version(name) for name in names}
+    return {"mindone_ddpm": mindone_ddpm.__version__, "python": platform.python_version(), **found}
 
 
 def available_devices() -> list[str]:

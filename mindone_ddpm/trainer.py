@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import os
-import platform
 import signal
 import sys
 import threading
@@ -22,7 +20,6 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-import mindone_ddpm
 from mindone_ddpm import checkpoint, distributed, graph_cache, hub, kernels, models, optimizers, sampling, tracking
 from mindone_ddpm.captions import open_captioned
 from mindone_ddpm.card import write_card
@@ -45,7 +42,7 @@ from mindone_ddpm.distributed import Watch
 from mindone_ddpm.ema import ExponentialMovingAverage, make_ema
 from mindone_ddpm.evaluation import Evaluator
 from mindone_ddpm.precision import set_compute_precision
-from mindone_ddpm.runtime import Runtime, interrupt_watch, is_main_by_environment, launched_by_msrun, start
+from mindone_ddpm.runtime import Runtime, interrupt_watch, is_main_by_environment, launched_by_msrun, start, versions
 from mindone_ddpm.step import DiffusionTrainStep, UpdateBoundary
 from mindone_ddpm.text_to_image import make_text_to_image_job
 from mindone_ddpm.unconditional import make_unconditional_job
@@ -376,11 +373,6 @@ def identity_of(training: Training) -> dict[str, Any]:
         "data": f"{len(training.records)} images, {training.data_fingerprint}",
         "unet": {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(unet.items())},
     }
-
-
-def versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in ("mindspore", "mindone", "numpy", "datasets")}
-    return {"mindone_ddpm": mindone_ddpm.__version__, "python": platform.python_version(), **found}
 
 
 def graph_key(training: Training) -> str | None:

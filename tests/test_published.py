@@ -92,6 +92,7 @@ COMMON = """
 """
 
 
+@pytest.mark.slow
 def test_the_scripts_own_test_of_checkpoints(stand_ins):
     """Two at most are kept; more are removed when a run that goes on allows fewer."""
     run_script(stand_ins, f"{COMMON} --num_epochs 1 --checkpointing_steps=2 --checkpoints_total_limit=2")

@@ -77,6 +77,7 @@ def curve(folder) -> dict[tuple[int, str], float]:
     return {(int(step), name): float(value) for step, name, value in rows}
 
 
+@pytest.mark.slow
 def test_a_curve_in_the_tracker_the_same_on_two_ranks(digits_flags, tmp_path):
     flags = [
         *("train", *digits_flags, "--validation_split", 0.05, "--validation_loss_steps", 10, "--max_train_steps", 20),
