@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from mindone_ddpm import kernels
 from mindone_ddpm.config import EngineConfig
 
 
@@ -24,10 +25,6 @@ def ema_decays(
         return np.full(total_steps, fixed, dtype=np.float64)
     before = np.arange(total_steps, dtype=np.float64)
     return np.minimum(1.0 - (1.0 + before / inv_gamma) ** -power, max_decay)
-
-
-def _move(share, average, parameter):
-    return ops.assign_sub(average, share * (average - parameter))
 
 
 class ExponentialMovingAverage(nn.Cell):
@@ -46,6 +43,7 @@ class ExponentialMovingAverage(nn.Cell):
         self.averages = parameters.clone(prefix="ema", init="same")
         self.decays = decays
         self.zero = ms.Tensor(0.0, ms.float32)
+        self.move = kernels.move_average()
         self.map = ops.HyperMap()
 
     def columns(self) -> np.ndarray:
@@ -55,7 +53,7 @@ class ExponentialMovingAverage(nn.Cell):
     def construct(self, share, finite):
         """Move the averages by ``share`` of the way to the parameters; not at all where ``finite`` is false."""
         share = ops.select(finite, share, self.zero)
-        return self.map(ops.partial(_move, share), self.averages, self.parameters)
+        return self.map(ops.partial(self.move, share), self.averages, self.parameters)
 
     def beside(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
         """For each name and parameter of a network: the name and what stands for it in the averaged network."""

@@ -423,6 +423,26 @@ def gradient_kernels(parameters):
     return measure_plain, rescale_plain
 
 
+# --- moving average ------------------------------------------------------------------------------------------------
+
+_descend = ops.ApplyGradientDescent()
+
+
+def move_average_fused(share, average, parameter):
+    """Two operators instead of three; an operator for all parameters at once would get a copy of each of them."""
+    return _descend(average, share, average - parameter)
+
+
+def move_average_plain(share, average, parameter):
+    """Take an average, in place, by ``share`` (float32, shape ()) of the way to its parameter."""
+    return ops.assign_sub(average, share * (average - parameter))
+
+
+def move_average():
+    """The form of that for the device at hand."""
+    return move_average_fused if _originals else move_average_plain
+
+
 # --- optimiser -----------------------------------------------------------------------------------------------------
 
 _fused_adam = ops.AdamWeightDecay()
