@@ -65,11 +65,11 @@ def kept(key: str | None) -> Iterator[None]:
                 yield
         finally:
             ms.set_context(enable_compile_cache=False)
-        new_sum = _sum_of(own)
-        if new_sum != known:  # none, damaged, or refused by MindSpore for a script that has changed
-            (own / SUMS).write_text(new_sum)
-            shutil.rmtree(entry, ignore_errors=True)
-            with contextlib.suppress(OSError):  # another process was first
+        with contextlib.suppress(OSError):  # a full disk, or another process that was first: only the cache suffers
+            new_sum = _sum_of(own)
+            if new_sum != known:  # none, damaged, or refused by MindSpore for a script that has changed
+                (own / SUMS).write_text(new_sum)
+                shutil.rmtree(entry, ignore_errors=True)
                 own.rename(entry)
             _prune(graphs)
     finally:
@@ -114,6 +114,6 @@ def _copy_whole(entry: Path, own: Path) -> str | None:
 
 
 def _prune(graphs: Path) -> None:
-    entries = sorted(graphs.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in [path for path in entries if not path.name.startswith(".")][MOST_GRAPHS:]:
+    entries = [path for path in graphs.iterdir() if not path.name.startswith(".")]  # those are at work
+    for old in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[MOST_GRAPHS:]:
         shutil.rmtree(old, ignore_errors=True)

@@ -230,7 +230,7 @@ def resnet_block_init(self, *arguments, **options):
 
 def activated_norm(block, norm, input):
     """A normalisation and SiLU; as one operator nothing between them is kept for the gradient."""
-    if block.activates_in_norm and input.dtype == ms.float32:
+    if block.activates_in_norm and input.dtype == norm.weight.dtype == ms.float32:
         settings = ms.Tensor([norm.num_groups, norm.eps, 1.0], ms.float32)
         return native.group_norm(input, norm.weight, norm.bias, settings)[0]
     return block.nonlinearity(norm(input))
@@ -276,7 +276,7 @@ def conv2d_init(self, *arguments, **options):
 
 
 def conv2d_native_construct(self, input):
-    if self.native is None or input.dtype != ms.float32:
+    if self.native is None or input.dtype != ms.float32 or self.weight.dtype != ms.float32:
         return conv2d_construct(self, input)
     if self.bias is None:
         return self.native(input, self.weight, self.native_settings)
@@ -284,14 +284,16 @@ def conv2d_native_construct(self, input):
 
 
 def group_norm_construct(self, input):
-    if input.dtype != ms.float32:
+    if input.dtype != ms.float32 or self.weight.dtype != ms.float32:
         return ops.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
     settings = ms.Tensor([self.num_groups, self.eps, 0.0], ms.float32)
     return native.group_norm(input, self.weight, self.bias, settings)[0]
 
 
 def layer_norm_native(input, normalized_shape, weight=None, bias=None, eps=1e-5):
-    if weight is None or bias is None or len(normalized_shape) != 1 or input.dtype != ms.float32:
+    if weight is None or bias is None or len(normalized_shape) != 1:
+        return layer_norm(input, normalized_shape, weight, bias, eps)
+    if input.dtype != ms.float32 or weight.dtype != ms.float32:
         return layer_norm(input, normalized_shape, weight, bias, eps)
     return native.layer_norm(input, weight, bias, ms.Tensor([eps], ms.float32))[0]
 
@@ -328,7 +330,18 @@ def math_attention_construct(self, query, key, value, attn_mask=None):
     value = value.reshape(-1, value.shape[-2], value.shape[-1])
     if attn_mask is not None and attn_mask.dtype == ms.bool_:
         attn_mask = ops.logical_not(attn_mask) * dtype_to_min(query.dtype)
+    if attn_mask is not None and attn_mask.ndim == 4:  # (n, heads, t or 1, s)
+        attn_mask = attn_mask.reshape(-1, attn_mask.shape[2], attn_mask.shape[3])
     return ops.bmm(self.get_attention_scores(query, key, attn_mask), value).reshape(shape)
+
+
+def mask_of_heads(attn, mask, batch_size, length):
+    """A mask (n, 1 or t, s) as (n, heads, 1 or t, s); mindone's way to repeat it lacks a kernel on a processor."""
+    if mask.ndim != 3 or mask.shape[0] != batch_size or mask.shape[2] != length:
+        mask = attn.prepare_attention_mask(mask, length, batch_size)
+    else:
+        mask = ops.broadcast_to(mask.expand_dims(1), (batch_size, attn.heads, mask.shape[1], length))
+    return mask.reshape(batch_size, attn.heads, -1, length)
 
 
 def attention_construct(
@@ -366,10 +379,9 @@ def attention_construct(
         output = native.attention(query, key, value, ms.Tensor([attn.scale], ms.float32))[0]
     else:
         if attention_mask is not None:
-            attention_mask = attn.prepare_attention_mask(attention_mask, source.shape[1], shape[0])
-            attention_mask = attention_mask.reshape(shape[0], attn.heads, -1, source.shape[1])
+            attention_mask = mask_of_heads(attn, attention_mask, shape[0], source.shape[1])
         query, key, value = query.swapaxes(1, 2), key.swapaxes(1, 2), value.swapaxes(1, 2)
-        output = attn.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask).swapaxes(1, 2)
+        output = attn.math_attention_op(query, key, value, attention_mask).swapaxes(1, 2)
     output = output.reshape(shape[0], -1, attn.heads * output.shape[3])
 
     output = attn.to_out[1](attn.to_out[0](output))
@@ -518,6 +530,11 @@ _NATIVE: dict[tuple[str, str], dict[str, Any]] = {
     ("mindone.diffusers.models.attention_processor", "Attention"): {"math_attention_op": math_attention_construct},
     ("mindone.diffusers.models.attention_processor", "AttnProcessor2_0"): {"__call__": attention_construct},
 }
+# What cells that were made before the substitutes came say of themselves.
+_DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
+    ("mindspore.mint.nn", "Conv2d"): {"native": None},
+    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {"activates_in_norm": False},
+}
 _originals: dict[tuple[Any, str], Any] = {}
 
 
@@ -548,6 +565,9 @@ def install(device: str) -> str | None:
     _replace(div_impl, "divs_op", divide_by_number)
     for cell_name, construct in _MINT_CELLS.items():
         _replace(getattr(mint.nn, cell_name), "construct", construct)
+    for (module, cell_name), defaults in _DEFAULTS.items():
+        for name, value in defaults.items():
+            setattr(getattr(importlib.import_module(module), cell_name), name, value)
     _replace_methods(_MINDONE_CELLS)
     if device != "CPU":
         return None

@@ -215,7 +215,7 @@ def our_multiply_adds(options: dict[str, Any]) -> dict[str, Any]:
     runtime.start("CPU", "pynative", 0)
     import mindspore as ms
     import numpy as np
-    from mindone.diffusers.models.attention_processor import Attention
+    from mindone.diffusers.models.attention_processor import AttnProcessor2_0
     from mindspore import mint
 
     config = TrainingConfig(
@@ -238,7 +238,7 @@ def our_multiply_adds(options: dict[str, Any]) -> dict[str, Any]:
 
     count(mint.nn.Conv2d, "construct", lambda cell, _, out: out.size * cell.weight.size // cell.weight.shape[0])
     count(mint.nn.Linear, "construct", lambda cell, _, out: out.size * cell.weight.shape[1])
-    count(Attention, "math_attention_op", lambda _, given, out: 2 * out.size * given[1].shape[-2])
+    count(AttnProcessor2_0, "__call__", lambda _, given, out: 2 * out.size * out.shape[2] * out.shape[3])
     size = options["image_size"]
     unet(ms.Tensor(np.zeros((1, 3, size, size)), ms.float32), ms.Tensor([1], ms.int32))
     return {"giga_multiply_adds": total / 1e9}
