@@ -38,7 +38,6 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "here, no average": [],
         "here, Min-SNR 5": ["--use_ema", "--snr_gamma", "5"],
         "here, classes": ["--use_ema", "--class_conditional"],
-        "here, cosine noise": ["--use_ema", "--ddpm_beta_schedule", "squaredcos_cap_v2"],
         "here, last batch dropped": ["--use_ema", "--dataloader_drop_last"],
     },
     "photographs": {"here": ["--use_ema"]},
@@ -236,7 +235,10 @@ def main() -> None:
     parser.add_argument("--folder", default="results", help="where runs and figures are kept (default: results)")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     parser.add_argument("--rows", nargs="*", help="which rows of the table to run (default: all)")
+    parser.add_argument("--steps", type=int, help="instead of the recipe's own; give another --folder")
     arguments = parser.parse_args()
+    if arguments.steps is not None:
+        RECIPES[arguments.recipe]["steps"] = arguments.steps
     root = Path(arguments.folder)
     rows = arguments.rows or row_names(arguments.recipe)
     if unknown := set(rows) - set(row_names(arguments.recipe)):
