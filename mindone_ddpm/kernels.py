@@ -220,6 +220,17 @@ def geglu_construct(self, hidden_states):
     return hidden_states * self.gelu(gate)
 
 
+def are_float32(input, weight):
+    """What the operators of ``native.cpp`` can take."""
+    return input.dtype == ms.float32 and weight.dtype == ms.float32
+
+
+def group_norm(norm, input, activates):
+    """A GroupNorm cell's operator, with SiLU behind it where ``activates`` is 1.0 instead of 0.0."""
+    settings = ms.Tensor([norm.num_groups, norm.eps, activates], ms.float32)
+    return native.group_norm(input, norm.weight, norm.bias, settings)[0]
+
+
 def resnet_block_init(self, *arguments, **options):
     """A ResnetBlock2D that knows whether its normalisations and what follows them are one operator."""
     cell = importlib.import_module("mindone.diffusers.models.resnet").ResnetBlock2D
@@ -230,9 +241,8 @@ def resnet_block_init(self, *arguments, **options):
 
 def activated_norm(block, norm, input):
     """A normalisation and SiLU; as one operator nothing between them is kept for the gradient."""
-    if block.activates_in_norm and input.dtype == norm.weight.dtype == ms.float32:
-        settings = ms.Tensor([norm.num_groups, norm.eps, 1.0], ms.float32)
-        return native.group_norm(input, norm.weight, norm.bias, settings)[0]
+    if block.activates_in_norm and are_float32(input, norm.weight):
+        return group_norm(norm, input, 1.0)
     return block.nonlinearity(norm(input))
 
 
@@ -276,7 +286,7 @@ def conv2d_init(self, *arguments, **options):
 
 
 def conv2d_native_construct(self, input):
-    if self.native is None or input.dtype != ms.float32 or self.weight.dtype != ms.float32:
+    if self.native is None or not are_float32(input, self.weight):
         return conv2d_construct(self, input)
     if self.bias is None:
         return self.native(input, self.weight, self.native_settings)
@@ -284,16 +294,13 @@ def conv2d_native_construct(self, input):
 
 
 def group_norm_construct(self, input):
-    if input.dtype != ms.float32 or self.weight.dtype != ms.float32:
+    if not are_float32(input, self.weight):
         return ops.group_norm(input, self.num_groups, self.weight, self.bias, self.eps)
-    settings = ms.Tensor([self.num_groups, self.eps, 0.0], ms.float32)
-    return native.group_norm(input, self.weight, self.bias, settings)[0]
+    return group_norm(self, input, 0.0)
 
 
 def layer_norm_native(input, normalized_shape, weight=None, bias=None, eps=1e-5):
-    if weight is None or bias is None or len(normalized_shape) != 1:
-        return layer_norm(input, normalized_shape, weight, bias, eps)
-    if input.dtype != ms.float32 or weight.dtype != ms.float32:
+    if weight is None or bias is None or len(normalized_shape) != 1 or not are_float32(input, weight):
         return layer_norm(input, normalized_shape, weight, bias, eps)
     return native.layer_norm(input, weight, bias, ms.Tensor([eps], ms.float32))[0]
 
@@ -308,7 +315,7 @@ def silu(input, inplace=False):
 
 def linear(input, weight, bias=None):
     """As one operator: MindSpore's addition of a bias keeps tables of four times the output's size."""
-    if input.dtype != ms.float32 or weight.dtype != ms.float32:
+    if not are_float32(input, weight):
         return ops.dense(input, weight, bias)
     return native.linear(input, weight) if bias is None else native.linear_with_bias(input, weight, bias)
 

@@ -147,6 +147,27 @@ def _like_first(*values):
     return values[0]
 
 
+def _two_like_first(*values):
+    return values[0], values[0]
+
+
+def _three_like_first(*values):
+    return values[0], values[0], values[0]
+
+
+def _like_second(*values):
+    return values[1]
+
+
+def _weights_gradient(name: str, has_bias: bool, settings: tuple) -> ops.Custom:
+    """From (gradient of the output, input, weights, ...) to the gradient of the weights, and of a bias if there is one."""
+
+    def shapes(gradient, x, weight, *_):
+        return (weight, weight[:1]) if has_bias else weight
+
+    return _operator(name, shapes, _two_like_first if has_bias else _like_first, settings=settings)
+
+
 @functools.cache
 def convolution(
     stride: tuple[int, int],
@@ -169,18 +190,9 @@ def convolution(
         ]
         return (x[0], weight[0], *size)
 
-    def to_input_shape(gradient, x, weight, settings):
-        return x
-
-    def to_weights_shape(gradient, x, weight, settings):
-        return (weight, weight[:1]) if has_bias else weight
-
-    def to_weights_type(gradient, x, weight, settings):
-        return (gradient, gradient) if has_bias else gradient
-
     # Two operators, so that a frozen layer's weights and a first layer's input cost nothing.
-    to_input = _operator("conv2d_to_input", to_input_shape, _like_first, settings=identity)
-    to_weights = _operator("conv2d_to_weights", to_weights_shape, to_weights_type, settings=identity)
+    to_input = _operator("conv2d_to_input", _like_second, _like_first, settings=identity)
+    to_weights = _weights_gradient("conv2d_to_weights", has_bias, identity)
 
     def with_bias(x, weight, bias, settings, out, dout):
         dweight, dbias = to_weights(dout, x, weight, settings)
@@ -198,17 +210,8 @@ def _make_linear(has_bias: bool) -> ops.Custom:
     def output_shape(x, weight, *_):
         return (*x[:-1], weight[0])
 
-    def to_input_shape(gradient, x, weight):
-        return x
-
-    def to_weights_shape(gradient, x, weight):
-        return (weight, weight[:1]) if has_bias else weight
-
-    def to_weights_type(gradient, x, weight):
-        return (gradient, gradient) if has_bias else gradient
-
-    to_input = _operator("linear_to_input", to_input_shape, _like_first)
-    to_weights = _operator("linear_to_weights", to_weights_shape, to_weights_type, settings=(has_bias,))
+    to_input = _operator("linear_to_input", _like_second, _like_first)
+    to_weights = _weights_gradient("linear_to_weights", has_bias, (has_bias,))
 
     def with_bias(x, weight, bias, out, dout):
         dweight, dbias = to_weights(dout, x, weight)
@@ -227,39 +230,27 @@ def _make_operators() -> None:
         # The number of groups is a value, not a shape: room for as many as there are channels.
         return x, (x[0] * x[1],), (x[0] * x[1],)
 
-    def norm_types(x, gamma, beta, settings):
-        return x, x, x
-
-    def norm_gradient_shapes(dy, x, gamma, beta, mean, scale, settings):
+    def norm_gradient_shapes(dy, x, gamma, *_):
         return x, gamma, gamma
 
-    def norm_gradient_types(dy, x, gamma, beta, mean, scale, settings):
-        return x, x, x
-
-    norm_backward = _operator("group_norm_backward", norm_gradient_shapes, norm_gradient_types)
+    norm_backward = _operator("group_norm_backward", norm_gradient_shapes, _three_like_first)
 
     def norm_gradient(x, gamma, beta, settings, out, dout):
         dx, dgamma, dbeta = norm_backward(dout[0], x, gamma, beta, out[1], out[2], settings)
         return dx, dgamma, dbeta, ops.zeros_like(settings)
 
-    group_norm = _operator("group_norm", norm_shapes, norm_types, norm_gradient)
+    group_norm = _operator("group_norm", norm_shapes, _three_like_first, norm_gradient)
 
     def row_norm_shapes(x, gamma, beta, epsilon):
         return x, x[:-1], x[:-1]
 
-    def row_norm_gradient_shapes(dy, x, gamma, mean, scale):
-        return x, gamma, gamma
-
-    def row_norm_gradient_types(dy, x, gamma, mean, scale):
-        return x, x, x
-
-    row_norm_backward = _operator("layer_norm_backward", row_norm_gradient_shapes, row_norm_gradient_types)
+    row_norm_backward = _operator("layer_norm_backward", norm_gradient_shapes, _three_like_first)
 
     def row_norm_gradient(x, gamma, beta, epsilon, out, dout):
         dx, dgamma, dbeta = row_norm_backward(dout[0], x, gamma, out[1], out[2])
         return dx, dgamma, dbeta, ops.zeros_like(epsilon)
 
-    layer_norm = _operator("layer_norm", row_norm_shapes, norm_types, row_norm_gradient)
+    layer_norm = _operator("layer_norm", row_norm_shapes, _three_like_first, row_norm_gradient)
 
     silu_backward = _operator("silu_backward", _like_first, _like_first)
 
@@ -273,22 +264,16 @@ def _make_operators() -> None:
     def attention_shapes(query, key, value, scale):
         return query, query[:3]
 
-    def attention_types(query, key, value, scale):
-        return query, query
-
     def attention_gradient_shapes(dout, query, key, value, out, logs, scale):
         return query, key, value
 
-    def attention_gradient_types(dout, query, key, value, out, logs, scale):
-        return query, key, value
-
-    attention_backward = _operator("attention_backward", attention_gradient_shapes, attention_gradient_types)
+    attention_backward = _operator("attention_backward", attention_gradient_shapes, _three_like_first)
 
     def attention_gradient(query, key, value, scale, out, dout):
         dquery, dkey, dvalue = attention_backward(dout[0], query, key, value, out[0], out[1], scale)
         return dquery, dkey, dvalue, ops.zeros_like(scale)
 
-    attention = _operator("attention", attention_shapes, attention_types, attention_gradient)
+    attention = _operator("attention", attention_shapes, _two_like_first, attention_gradient)
 
     def turned_shape(x):
         return x[0], x[2], x[1]

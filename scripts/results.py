@@ -101,15 +101,9 @@ def train_here(recipe: dict[str, Any], data: Path, folder: Path, seed: int, flag
         *(sys.executable, ROOT / "examples" / "unconditional" / "train_unconditional.py", "--preset", "tiny"),
         *("--train_data_dir", data / f"training{suffix}", "--validation_data_dir", data / f"held-out{suffix}"),
         *("--resolution", recipe["size"], "--channels", recipe["channels"], "--seed", seed),
-        *(
-            "--train_batch_size",
-            recipe["batch_size"],
-            "--max_train_steps",
-            recipe["steps"],
-            "--learning_rate",
-            LEARNING_RATE,
-        ),
-        *("--lr_warmup_steps", WARMUP_STEPS, "--save_image_epochs", 0, "--save_model_epochs", 0),
+        *("--train_batch_size", recipe["batch_size"], "--max_train_steps", recipe["steps"]),
+        *("--learning_rate", LEARNING_RATE, "--lr_warmup_steps", WARMUP_STEPS),
+        *("--save_image_epochs", 0, "--save_model_epochs", 0),
         *("--checkpointing_steps", 0, "--report_to", "csv", "--device", "CPU", "--output_dir", folder, *flags),
         *(["--random_flip"] if recipe["random_flip"] else []),
     ]

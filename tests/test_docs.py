@@ -168,7 +168,7 @@ def write_pictures(folder: Path, count: int, seed: int) -> None:
 
 
 @pytest.fixture
-def workplace(tmp_path, small_model, stable_diffusion, captioned_digits):
+def user_folder(tmp_path, small_model, stable_diffusion, captioned_digits):
     """A folder in which whatever the pages name is there."""
     for seed, name in enumerate(("my-pictures", "other-pictures", "my-photographs", "my-captioned-pictures")):
         write_pictures(tmp_path / name, 12, seed)
@@ -239,27 +239,25 @@ def drop(words: list[str], flag: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if "_zh" not in page.name], ids=lambda page: page.name)
-def test_every_command_runs(page, workplace, small_model):
+def test_every_command_runs(page, user_folder, small_model):
     """In the page's order. Left out: several machines, PyTorch's own file of weights, and what a page's commands do not
     make themselves (a pipeline of another page is made beforehand)."""
     server = HubServer()
     environment = {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
-    environment |= {"HF_HOME": str(workplace / "hub"), "no_proxy": "127.0.0.1"}
+    environment |= {"HF_HOME": str(user_folder / "hub"), "no_proxy": "127.0.0.1"}
     programs = [program for program in map(as_program, commands(page)) if program is not None]
     programs = [words for words in programs if "--node_rank" not in words and words[0] != "convert_inception"]
     first = ["train", "--train_data_dir", "my-pictures", "--output_dir"]
     made = {"my-model", "digits", "ddpm-butterflies-128"} & {word for words in programs for word in words}
     try:
         for folder in sorted(made):
-            run(smaller([*first, folder], small_model), workplace, environment)
+            run(smaller([*first, folder], small_model), user_folder, environment)
         if any("my-samples" in words for words in programs):
             run(["sample", "--model", "my-model", "--output_dir", "my-samples", "--num_images", 12,
-                 "--num_inference_steps", 2], workplace, environment)  # fmt: skip
+                 "--num_inference_steps", 2], user_folder, environment)  # fmt: skip
         for words in programs:
-            words = [
-                word.replace("your-name/", "someone/").replace("sd-naruto-model", "sd-naruto-model") for word in words
-            ]
-            run(smaller(words, small_model), workplace, environment)
+            words = [word.replace("your-name/", "someone/") for word in words]
+            run(smaller(words, small_model), user_folder, environment)
     finally:
         server.close()
 

@@ -87,8 +87,6 @@ def test_a_place_that_cannot_be_written_costs_the_cache_only(digits_flags, tmp_p
 
 
 def test_only_the_newest_are_kept(tmp_path, monkeypatch):
-    import os
-
     monkeypatch.setattr(graph_cache, "MOST_GRAPHS", 2)
     for age, name in enumerate(["new", "newer", "old", ".own-x"]):
         (tmp_path / name).mkdir()

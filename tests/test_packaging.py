@@ -62,18 +62,8 @@ def test_twine_accepts_both(archives):
 def test_the_installed_wheel_starts(archives, tmp_path):
     """From a folder of its own, with this environment's libraries."""
     target = tmp_path / "site"
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "--target",
-        str(target),
-        str(archives[0]),
-    ]
-    subprocess.run(command, check=True)
+    install = ["install", "--quiet", "--no-deps", "--target", str(target), str(archives[0])]
+    subprocess.run([sys.executable, "-m", "pip", *install], check=True)
     flags = ["train", "--dataset_name", "digits", "--max_train_steps", "7", "--print_config"]
     program = f"import sys, mindone_ddpm.cli as cli; print(cli.__file__); sys.exit(cli.main({flags}))"
     result = subprocess.run(
