@@ -160,7 +160,7 @@ def _like_second(*values):
 
 
 def _weights_gradient(name: str, has_bias: bool, settings: tuple) -> ops.Custom:
-    """From (gradient of the output, input, weights, ...) to the gradient of the weights, and of a bias if there is one."""
+    """The gradient of the weights, and of a bias if there is one, from (gradient of the output, input, weights ...)."""
 
     def shapes(gradient, x, weight, *_):
         return (weight, weight[:1]) if has_bias else weight
