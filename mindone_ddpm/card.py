@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,13 +12,15 @@ import yaml
 from PIL import Image, ImageDraw
 
 import mindone_ddpm
-from mindone_ddpm.checkpoint import files_in, write_text
+from mindone_ddpm.checkpoint import grids_in, write_text
 from mindone_ddpm.config import EngineConfig, TextToImageConfig, as_dict, looks_like_hub_name
 from mindone_ddpm.history import latest_mean, read_curves
 
 CARD, LOSS_CURVE = "README.md", "loss.png"
 # In a card that this package wrote, and may write anew.
 MARK = "<!-- written by mindone_ddpm; without this line the file is left alone -->"
+# Where a card's instructions name the repository that it lies in.
+REPOSITORY = re.compile(r'^(repository = ").*(")$|^(mindone-ddpm sample --model ).*?((?: --\w+ \S.*)?)$', re.MULTILINE)
 # Where a run lies and whom it belongs to is nobody's business.
 LEFT_OUT = (
     *("output_dir", "cache_dir", "hub_model_id", "hub_private_repo", "push_to_hub", "overwrite_output_dir"),
@@ -38,9 +42,9 @@ def write_card(config: EngineConfig, job: Any, folder: Path, step: int, total_st
         beside = folder / f".{LOSS_CURVE}.tmp"
         draw_curve(losses).save(beside, format="png")
         beside.replace(folder / LOSS_CURVE)
-    names = [item.relative_to(folder).as_posix() for item in files_in(folder)]
-    grids = sorted(name for name in names if name.startswith("samples/"))
-    write_text(path, card_text(config, job, step, total_steps, losses, grids[-1] if grids else None))
+    grids = grids_in(folder)
+    grid = grids[-1].relative_to(folder).as_posix() if grids else None
+    write_text(path, card_text(config, job, step, total_steps, losses, grid))
 
 
 def metadata(config: EngineConfig) -> dict[str, Any]:
@@ -53,8 +57,9 @@ def metadata(config: EngineConfig) -> dict[str, Any]:
     }
     if config.hub_license is not None:
         found["license"] = config.hub_license
-    if config.dataset_name is not None and looks_like_hub_name(config.dataset_name):
-        found["datasets"] = [config.dataset_name]
+    data = config.dataset_name
+    if data is not None and looks_like_hub_name(data) and not Path(data).exists():
+        found["datasets"] = [data]
     base = getattr(config, "pretrained_model_name_or_path", None)
     if base is not None and looks_like_hub_name(base) and not Path(base).exists():
         found["base_model"] = base
@@ -75,14 +80,29 @@ def command_line(config: EngineConfig) -> str:
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
         else:
-            words += [f"--{name}", *(str(item) for item in (value if isinstance(value, list) else [value]))]
+            words += [f"--{name}", *(without_place(item) for item in (value if isinstance(value, list) else [value]))]
     return " ".join(shlex.quote(word) for word in words)
+
+
+def without_place(value: Any) -> str:
+    """A setting's value in words; of a path on this machine, only its last part."""
+    text = str(value)
+    is_path = text.startswith(("/", "~", "./", "../")) or ("/" in text and Path(text).exists())
+    return Path(text).name if is_path else text
+
+
+def without_places(text: str, config: EngineConfig) -> str:
+    for value in as_dict(config).values():
+        if isinstance(value, str) and value in text:
+            text = text.replace(value, without_place(value))
+    return text
 
 
 def card_text(
     config: EngineConfig, job: Any, step: int, total_steps: int, losses: dict[int, float], grid: str | None
 ) -> str:
-    about = {**job.describe(), "steps": f"{step:,} of {total_steps:,}", "precision": str(config.mixed_precision)}
+    plan = {key: without_places(text, config) for key, text in job.describe().items()}
+    about = {**plan, "steps": f"{step:,} of {total_steps:,}", "precision": str(config.mixed_precision)}
     if losses:
         about["loss"] = latest_mean(losses)
     head = yaml.safe_dump(metadata(config), sort_keys=False).strip()
@@ -95,7 +115,8 @@ def card_text(
     parts.append(
         f"With mindone_ddpm {mindone_ddpm.__version__} on MindSpore:\n\n```bash\n{command_line(config)}\n```\n"
     )
-    parts.append("| | |\n|---|---|\n" + "\n".join(f"| {key} | {value} |" for key, value in about.items()) + "\n")
+    rows = "\n".join(f"| {key} | {value} |" for key, value in about.items())
+    parts.append(f"| | |\n|---|---|\n{rows}\n")
     if len(losses) > 1:
         parts.append(f"![loss]({LOSS_CURVE})\n")
     parts.append("## How to use it\n\n" + usage(config, repository))
@@ -103,34 +124,44 @@ def card_text(
 
 
 def usage(config: EngineConfig, repository: str) -> str:
+    """How to load a pipeline that lies in ``repository``, or adapters."""
     if is_lora(config):
-        base = getattr(config, "pretrained_model_name_or_path", "")
-        load = (
-            f'pipeline = StableDiffusionPipeline.from_pretrained("{base}")\npipeline.load_lora_weights("{repository}")'
-        )
+        base = without_place(getattr(config, "pretrained_model_name_or_path", ""))
         kind, call = "StableDiffusionPipeline", 'pipeline("a prompt")'
+        load = f'pipeline = StableDiffusionPipeline.from_pretrained("{base}")\npipeline.load_lora_weights(repository)'
     elif isinstance(config, TextToImageConfig):
         kind, call = "StableDiffusionPipeline", 'pipeline("a prompt")'
-        load = f'pipeline = StableDiffusionPipeline.from_pretrained("{repository}")'
+        load = "pipeline = StableDiffusionPipeline.from_pretrained(repository)"
     else:
         kind, call = "DDPMPipeline", "pipeline(batch_size=4)"
-        load = f'pipeline = DDPMPipeline.from_pretrained("{repository}")'
+        load = "pipeline = DDPMPipeline.from_pretrained(repository)"
+    load = f'repository = "{repository}"\n{load}'
     mindone = f"from mindone.diffusers import {kind}\n\n{load}\nimages = {call}[0]"
     torch = f"from diffusers import {kind}\n\n{load}\nimages = {call}.images"
-    lines = [
-        f"With MindSpore and mindone:\n\n```python\n{mindone}\n```\n",
-        f"With PyTorch:\n\n```python\n{torch}\n```\n",
-    ]
+    by_class = getattr(config, "class_conditional", False)
+    lines = []
+    if not by_class:  # the libraries' own pipeline cannot be told a class
+        lines.append(f"With MindSpore and mindone:\n\n```python\n{mindone}\n```\n")
+        lines.append(f"With PyTorch:\n\n```python\n{torch}\n```\n")
     if not is_lora(config):
-        prompt = ' --prompt "a prompt"' if isinstance(config, TextToImageConfig) else ""
-        lines.append(f"From the command line:\n\n```bash\nmindone-ddpm sample --model {repository}{prompt}\n```\n")
+        more = ' --prompt "a prompt"' if isinstance(config, TextToImageConfig) else " --class_label 0" * by_class
+        command = f"mindone-ddpm sample --model {shlex.quote(repository)}{more}"
+        lines.append(f"From the command line:\n\n```bash\n{command}\n```\n")
     return "\n".join(lines)
+
+
+def for_repository(text: str, repository: str) -> str:
+    """A card as it should stand in a repository on the Hub; one of the user's own stays as it is."""
+    if MARK not in text:
+        return text
+    return REPOSITORY.sub(lambda m: f"{m[1] or m[3]}{repository}{m[2] or m[4]}", text)
 
 
 def draw_curve(points: dict[int, float], size: tuple[int, int] = (720, 320)) -> Image.Image:
     """Values over steps: each step thin, a running mean over a fiftieth of them thick."""
     width, height = size
     left, right, top, bottom = 60, width - 15, 15, height - 30
+    points = {step: value for step, value in points.items() if math.isfinite(value)} or {0: 0.0}
     steps, values = list(points), list(points.values())
     ordered = sorted(values)
     low, high = ordered[0], ordered[min(len(ordered) - 1, int(len(ordered) * 0.98))]

@@ -23,6 +23,7 @@ from safetensors.numpy import load_file, save_file
 from mindone_ddpm.config import Problem, first_line
 from mindone_ddpm.lora import WEIGHTS_FILE as LORA_WEIGHTS
 from mindone_ddpm.models import PIPELINE_INDEX
+from mindone_ddpm.sampling import TRAJECTORY_STRIP
 
 RUN_CONFIG = "training_config.yaml"
 SNAPSHOT_PREFIX = ".upload-"  # folders of files that are being uploaded
@@ -114,9 +115,14 @@ def _convert_weights(path: Path, dtype: str) -> None:
 # --- a run's folder ------------------------------------------------------------------------------------------------
 
 
+def grids_in(folder: Path) -> list[Path]:
+    """A run's grids of samples, by epoch."""
+    return sorted((folder / "samples").glob("*.png"), key=lambda path: (len(path.stem), path.stem))
+
+
 def run_products(folder: Path) -> list[Path]:
     """What a run has left behind in a folder: pipeline, samples, checkpoints, its configuration."""
-    names = (PIPELINE_INDEX, RUN_CONFIG, LORA_WEIGHTS, "samples", BEST, *PIPELINE_PARTS)
+    names = (PIPELINE_INDEX, RUN_CONFIG, LORA_WEIGHTS, "samples", TRAJECTORY_STRIP, BEST, *PIPELINE_PARTS)
     return [folder / name for name in names if (folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mindone_ddpm import __version__
 from mindone_ddpm.config import (
+    DEVICES,
     ConfigError,
     EvaluateConfig,
     InpaintConfig,
@@ -75,9 +76,7 @@ def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
     report.add_argument("run", metavar="RUN_DIR", help="the --output_dir of a training")
     report.add_argument("--output", metavar="FILE", help="page to write (default: report.html in RUN_DIR)")
     doctor = commands.add_parser("doctor", help="what this machine has, and whether it works", allow_abbrev=False)
-    doctor.add_argument(
-        "--device", default="auto", metavar="auto|Ascend|GPU|CPU", help="where to train (default: auto)"
-    )
+    doctor.add_argument("--device", default="auto", choices=DEVICES, help="where to train (default: auto)")
     doctor.add_argument("--no-runs", dest="runs", action="store_false", help="look only, train nothing")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     interpolate = commands.add_parser("interpolate", help="go from one picture to another", allow_abbrev=False)

@@ -445,7 +445,6 @@ class SamplingBase:
 
     model: str = setting("", "folder of a saved pipeline, or its name on the Hub")
     output_dir: str = setting("samples", "folder for the pictures and the grid")
-    overwrite_output_dir: bool = setting(False, "write into an output_dir that already holds pictures")
     batch_size: int = setting(16, "pictures denoised at once; does not change them", low=1)
     num_inference_steps: int | None = setting(
         None, "denoising steps; by default 1000 with ddpm, 50 with the others", low=1
@@ -456,14 +455,21 @@ class SamplingBase:
     guidance_scale: float | None = setting(
         None, "1 as learnt, more pushes towards the class or the prompt; by default 1 for classes, 7.5 for text", low=0
     )
-    bit_depth: int = setting(8, "bits a channel in the PNG files, 8 or 16", low=8, high=16)
     seed: int = setting(0, "picture i depends on (seed, i) only", low=0, high=2**32 - 1)
     device: str = setting("auto", "auto takes the first that is there", choices=DEVICES)
     mode: str = setting("graph", "graph compiles the denoiser; pynative runs it operator by operator", choices=MODES)
 
 
 @dataclass
-class SampleConfig(SamplingBase):
+class PicturesBase(SamplingBase):
+    """What every kind of sampling into a folder of pictures has."""
+
+    overwrite_output_dir: bool = setting(False, "write into an output_dir that already holds pictures")
+    bit_depth: int = setting(8, "bits a channel in the PNG files, 8 or 16", low=8, high=16)
+
+
+@dataclass
+class SampleConfig(PicturesBase):
     """Sampling from a saved pipeline."""
 
     num_images: int = setting(16, "number of pictures", low=1)
@@ -487,7 +493,7 @@ class SampleConfig(SamplingBase):
 
 
 @dataclass
-class InpaintConfig(SamplingBase):
+class InpaintConfig(PicturesBase):
     """Filling in a part of pictures by RePaint (Lugmayr et al. 2022)."""
 
     output_dir: str = setting("inpainted", "folder for the pictures")
@@ -500,7 +506,7 @@ class InpaintConfig(SamplingBase):
 
 
 @dataclass
-class InterpolateConfig(SamplingBase):
+class InterpolateConfig(PicturesBase):
     """Pictures between two pictures (Ho et al. 2020, section 4.4)."""
 
     output_dir: str = setting("interpolated", "folder for the pictures")
@@ -521,7 +527,6 @@ class PushConfig:
     hub_model_id: str | None = setting(None, "its repository; by default the folder's name, of the logged-in user")
     hub_private_repo: bool = setting(False, "make that repository a private one")
     hub_token: str | None = setting(None, "token for the Hub; better given by HF_TOKEN or a login", secret=True)
-    logging_dir: str = setting("logs", "folder of logs in it, which is left out")
 
 
 @dataclass
@@ -531,7 +536,7 @@ class EvaluateConfig(SamplingBase):
     model: str = setting("", "folder of a saved pipeline, or its name on the Hub; or give --fake")
     output_dir: str = setting("evaluation", "folder for metrics.json; interrupted, the same command goes on from there")
     batch_size: int = setting(64, "pictures made, and looked at, at once; does not change the figures", low=1)
-    num_samples: int = setting(10_000, "pictures made for the figures", low=1)
+    num_samples: int | None = setting(None, "pictures made for the figures; 10,000 if not given", low=1)
     scheduler: str = setting("ddim", "sampler", choices=SAMPLERS)
     eta: float | None = setting(None, "with ddim: 0 no noise on the way, 1 as much as ddpm", low=0, high=1)
     metrics: str = setting("fid,kid", "figures, with commas between", choices=METRICS, several=True)
@@ -543,7 +548,9 @@ class EvaluateConfig(SamplingBase):
     train_data_dir: str | None = setting(None, "folder of real pictures, resized as in training")
     image_column: str | None = setting(None, "column that holds the images; found by its type when not given")
     max_train_samples: int | None = setting(None, "use only so many real pictures, the first", low=1)
-    resize_mode: str = setting("squash", "of the real pictures, as in training", choices=["squash", "crop"])
+    resize_mode: str = setting(
+        "squash", "of the real pictures, as in training; crop cuts their middle", choices=["squash", "crop"]
+    )
     image_interpolation_mode: str = setting("bilinear", "of the real pictures, as in training", choices=INTERPOLATIONS)
     real: str | None = setting(None, "folder of real pictures, all of one size, taken as they are")
     real_statistics: str | None = setting(None, "file that --save_real_statistics wrote, instead of real pictures")
@@ -557,8 +564,10 @@ class EvaluateConfig(SamplingBase):
     inception_weights: str | None = setting(
         None, "the FID literature's Inception-v3: a safetensors file, or on the Hub"
     )
-    resize: str = setting(
-        "pytorch-fid", "to the network's 299 pixels; clean: antialiased, as clean-fid", choices=["pytorch-fid", "clean"]
+    resize: str | None = setting(
+        None,
+        "to Inception's 299 pixels; pytorch-fid, if not given, or clean: antialiased, as clean-fid",
+        choices=["pytorch-fid", "clean"],
     )
     keep_features: bool = setting(False, "write the features of the pictures to features.npz too")
     force: bool = setting(False, "give a FID of too few pictures all the same")
@@ -963,7 +972,7 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(f"--output_dir {folder}: {existing} cannot be written into; give another folder")
 
 
-def check_sampling_base(config: SamplingBase) -> list[str]:
+def check_sampling_base(config: PicturesBase) -> list[str]:
     problems = check_fields(config)
     if not config.model:
         problems.append("--model: give the folder of a saved pipeline")
@@ -1020,8 +1029,30 @@ def check_evaluation(config: EvaluateConfig) -> None:
         )
     if config.eta is not None and config.scheduler != "ddim":
         problems.append("--eta: is a setting of --scheduler ddim")
+    problems += check_used(config)
     if problems:
         raise ConfigError(*problems)
+
+
+def check_used(config: EvaluateConfig) -> list[str]:
+    """One line for each flag that would have no effect beside the others."""
+    of_a_model = ("num_samples", "num_inference_steps", "class_label", "guidance_scale", "eta")
+    of_a_data_set = ("dataset_config_name", "image_column", "max_train_samples")
+    without_effect: dict[str, tuple[str, ...]] = {}
+    if config.fake is not None:
+        without_effect["--fake"] = of_a_model
+    if config.real is not None:
+        without_effect["--real"] = of_a_data_set
+    if config.real_statistics is not None:
+        without_effect["--real_statistics"] = (*of_a_data_set, "save_real_statistics")
+    if config.features == "digits":
+        without_effect["--features digits"] = ("inception_weights", "resize")
+    return [
+        f"--{name}: has no meaning with {other}"
+        for other, names in without_effect.items()
+        for name in names
+        if getattr(config, name) is not None
+    ]
 
 
 def check_inpainting(config: InpaintConfig) -> None:

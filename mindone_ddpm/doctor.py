@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 
 from mindone_ddpm import cuda
 from mindone_ddpm.config import first_line
-from mindone_ddpm.runtime import available_devices
+from mindone_ddpm.runtime import available_devices, max_local_ranks
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
 CHECKED_PACKAGES = ("mindspore", "mindone", "datasets", "numpy", "pillow", "huggingface_hub", "transformers")
@@ -31,6 +31,13 @@ SMALLEST_SHARED_MEMORY_MIB, SMALLEST_DISK_GIB = 64, 5
 RUN_TIMEOUT_S = 900.0
 HUB_TIMEOUT_S = 5.0
 ASCEND_FOLDERS = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/cann")
+# Where CANN says which it is, best first, and how.
+CANN_NOTES = (
+    ("compiler/version.info", r"^version_dir=(.+)$"),
+    ("version.cfg", r"_running_version=\[(?:[^]:]*:)?([^]]+)\]"),
+    ("compiler/version.info", r"^[Vv]ersion=(.+)$"),
+    ("version.info", r"^[Vv]ersion=(.+)$"),
+)
 # A run that takes seconds once it is compiled.
 TINY_RUN = (
     *("train", "--dataset_name", "digits", "--channels", "1", "--image_size", "8", "--preset", "tiny"),
@@ -95,20 +102,24 @@ def said_by(*command: str) -> str | None:
         return None
 
 
-def check_ascend() -> Finding:
+def check_ascend(device: str = "auto") -> Finding:
+    """What is missing is a fault where an NPU is asked for, or is there to be taken; else a warning."""
     devices = "Ascend" in available_devices()
     driver = said_by("npu-smi", "info")
     folder = os.environ.get("ASCEND_HOME_PATH") or next((f for f in ASCEND_FOLDERS if Path(f).is_dir()), None)
     cann = cann_version(Path(folder)) if folder else None
-    if not devices and driver is None and folder is None:
+    if not devices and driver is None and folder is None and device != "Ascend":
         return Finding("Ascend", OK, "none on this machine")
+    wanted = device == "Ascend" or (device == "auto" and (devices or driver is not None))
+    status = FAULT if wanted else WARNING
     text = f"{'NPUs' if devices else 'no NPU'}, driver {'answers' if driver else 'silent'}, CANN {cann or 'not found'}"
     if not devices or driver is None:
         advice = "install the driver and firmware for the card, and see that `npu-smi info` lists it"
-        return Finding("Ascend", FAULT, text, advice)
+        return Finding("Ascend", status, text, advice)
     if cann is None or "ASCEND_HOME_PATH" not in os.environ:
-        advice = "install the CANN toolkit, and run `source /usr/local/Ascend/ascend-toolkit/set_env.sh` in this shell"
-        return Finding("Ascend", FAULT, text, advice)
+        script = set_env_script(Path(folder or ASCEND_FOLDERS[0]))
+        advice = f"install the CANN toolkit, and run `source {script}` in this shell"
+        return Finding("Ascend", status, text, advice)
     supported = supported_cann()
     if supported and not cann.startswith(tuple(supported)):
         advice = f"this MindSpore is made for CANN {', '.join(supported)}: install one of them, or another MindSpore"
@@ -134,13 +145,22 @@ def mindspore_folder() -> Path | None:
 
 
 def cann_version(folder: Path) -> str | None:
-    """From the toolkit's own notes, wherever this version of it keeps them."""
-    for path in (folder / "version.cfg", folder / "version.info", folder / "compiler" / "version.info"):
-        if path.is_file():
-            found = re.search(r"(\d+\.\d+(?:\.\w+)*)", path.read_text(errors="replace"))
-            if found:
-                return found.group(1)
+    """The toolkit's version from its own notes, such as "8.5.0", wherever this version of it keeps them.
+
+    Its parts also carry a version of their own (7.6 in CANN 8.0), which is taken only where nothing else is said.
+    """
+    for name, pattern in CANN_NOTES:
+        path = folder / name
+        found = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE) if path.is_file() else None
+        if found:
+            return found.group(1).strip().removeprefix("CANN-")
     return None
+
+
+def set_env_script(folder: Path) -> Path:
+    """What a shell must source before it can use the toolkit in this folder."""
+    places = [place / "set_env.sh" for place in (folder, folder.parent)]
+    return next((place for place in places if place.is_file()), places[folder.name == "latest"])
 
 
 def check_gpu() -> Finding:
@@ -232,6 +252,9 @@ def check_work(device: str) -> Iterator[Finding]:
             sampling = ["sample", "--model", f"{folder}/one", "--num_images", "2", "--num_inference_steps", "2"]
             sampling += ["--device", device, "--output_dir", f"{folder}/pictures"]
             yield run("sampling", f"two pictures on {device}", "try `mindone-ddpm sample` by hand", *sampling)
+        if max_local_ranks() == 1:
+            yield Finding("msrun", OK, "one NPU here: two ranks were not tried")
+            return
         advice = "try `mindone-ddpm launch -n 2 train ...` by hand; its logs are in OUTPUT_DIR/logs/workers"
         yield run("msrun", "two ranks", advice, "launch", "-n", "2", *flags, "--output_dir", f"{folder}/two")
 
@@ -250,7 +273,8 @@ def examine(device: str, with_runs: bool, on_finding: Callable[[Finding], None])
     note(check_python())
     for finding in check_packages():
         note(finding)
-    for check in (check_ascend, check_gpu, check_fast_operators, check_shared_memory, check_hub):
+    note(check_ascend(device))
+    for check in (check_gpu, check_fast_operators, check_shared_memory, check_hub):
         note(check())
     note(check_disk(Path.cwd()))
     if with_runs and not any(finding.status == FAULT for finding in findings):

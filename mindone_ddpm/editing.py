@@ -116,6 +116,7 @@ def inpaint(config: InpaintConfig) -> Path:
     kept = read_mask(Path(config.mask), unet)
     copies = [number for number in range(len(pictures)) for _ in range(config.num_images)]
     labels = choose_labels(unet, config.class_label, len(copies))
+    guidance_scale = class_guidance(config, labels)
 
     scheduler.set_timesteps(steps, config.jump_length, config.jump_n_sample)
     batch_size = min(config.batch_size, len(copies))
@@ -127,9 +128,8 @@ def inpaint(config: InpaintConfig) -> Path:
             generators = picture_generators(config.seed, places)
             images = ms.Tensor(np.stack([pictures[copies[place]] for place in places]), ms.float32)
             mask = ms.Tensor(np.broadcast_to(kept, images.shape).copy(), ms.float32)
-            denoise = make_denoiser(
-                unet, None if labels is None else [labels[place] for place in places], class_guidance(config)
-            )
+            chosen = None if labels is None else [labels[place] for place in places]
+            denoise = make_denoiser(unet, chosen, guidance_scale)
             noise = initial_noise(unet, scheduler, generators)
             done = repaint(denoise, scheduler, images, mask, noise, generators, bar.update)
             results.append(to_values(done)[: len(copies) - first])
@@ -181,6 +181,7 @@ def interpolate(config: InterpolateConfig) -> Path:
     shares = np.linspace(0.0, 1.0, config.num_images, dtype=np.float32)
     batch_size = min(config.batch_size, config.num_images)
     labels = choose_labels(unet, config.class_label, 1)  # one class for the whole row
+    guidance_scale = class_guidance(config, labels)
     results = []
     num_batches = -(-config.num_images // batch_size)
     with evaluating(unet), tqdm(total=num_batches * len(timesteps), desc="interpolating", unit="step") as bar:
@@ -190,7 +191,7 @@ def interpolate(config: InterpolateConfig) -> Path:
             noise = np.stack([generator.standard_normal(picture_shape(unet)) for generator in generators])
             mixed = np.stack([(1.0 - share) * ends[0] + share * ends[1] for share in row])
             images = ms.Tensor(np.sqrt(alpha) * mixed + np.sqrt(1.0 - alpha) * noise, ms.float32)
-            denoise = make_denoiser(unet, None if labels is None else labels * batch_size, class_guidance(config))
+            denoise = make_denoiser(unet, None if labels is None else labels * batch_size, guidance_scale)
             done = denoise_steps(denoise, scheduler, images, timesteps, generators, on_step=lambda _: bar.update())
             results.append(to_values(done)[: config.num_images - first])
     values = np.concatenate(results)

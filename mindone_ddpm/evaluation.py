@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,16 +21,18 @@ from mindone_ddpm.data import (
     IMAGE_ENDINGS,
     DataProblem,
     ImageRecords,
+    StreamedRecords,
     batch_places,
     convert_channels,
     decode_image,
     open_records,
 )
 from mindone_ddpm.features import FeatureNetwork, make_features
-from mindone_ddpm.metrics import KEEPS_FEATURES, Statistics, load_statistics, save_statistics
+from mindone_ddpm.metrics import KEEPS_FEATURES, Statistics, load_if_whole, load_statistics, save_statistics
 from mindone_ddpm.runtime import Runtime, cache_dir, start, versions
 
 METRICS_FILE, FEATURES_FILE = "metrics.json", "features.npz"
+DEFAULT_NUM_SAMPLES = 10_000
 SAVE_EVERY_S = 30.0  # of sampling that an interruption may cost
 # What the figures of other features than Inception's are called, so that nobody takes them for the published ones.
 OTHER_NAMES = {"fid": "frechet_distance", "kid": "kernel_distance", "kid_std": "kernel_distance_std"}
@@ -46,13 +50,18 @@ class Folder:
     def __init__(self, folder: str, flag: str):
         self.flag = flag
         self.paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
-        self.paths = [path for path in self.paths if path.name not in ("grid.png", "trajectory.png")]
+        self.paths = [path for path in self.paths if path.name not in ("grid.png", sampling.TRAJECTORY_STRIP)]
         if not self.paths:
             raise DataProblem(f"{flag} {folder}: there are no pictures in it")
         self.shape = self.read(self.paths[0]).shape
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @functools.cached_property
+    def content(self) -> str:
+        """Names the pictures by what they hold."""
+        return hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in self.paths)).hexdigest()
 
     def read(self, path: Path) -> np.ndarray:
         picture = decode_image(None, str(path), str(path))
@@ -84,7 +93,9 @@ def real_records(config: EvaluateConfig, unet: Any) -> Any:
         *("max_train_samples", "resize_mode", "image_interpolation_mode"),
     ]
     settings = {name: getattr(config, name) for name in names}
-    return open_records(TrainingConfig(**settings, image_size=size, channels=channels, center_crop=True))
+    # Where they are cut, it is their middle that is looked at, in training too.
+    settings["center_crop"] = config.resize_mode == "crop"
+    return open_records(TrainingConfig(**settings, image_size=size, channels=channels))
 
 
 def sampled(unet: Any, scheduler: Any, labels: list[int] | None, batch_size: int, **settings: Any) -> Source:
@@ -113,8 +124,12 @@ def look(network: FeatureNetwork, pixels: np.ndarray, batch_size: int) -> tuple[
 
 
 def own_batches(runtime: Runtime, count: int, batch_size: int) -> Iterator[list[int]]:
-    """This rank's share of the numbers, batch by batch: every batch goes to the next rank in turn."""
-    for first in range(runtime.rank * batch_size, count, runtime.world_size * batch_size):
+    """This rank's share of the numbers, batch by batch: every batch goes to the next rank in turn.
+
+    As many on every rank, so that the ranks may meet at each; the last may be empty.
+    """
+    for start_of_round in range(0, count, runtime.world_size * batch_size):
+        first = start_of_round + runtime.rank * batch_size
         yield list(range(first, min(first + batch_size, count)))
 
 
@@ -126,17 +141,27 @@ class Gathering:
         self.with_logits = "inception_score" in wanted
         self.statistics = Statistics(network.width, keeps_features or bool({*wanted} & {*KEEPS_FEATURES}))
         self.done = 0
-        if path is not None and path.exists():
-            statistics, about = load_statistics(path)
-            if about.get("what") == what:
-                self.statistics, self.done = statistics, about["batches"]
+        kept = None if path is None else load_if_whole(path)
+        if kept is not None and kept[1].get("what") == what:
+            self.statistics, self.done = kept[0], kept[1]["batches"]
 
     def save(self) -> None:
         if self.path is not None:
             save_statistics(self.statistics, {"what": self.what, "batches": self.done}, self.path)
 
-    def run(self, source: Source, count: int, batch_size: int, runtime: Runtime, text: str) -> Statistics:
-        """Look at all pictures; what all ranks have gathered together."""
+    def run(
+        self,
+        source: Source,
+        count: int,
+        batch_size: int,
+        runtime: Runtime,
+        text: str,
+        on_batch: Callable[[], object] = lambda: None,
+    ) -> Statistics:
+        """Look at all pictures; what all ranks have gathered together.
+
+        ``on_batch`` is called before each batch, equally often on every rank.
+        """
         shares = list(own_batches(runtime, count, batch_size))
         bar = tqdm(
             total=sum(map(len, shares)),
@@ -150,15 +175,18 @@ class Gathering:
         with bar:
             try:
                 for numbers in shares[self.done :]:
-                    features, logits = look(self.network, source(numbers), batch_size)
-                    self.statistics.add(features, logits if self.with_logits else None, numbers, count)
+                    on_batch()
+                    if numbers:
+                        features, logits = look(self.network, source(numbers), batch_size)
+                        self.statistics.add(features, logits if self.with_logits else None, numbers, count)
                     self.done += 1
                     bar.update(len(numbers))
                     if time.monotonic() - saved_at > SAVE_EVERY_S:
                         self.save()
                         saved_at = time.monotonic()
             except KeyboardInterrupt:
-                self.save()
+                if self.statistics.count == sum(map(len, shares[: self.done])):  # not amid a batch
+                    self.save()
                 raise
         self.save()
         return merge_over_ranks(runtime, self.statistics)
@@ -200,23 +228,39 @@ def source_of(records: ImageRecords) -> tuple[Source, int, str]:
         return pictures if pictures.dtype == np.uint8 else sampling.to_pixels(pictures)
 
     shape = (records.size, records.channels, records.resize_mode, records.interpolation, records.precise)
-    return source, len(records), f"data set {records.fingerprint(most=len(records))}, {shape}"
+    stream = (records.seed, records.buffer_size) if isinstance(records, StreamedRecords) else ()
+    return source, len(records), f"data set {records.fingerprint(most=len(records))}, {shape + stream}"
 
 
 def kept_statistics(
     network: FeatureNetwork, wanted: list[str], source: Source, count: int, what: str, batch_size: int, runtime: Runtime
 ) -> Statistics:
     """Of real pictures: from the user's cache folder, or by looking at them, and then kept there."""
-    gathering = Gathering(network, wanted, False, None, what)
-    keeps = gathering.statistics.keeps_features
+    keeps = bool({*wanted} & {*KEEPS_FEATURES})
     key = hashlib.sha256(repr((what, network.identity, keeps)).encode()).hexdigest()[:24]
-    path = cache_dir() / "statistics" / f"{key}.npz"
-    if not distributed.any_rank(runtime, not path.exists()):
-        return load_statistics(path)[0]
+    folder = cache_dir() / "statistics"
+    kept = load_if_whole(folder / f"{key}.npz")
+    missing = distributed.any_rank(runtime, kept is None)  # on a machine of its own, or damaged
+    if kept is not None and not missing:
+        return kept[0]
+    partial = folder / f"{key}-{runtime.rank}-of-{runtime.world_size}-by-{batch_size}.npz"
+    gathering = Gathering(network, wanted, False, partial if is_writable(folder) else None, what)
     statistics = gathering.run(source, count, batch_size, runtime, "real pictures")
-    if runtime.is_main:
-        save_statistics(statistics, {"network": network.identity, "what": what}, path)
+    try:
+        if runtime.is_main:
+            save_statistics(statistics, {"network": network.identity, "what": what}, folder / f"{key}.npz")
+        partial.unlink(missing_ok=True)
+    except OSError:
+        pass  # looked at again the next time
     return statistics
+
+
+def is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def real_statistics(
@@ -230,12 +274,13 @@ def real_statistics(
                 f"--real_statistics {config.real_statistics}: are of {about.get('network', 'another network')}, "
                 f"but the features here are of {network.identity}"
             )
+        if {*wanted} & {*KEEPS_FEATURES} and not statistics.keeps_features:
+            raise ConfigError(f"--real_statistics {config.real_statistics}: {metrics.NO_FEATURES}")
         return statistics
     if config.real is not None:
-        source: Any = Folder(config.real, "--real")
-        count = len(source)
-        content = hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in source.paths)).hexdigest()
-        what = f"folder {content}"
+        folder = Folder(config.real, "--real")
+        source: Source = folder
+        count, what = len(folder), f"folder {folder.content}"
     elif config.dataset_name is not None or config.train_data_dir is not None:
         with distributed.main_first(runtime):
             records = real_records(config, unet)
@@ -250,12 +295,6 @@ def real_statistics(
 
 
 # --- the whole -----------------------------------------------------------------------------------------------------
-
-
-def check_counts(wants_fid: bool, network: FeatureNetwork, real: Statistics | None, count: int) -> None:
-    """Refuse a FID of too few pictures before any is made. Raises MetricProblem."""
-    if wants_fid and real is not None:
-        metrics.check_fid(min(real.count, count), network.width)
 
 
 def name_figures(network: FeatureNetwork, found: dict[str, float]) -> dict[str, float]:
@@ -278,40 +317,56 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     network = make_features(config.features, config.inception_weights, config.resize)
     pipeline = models.load_pipeline(config.model) if config.model else None
     folder = Folder(config.fake, "--fake") if config.fake is not None else None
-    count = config.num_samples if folder is None else len(folder)
-    if pipeline is not None:
-        scheduler = models.make_sampler(config.scheduler, pipeline.scheduler)
-        source: Source = sampled(
-            pipeline.unet,
-            scheduler,
-            sampling.choose_labels(pipeline.unet, config.class_label, count),
-            config.batch_size,
-            num_inference_steps=sampling.inference_steps(config, config.scheduler, scheduler),
-            seed=config.seed,
-            guidance_scale=sampling.class_guidance(config),
-            eta=config.eta,
-        )
+    count = len(folder) if folder is not None else config.num_samples or DEFAULT_NUM_SAMPLES
+    metrics.check_count(wanted, count, network.width, config.force)
+    if folder is not None:
+        source: Source = folder
+        sampler: dict[str, Any] = {}
+        content = folder.content
     else:
-        assert folder is not None
-        source = folder
+        assert pipeline is not None
+        source, sampler = model_source(config, pipeline, count)
+        content = content_of_model(config.model)
     real = real_statistics(config, network, wanted, runtime, None if pipeline is None else pipeline.unet)
-    check_counts("fid" in wanted and not config.force, network, real, count)
+    if real is not None:
+        metrics.check_count(wanted, real.count, network.width, config.force)
 
     output_dir.mkdir(parents=True, exist_ok=True)
     partial = output_dir / f".statistics-{runtime.rank}-of-{runtime.world_size}.npz"
-    what = identity_of(config, network, count)
-    gathering = Gathering(network, wanted, config.keep_features, partial, what)
+    # What must be the same for a gathering to go on where it was interrupted.
+    facts = [content, sampler, count, config.batch_size, config.metrics, config.keep_features, network.identity]
+    gathering = Gathering(network, wanted, config.keep_features, partial, json.dumps(facts))
     started = time.perf_counter()
     fake = gathering.run(source, count, config.batch_size, runtime, "pictures of the model" if pipeline else "pictures")
     seconds = time.perf_counter() - started
     found = name_figures(network, metrics.figures(wanted, real, fake, config.force, config.seed))
     if runtime.is_main:
-        write_metrics(config, network, real, fake, found, seconds, output_dir)
+        write_metrics(config, sampler, network, real, fake, found, seconds, output_dir)
         if config.keep_features:
             np.savez(output_dir / FEATURES_FILE, features=fake.rows())
     distributed.barrier(runtime)
     partial.unlink(missing_ok=True)
     return found
+
+
+def model_source(config: EvaluateConfig, pipeline: Any, count: int) -> tuple[Source, dict[str, Any]]:
+    """The pictures of a model; and all that they follow from, beside the model."""
+    scheduler = models.make_sampler(config.scheduler, pipeline.scheduler)
+    labels = sampling.choose_labels(pipeline.unet, config.class_label, count)
+    settings = {
+        "num_inference_steps": sampling.inference_steps(config, config.scheduler, scheduler),
+        "seed": config.seed,
+        "guidance_scale": sampling.class_guidance(config, labels),
+        "eta": config.eta,
+    }
+    source = sampled(pipeline.unet, scheduler, labels, config.batch_size, **settings)
+    return source, {"scheduler": config.scheduler, **settings, "class_label": config.class_label}
+
+
+def content_of_model(model: str) -> str:
+    """The hash of its UNet's weights; of a name on the Hub, the name."""
+    weights = Path(model) / "unet" / models.UNET_WEIGHTS
+    return checkpoint.sha256_of(weights) if weights.is_file() else model
 
 
 class Evaluator:
@@ -330,12 +385,21 @@ class Evaluator:
         """Look at the real pictures.
 
         Raises:
-            MetricProblem: they, or the pictures to be made, are too few for a figure.
+            ConfigError: more denoising steps are asked for than the model has noise levels.
+            MetricProblem: the pictures, real or to be made, are too few for a figure.
         """
+        config, noise_levels = self.config, self.job.scheduler.config.num_train_timesteps
+        if config.eval_num_inference_steps > noise_levels:
+            raise ConfigError(
+                f"--eval_num_inference_steps {config.eval_num_inference_steps}: the model has {noise_levels} noise "
+                "levels; use at most that"
+            )
+        advice = " (--eval_num_samples), or --eval_metrics kid"
+        metrics.check_count(self.wanted, config.eval_num_samples, self.network.width, advice=advice)
         if self.wanted != ["inception_score"]:
             source, count, what = source_of(self.job.records)
+            metrics.check_count(self.wanted, count, self.network.width, advice=", or --eval_metrics kid")
             self.real = kept_statistics(self.network, self.wanted, source, count, what, self.batch_size, self.runtime)
-            check_counts("fid" in self.wanted, self.network, self.real, self.config.eval_num_samples)
 
     def share_of_training(self, total_images: int, evaluations: int) -> float:
         """The cost of all evaluations as a share of that of the steps: a step costs about three ways forward."""
@@ -343,7 +407,7 @@ class Evaluator:
         return evaluations * config.eval_num_samples * config.eval_num_inference_steps / (3 * total_images)
 
     def figures(self, on_batch: Callable[[], object]) -> dict[str, float]:
-        """By the names that they have in ``metrics.json``; ``on_batch`` is called before each batch."""
+        """By the names that they have in ``metrics.json``; ``on_batch`` is called as :meth:`Gathering.run` does."""
         config, unet = self.config, self.job.unet
         pictures = sampled(
             unet,
@@ -354,35 +418,30 @@ class Evaluator:
             seed=config.seed,
             guidance_scale=config.guidance_scale,
         )
-
-        def source(numbers: list[int]) -> np.ndarray:
-            on_batch()
-            return pictures(numbers)
-
         gathering = Gathering(self.network, self.wanted, False, None, "")
-        fake = gathering.run(source, config.eval_num_samples, self.batch_size, self.runtime, "evaluating")
+        count = config.eval_num_samples
+        fake = gathering.run(pictures, count, self.batch_size, self.runtime, "evaluating", on_batch)
         return name_figures(self.network, metrics.figures(self.wanted, self.real, fake, seed=config.seed))
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What must be the same for two values of a figure to compare."""
+        config = self.config
+        return {
+            "features": self.network.identity,
+            "num_samples": config.eval_num_samples,
+            "num_inference_steps": config.eval_num_inference_steps,
+            "guidance_scale": config.guidance_scale,
+        }
 
     def named(self, figure: str) -> str:
         """What a figure of ``--save_best`` is called among :meth:`figures`."""
         return next(iter(name_figures(self.network, {figure: 0.0})))
 
 
-def identity_of(config: EvaluateConfig, network: FeatureNetwork, count: int) -> str:
-    """What must be the same for a gathering to go on where it was interrupted."""
-    names = [
-        *("model", "fake", "batch_size", "scheduler", "eta", "num_inference_steps", "seed", "class_label"),
-        *("guidance_scale", "metrics", "keep_features"),
-    ]
-    facts: dict[str, Any] = {name: getattr(config, name) for name in names}
-    weights = Path(config.model) / "unet" / models.UNET_WEIGHTS
-    if config.model and weights.is_file():
-        facts["weights"] = checkpoint.sha256_of(weights)
-    return json.dumps({**facts, "network": network.identity, "count": count})
-
-
 def write_metrics(
     config: EvaluateConfig,
+    sampler: dict[str, Any],
     network: FeatureNetwork,
     real: Statistics | None,
     fake: Statistics,
@@ -391,13 +450,8 @@ def write_metrics(
     output_dir: Path,
 ) -> None:
     """All that somebody needs to make the figures again."""
-    sampler = {
-        "scheduler": config.scheduler,
-        "num_inference_steps": config.num_inference_steps,
-        "eta": config.eta,
-        "seed": config.seed,
-        "guidance_scale": config.guidance_scale,
-    }
+    of_data_set = ("dataset_config_name", "dataset_split", "image_column", "max_train_samples", "resize_mode")
+    preparation = {name: getattr(config, name) for name in (*of_data_set, "image_interpolation_mode")}
     about = {
         "metrics": found,
         "num_samples": fake.count,
@@ -405,17 +459,19 @@ def write_metrics(
         "model": config.model or None,
         "fake": config.fake,
         "real": config.real or config.dataset_name or config.train_data_dir or config.real_statistics,
-        "sampler": sampler if config.model else None,
+        "real_preparation": preparation if config.dataset_name or config.train_data_dir else None,
+        "sampler": sampler or None,
         "features": network.identity,
         "forced": config.force,
         "seconds": round(seconds, 1),
         "versions": versions(),
     }
     checkpoint.write_text(output_dir / METRICS_FILE, json.dumps(about, indent=2) + "\n")
-    if config.force and real is not None and min(real.count, fake.count) <= network.width:
+    fewest = fake.count if real is None else min(real.count, fake.count)
+    if config.force and "fid" in config.metrics.split(",") and fewest <= network.width:
         print(
-            f"warning: of {min(real.count, fake.count)} pictures for features of width {network.width}: too high by "
-            "far, and not to be compared with anything",
+            f"warning: fid of {fewest} pictures for features of width {network.width}: too high by far, and not to be "
+            "compared with anything",
             file=sys.stderr,
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,6 +20,7 @@ from mindspore import mint, nn, ops
 from PIL import Image
 
 from mindone_ddpm.config import ConfigError, first_line, looks_like_hub_name
+from mindone_ddpm.convert import check_inception_shapes
 from mindone_ddpm.runtime import cache_dir
 
 INCEPTION_SIZE = 299
@@ -302,11 +304,10 @@ def load_inception(name: str | None, resize: str) -> Inception:
         raise ConfigError(f"--inception_weights {path}: is no safetensors file ({first_line(error)})") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
     try:
+        check_inception_shapes(weights)
         return Inception(weights, digest, resize)
     except (KeyError, ValueError, IndexError) as error:
-        raise ConfigError(
-            f"--inception_weights {path}: are of another network ({first_line(error)} is missing or wrong)"
-        ) from error
+        raise ConfigError(f"--inception_weights {path}: are of another network ({first_line(error)})") from error
 
 
 # --- digits --------------------------------------------------------------------------------------------------------
@@ -346,7 +347,7 @@ def load_digits_network() -> Digits:
     try:
         with np.load(path, allow_pickle=False) as file:
             return Digits([(file[f"weight{number}"], file[f"bias{number}"]) for number in range(3)])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass
     layers = train_digits_network()
     arrays = {f"weight{n}": weight for n, (weight, _) in enumerate(layers)}
@@ -375,6 +376,6 @@ def train_digits_network() -> list[tuple[np.ndarray, np.ndarray]]:
     return list(zip(classifier.coefs_, classifier.intercepts_, strict=True))
 
 
-def make_features(name: str, inception_weights: str | None, resize: str) -> FeatureNetwork:
+def make_features(name: str, inception_weights: str | None, resize: str | None) -> FeatureNetwork:
     """Raises ConfigError if it cannot be had."""
-    return load_digits_network() if name == "digits" else load_inception(inception_weights, resize)
+    return load_digits_network() if name == "digits" else load_inception(inception_weights, resize or RESIZES[0])

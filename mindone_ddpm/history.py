@@ -35,15 +35,21 @@ def _read_csv(folder: Path) -> Iterator[tuple[int, str, float]]:
     if (folder / "metrics.csv").is_file():
         with open(folder / "metrics.csv", newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
-                step = int(row["step"])
-                yield from ((step, name, float(value)) for name, value in row.items() if _is_value(name, value))
+                step = row.pop("step", None)
+                yield from (found for name, value in row.items() for found in _values(step, name, value))
     if (folder / "evaluation.csv").is_file():
         with open(folder / "evaluation.csv", newline="", encoding="utf-8") as file:
-            yield from ((int(row[0]), row[1], float(row[2])) for row in csv.reader(file) if len(row) == 3)
+            for cells in csv.reader(file):
+                if len(cells) == 3:
+                    yield from _values(*cells)
 
 
-def _is_value(name: str | None, value: str | None) -> bool:
-    return name is not None and name != "step" and value not in (None, "")
+def _values(step: str | None, name: str | None, value: str | None) -> list[tuple[int, str, float]]:
+    """One, or none where a kill has cut the line short."""
+    try:
+        return [(int(step or ""), name, float(value or ""))] if name is not None else []
+    except (TypeError, ValueError):
+        return []
 
 
 def _read_json_lines(folder: Path) -> Iterator[tuple[int, str, float]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -14,12 +16,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mindone_ddpm.checkpoint import PIPELINE_INDEX, RUN_CONFIG, SNAPSHOT_PREFIX, files_in, sha256_of
+from mindone_ddpm.card import CARD, LOSS_CURVE, for_repository
+from mindone_ddpm.checkpoint import (
+    LORA_WEIGHTS,
+    PIPELINE_INDEX,
+    PIPELINE_PARTS,
+    SNAPSHOT_PREFIX,
+    files_in,
+    grids_in,
+    sha256_of,
+)
 from mindone_ddpm.config import ConfigError, EngineConfig, Problem, PushConfig, first_line
 
-# What a pipeline's repository does not need: training state, logs, other pipelines, and what is being written.
-IGNORED = ["checkpoint-*", "abandoned-*", "logs/*", "*/logs/*", "best/*", ".*", "*/.*", RUN_CONFIG]
-IGNORED += ["report.html", "preview.png"]  # they show the training data
+# What a pipeline's repository holds, besides the pipeline's parts and the newest grid of samples: nothing else is sent.
+SENT = (PIPELINE_INDEX, LORA_WEIGHTS, CARD, LOSS_CURVE, "LICENSE*")
+GRIDS = "samples/*.png"
+MADE_BY_THE_HUB = {".gitattributes"}
 RETRY_DELAYS_S = (2.0, 10.0, 60.0)
 # The Hub's answers that another try will not change.
 FINAL_ANSWERS = (400, 401, 403, 404, 413, 422)
@@ -37,58 +49,92 @@ def check_login(token: str | None) -> None:
         raise ConfigError("--push_to_hub: no token found; run `huggingface-cli login`, or set HF_TOKEN")
 
 
-def files_to_send(folder: Path, logging_dir: str = "logs") -> list[str]:
+def files_to_send(folder: Path) -> list[str]:
     """The names of a run's files that belong into its repository; of the grids of samples, only the newest."""
-    from huggingface_hub.utils import filter_repo_objects
+    wanted = [path for pattern in SENT for path in folder.glob(pattern) if path.is_file()]
+    for part in parts_of(folder):
+        wanted += [path for path in files_in(folder / part) if not path.name.startswith(".")]
+    wanted += grids_in(folder)[-1:]
+    return sorted(path.relative_to(folder).as_posix() for path in wanted)
 
-    names = sorted(path.relative_to(folder).as_posix() for path in files_in(folder))
-    names = list(filter_repo_objects(names, ignore_patterns=[*IGNORED, f"{logging_dir}/*"]))
-    grids = [name for name in names if name.startswith("samples/")]
-    return [name for name in names if name not in grids[:-1]]
+
+def parts_of(folder: Path) -> set[str]:
+    """The folders of a pipeline: those this package writes, and those that its index names."""
+    try:
+        index = json.loads((folder / PIPELINE_INDEX).read_text(encoding="utf-8"))
+        named = {name for name, kind in index.items() if isinstance(kind, list) and (folder / name).is_dir()}
+    except (OSError, ValueError, AttributeError):
+        named = set()
+    return named | {part for part in PIPELINE_PARTS if (folder / part).is_dir()}
 
 
-def take_snapshot(folder: Path, logging_dir: str) -> Path:
+def take_snapshot(folder: Path) -> Path:
     """The files to send as they are now, in a folder inside, so that training may go on and replace them.
 
     Hard links where the file system has them: all files of a run are replaced as a whole, never written into.
+
+    Raises:
+        OSError: a file is not there, such as the aim of a broken link.
     """
-    names = files_to_send(folder, logging_dir)
+    names = files_to_send(folder)
     snapshot = Path(tempfile.mkdtemp(prefix=SNAPSHOT_PREFIX, dir=folder))
-    for name in names:
-        (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(folder / name, snapshot / name)
-        except OSError:
-            shutil.copy2(folder / name, snapshot / name)
+    try:
+        for name in names:
+            (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+            source = (folder / name).resolve()  # a symbolic link would point elsewhere from in there
+            try:
+                os.link(source, snapshot / name)
+            except OSError:
+                shutil.copy2(source, snapshot / name)
+    except OSError:
+        shutil.rmtree(snapshot, ignore_errors=True)
+        raise
     return snapshot
 
 
-def upload(snapshot: Path, repository: str, private: bool, token: str | None, message: str) -> tuple[str, int]:
+def upload(snapshot: Path, repository: str, private: bool, token: str | None, message: str) -> str:
     """Make the repository if need be, send a folder, and compare what the Hub lists with what was sent.
 
+    Grids of samples that were there before are removed; all else that the folder does not hold is left alone.
+
     Returns:
-        The repository's address, and how many files were compared.
+        What was done, in one line.
 
     Raises:
+        ConfigError: the repository is there, and public, though a private one is asked for.
         HubProblem: something is not there as it was sent. Besides, whatever the Hub's client raises.
     """
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    made = api.create_repo(repository, private=private, exist_ok=True)
-    api.upload_folder(repo_id=made.repo_id, folder_path=str(snapshot), commit_message=message)
-    different = differences(api, made.repo_id, snapshot)
+    made = api.create_repo(repository, private=private or None, exist_ok=True)
+    if private and api.repo_info(made.repo_id).private is False:
+        raise ConfigError(f"{made} is public, and --hub_private_repo asks for a private one: change one of the two")
+    write_card_for(made.repo_id, snapshot)
+    api.upload_folder(repo_id=made.repo_id, folder_path=str(snapshot), commit_message=message, delete_patterns=[GRIDS])
+    different, others = differences(api, made.repo_id, snapshot)
     if different:
         raise HubProblem(f"the Hub has {', '.join(different[:3])} otherwise than sent ({len(different)} file(s))")
-    return str(made), len(files_in(snapshot))
+    told = f"uploaded to {made}: {len(files_in(snapshot))} files, compared with what was sent"
+    return told + (f"; {len(others)} other file(s) there were left alone: {', '.join(others[:3])}" if others else "")
 
 
-def differences(api: Any, repository: str, folder: Path) -> list[str]:
-    """Files of a folder that a repository does not list with the same content."""
+def write_card_for(repository: str, snapshot: Path) -> None:
+    """Have the card name the repository that it is sent to."""
+    path = snapshot / CARD
+    if path.is_file():
+        text = for_repository(path.read_text(encoding="utf-8", errors="replace"), repository)
+        path.unlink()  # a hard link to the run's own
+        path.write_text(text, encoding="utf-8")
+
+
+def differences(api: Any, repository: str, folder: Path) -> tuple[list[str], list[str]]:
+    """Files of a folder that a repository does not list with the same content; and files that only it lists."""
     listed = {entry.path: entry for entry in api.list_repo_tree(repository, recursive=True) if hasattr(entry, "size")}
-    different = []
+    different, sent = [], set(MADE_BY_THE_HUB)
     for path in files_in(folder):
         name = path.relative_to(folder).as_posix()
+        sent.add(name)
         entry = listed.get(name)
         if entry is None or entry.size != path.stat().st_size:
             different.append(name)
@@ -96,7 +142,7 @@ def differences(api: Any, repository: str, folder: Path) -> list[str]:
             different += [name] if entry.lfs.sha256 != sha256_of(path) else []
         elif entry.blob_id != git_blob_id(path):
             different.append(name)
-    return different
+    return different, sorted(listed.keys() - sent)
 
 
 def git_blob_id(path: Path) -> str:
@@ -112,7 +158,7 @@ class Uploader:
     """
 
     def __init__(self, config: EngineConfig | PushConfig, folder: Path):
-        self.folder, self.logging_dir = folder, config.logging_dir
+        self.folder, self.named = folder, config.hub_model_id
         self.repository = config.hub_model_id or folder.resolve().name
         self.private, self.token = config.hub_private_repo, config.hub_token
         self.waiting: tuple[Path, str] | None = None
@@ -124,7 +170,7 @@ class Uploader:
     def submit(self, message: str) -> None:
         """Take the files as they are now, and send them as soon as the upload before is done."""
         try:
-            snapshot = take_snapshot(self.folder, self.logging_dir)
+            snapshot = take_snapshot(self.folder)
         except OSError as error:
             self._fail(error)
             return
@@ -163,15 +209,15 @@ class Uploader:
         disable_progress_bars()
         for delay_s in (*RETRY_DELAYS_S, None):
             try:
-                address, count = upload(snapshot, self.repository, self.private, self.token, message)
+                told = upload(snapshot, self.repository, self.private, self.token, message)
             except Exception as error:  # the Hub's client raises a dozen kinds
                 answer = getattr(getattr(error, "response", None), "status_code", None)
-                if delay_s is None or answer in FINAL_ANSWERS:
+                if delay_s is None or answer in FINAL_ANSWERS or isinstance(error, ConfigError):
                     self._fail(error)
                     return
                 time.sleep(delay_s)
             else:
-                self.trouble, self.told = None, f"uploaded to {address}: {count} files, compared with what was sent"
+                self.trouble, self.told = None, told
                 return
 
     def _fail(self, error: Exception) -> None:
@@ -179,18 +225,24 @@ class Uploader:
         if self.token:
             reason = reason.replace(self.token, "***")
         self.trouble = f"the pipeline in {self.folder} could not be uploaded ({reason})"
-        tqdm.write(f"warning: {self.trouble}; `mindone-ddpm push --model {self.folder}` tries again", file=sys.stderr)
+        tqdm.write(f"warning: {self.trouble}; `{self.command()}` tries again", file=sys.stderr)
+
+    def command(self) -> str:
+        """What sends the same folder to the same place by hand."""
+        words = ["mindone-ddpm", "push", "--model", str(self.folder)]
+        words += ["--hub_model_id", self.named] if self.named is not None else []
+        return shlex.join(words + ["--hub_private_repo"] * self.private)
 
 
 def push(config: PushConfig) -> None:
-    """Upload the pipeline in a folder.
+    """Upload the pipeline in a folder, or the adapters.
 
     Raises:
         ConfigError: there is none, or no token.
         HubProblem: the Hub has not taken it.
     """
     folder = Path(config.model)
-    if not (folder / PIPELINE_INDEX).is_file():
+    if not any((folder / name).is_file() for name in (PIPELINE_INDEX, LORA_WEIGHTS)):
         raise ConfigError(f"--model {config.model}: is not a pipeline; it has no {PIPELINE_INDEX}")
     check_login(config.hub_token)
     uploader = Uploader(config, folder)

@@ -7,7 +7,9 @@ the features come from.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,8 @@ KEEPS_FEATURES = ("kid", "precision_recall")
 INCEPTION_SCORE_SPLITS = 10
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 NEIGHBOURS = 3
+NO_FEATURES = "these statistics keep no features: KID, precision and recall need them"
+FID_ADVICE = ", or --metrics kid, or --force"
 
 
 class MetricProblem(Problem):
@@ -98,7 +102,7 @@ class Statistics:
     def rows(self) -> np.ndarray:
         """The features that were kept, in the order of the pictures."""
         if not self.features:
-            raise MetricProblem("these statistics keep no features: KID, precision and recall need them")
+            raise MetricProblem(NO_FEATURES)
         return np.concatenate(self.features)[np.argsort(self.numbers, kind="stable")]
 
     # --- files: one npz without pickled objects ---
@@ -133,7 +137,7 @@ class Statistics:
 def save_statistics(statistics: Statistics, about: dict[str, Any], path: Path) -> None:
     """Write statistics and what they are of, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.part")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(beside, "wb") as file:
             np.savez(file, about=np.array(json.dumps(about)), **statistics.arrays())  # type: ignore[arg-type]
@@ -151,8 +155,16 @@ def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
         return Statistics.from_arrays(arrays), about
     except FileNotFoundError as error:
         raise MetricProblem(f"{path}: no such file") from error
-    except (OSError, EOFError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise MetricProblem(f"{path}: holds no statistics of this program ({first_line(error)})") from error
+
+
+def load_if_whole(path: Path) -> tuple[Statistics, dict[str, Any]] | None:
+    """What :func:`save_statistics` wrote for this program alone; None if it is not there, or damaged."""
+    try:
+        return load_statistics(path)
+    except MetricProblem:
+        return None
 
 
 # --- the figures ---------------------------------------------------------------------------------------------------
@@ -182,21 +194,21 @@ def fid(real: Statistics, fake: Statistics, force: bool = False) -> float:
         MetricProblem: with fewer pictures than the features are wide the covariance is singular and the figure says
             more about their number than about the pictures; ``force`` gives it all the same.
     """
-    fewest = min(real.count, fake.count)
-    if fewest < 2:
-        raise MetricProblem(f"fid: needs two pictures on either side, has {fewest}")
-    if not force:
-        check_fid(fewest, real.width)
+    check_count(["fid"], min(real.count, fake.count), real.width, force)
     return frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
 
 
-def check_fid(fewest: int, width: int) -> None:
-    """Raises MetricProblem if so few pictures on one side give no FID."""
-    if fewest <= width:
-        raise MetricProblem(
-            f"fid: {fewest} pictures are too few for features of width {width}: their covariance is singular and the "
-            f"figure too high by far; use more than {width}, or --metrics kid, or --force"
-        )
+def check_count(wanted: Iterable[str], fewest: int, width: int, force: bool = False, advice: str = FID_ADVICE) -> None:
+    """Raises MetricProblem if so few pictures on one side do not give all figures of features so wide."""
+    needed = {"fid": 2, "kid": 2, "precision_recall": NEIGHBOURS + 1}
+    for name in wanted:
+        if fewest < needed.get(name, 1):
+            raise MetricProblem(f"{name}: needs {needed.get(name, 1)} pictures on either side, has {fewest}")
+        if name == "fid" and fewest <= width and not force:
+            raise MetricProblem(
+                f"fid: {fewest} pictures are too few for features of width {width}: their covariance is singular and "
+                f"the figure too high by far; use more than {width}{advice}"
+            )
 
 
 def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -221,8 +233,6 @@ def kid(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[float, float
     Unbiased however few the pictures are; may be a little below 0.
     """
     size = min(KID_SUBSET_SIZE, len(real), len(fake))
-    if size < 2:
-        raise MetricProblem("kid: needs two pictures on either side")
     real, fake = real.astype(np.float64), fake.astype(np.float64)
     if size == len(real) == len(fake):  # every subset is the whole
         return squared_mmd(real, fake), 0.0
@@ -265,8 +275,6 @@ def precision_recall(real: np.ndarray, fake: np.ndarray) -> tuple[float, float]:
 
     Among: within the distance of some row to its third-nearest neighbour.
     """
-    if min(len(real), len(fake)) <= NEIGHBOURS:
-        raise MetricProblem(f"precision_recall: needs more than {NEIGHBOURS} pictures on either side")
     real, fake = real.astype(np.float64), fake.astype(np.float64)
     return _share_inside(fake, real, _radii(real)), _share_inside(real, fake, _radii(fake))
 
@@ -286,10 +294,12 @@ def inception_score(statistics: Statistics) -> tuple[float, float]:
 
 
 def figures(
-    wanted: Iterable[str], real: Statistics | None, fake: Statistics, force: bool = False, seed: int = 0
+    wanted: Sequence[str], real: Statistics | None, fake: Statistics, force: bool = False, seed: int = 0
 ) -> dict[str, float]:
     """The figures asked for, by name. Raises MetricProblem, before any is computed where that can be known."""
     found: dict[str, float] = {}
+    if real is not None:
+        check_count(wanted, min(real.count, fake.count), real.width, force)
     for name in wanted:
         if name == "inception_score":
             found["inception_score"], found["inception_score_std"] = inception_score(fake)

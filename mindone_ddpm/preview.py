@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from mindone_ddpm.config import ConfigError, TrainingConfig
+from mindone_ddpm.captions import open_captioned
+from mindone_ddpm.config import ConfigError, TextToImageConfig, TrainingConfig
 from mindone_ddpm.data import SAMPLE_STREAM, convert_channels, open_records, random_stream
 from mindone_ddpm.runtime import quiet_libraries
 from mindone_ddpm.sampling import SMALLEST_CELL_PIXELS, make_grid
 
 
-def write_preview(config: TrainingConfig, path: Path, num_images: int) -> None:
+def write_preview(config: TrainingConfig | TextToImageConfig, path: Path, num_images: int) -> None:
     """Write one picture: the first images of the run as they are stored, and below as the model will see them.
 
     Raises:
@@ -24,7 +25,7 @@ def write_preview(config: TrainingConfig, path: Path, num_images: int) -> None:
     if path.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
         raise ConfigError(f"--output {path}: must end in .png, .jpg or .webp")
     quiet_libraries()
-    records = open_records(config)
+    records = open_captioned(config)[0] if isinstance(config, TextToImageConfig) else open_records(config)
     indices = records.order(config.seed, 0)[:num_images]
     generators = [random_stream(config.seed, SAMPLE_STREAM, place) for place in range(len(indices))]
     images = np.stack(

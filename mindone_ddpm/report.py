@@ -8,6 +8,7 @@ import html
 import io
 import json
 import tempfile
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,17 @@ import yaml
 from PIL import Image
 
 import mindone_ddpm
-from mindone_ddpm.checkpoint import BEST, PIPELINE_INDEX, RUN_CONFIG, STATE_RECORD, checkpoints_in, write_text
-from mindone_ddpm.config import ConfigError, TrainingConfig, first_line
+from mindone_ddpm.checkpoint import (
+    BEST,
+    PIPELINE_INDEX,
+    RUN_CONFIG,
+    STATE_RECORD,
+    TRAJECTORY_STRIP,
+    checkpoints_in,
+    grids_in,
+    write_text,
+)
+from mindone_ddpm.config import ConfigError, TextToImageConfig, TrainingConfig, first_line
 from mindone_ddpm.history import Curves, latest_mean, read_curves
 from mindone_ddpm.preview import write_preview
 
@@ -66,12 +76,11 @@ def read_settings(run: Path) -> dict[str, Any]:
 
 def page(run: Path, settings: dict[str, Any], curves: Curves) -> str:
     title = html.escape(run.resolve().name)
-    grids = sorted((run / "samples").glob("*.png")) if (run / "samples").is_dir() else []
-    strips = sorted([*run.glob("trajectory.png"), *run.glob("*/trajectory.png")])
+    strip = run / TRAJECTORY_STRIP
     sections = [
         section("In short", table(in_short(run, settings, curves))),
-        section("Samples over the epochs", scrubber(grids)),
-        section("Denoising", picture(strips[-1])) if strips else "",
+        section("Samples over the epochs", scrubber(grids_in(run))),
+        section("From noise to pictures, at the last of these", picture(strip)) if strip.is_file() else "",
         section("Curves", "".join(figure(name, points) for name, points in ordered(curves)) or "<p>None kept.</p>"),
         section("Loss by timestep", by_timestep(curves)),
         section("Data: above as stored, below as the model sees it", data_preview(settings)),
@@ -140,25 +149,32 @@ def versions(run: Path) -> dict[str, str]:
 
 
 def picture(path: Path, **attributes: str) -> str:
-    """An image element that carries its picture with it."""
-    with Image.open(path) as opened:
-        opened.thumbnail((LARGEST_PICTURE_PIXELS, LARGEST_PICTURE_PIXELS))
-        buffer = io.BytesIO()
-        opened.save(buffer, format="png")
+    """An image element that carries its picture with it; one that cannot be read is a line that says so."""
     more = "".join(f' {name}="{html.escape(value)}"' for name, value in attributes.items())
+    buffer = io.BytesIO()
+    try:
+        with Image.open(path) as opened:
+            opened.thumbnail((LARGEST_PICTURE_PIXELS, LARGEST_PICTURE_PIXELS))
+            opened.save(buffer, format="png")
+    except OSError as error:
+        return f"<p{more}>{html.escape(path.name)} cannot be read ({html.escape(first_line(error))}).</p>"
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"{more}>'
 
 
 def data_preview(settings: dict[str, Any]) -> str:
     """The first pictures of the data, where it is still at hand."""
-    known = {item.name for item in dataclasses.fields(TrainingConfig)}
-    if not settings or not settings.keys() <= known:
-        return ""  # of another job
+    kinds = [
+        kind
+        for kind in (TrainingConfig, TextToImageConfig)
+        if settings.keys() <= {item.name for item in dataclasses.fields(kind)}
+    ]
+    if not settings or not kinds:
+        return ""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "preview.png"
         try:
-            write_preview(TrainingConfig(**settings), path, 8)
+            write_preview(kinds[0](**settings), path, 8)
         except Exception:  # moved, offline, changed: the page does without
             return ""
         return picture(path)
@@ -193,7 +209,7 @@ def ordered(curves: Curves) -> list[tuple[str, dict[int, float]]]:
 
 
 def thinned(points: dict[int, float]) -> list[tuple[float, float]]:
-    items = [(step, value) for step, value in points.items() if value == value and abs(value) != float("inf")]
+    items = [(step, value) for step, value in points.items() if isfinite(value)]
     size = -(-len(items) // MOST_POINTS) if items else 1
     blocks = (items[first : first + size] for first in range(0, len(items), size))
     return [(sum(s for s, _ in block) / len(block), sum(v for _, v in block) / len(block)) for block in blocks]
@@ -214,9 +230,15 @@ def by_timestep(curves: Curves) -> str:
         return ""
     steps = sorted(curves[ranges[0]])
     lines = [
-        [(float(place), curves[name][step]) for place, name in enumerate(ranges) if step in curves[name]]
+        [
+            (float(place), curves[name][step])
+            for place, name in enumerate(ranges)
+            if isfinite(curves[name].get(step, nan))
+        ]
         for step in dict.fromkeys((steps[0], steps[-1]))
     ]
+    if not all(lines):
+        return ""
     text = f"from clean (left) to noise (right); step {steps[0]:,} grey, step {steps[-1]:,} blue"
     return f"<figure><figcaption>{text}</figcaption>{line_chart(lines, 'loss by timestep')}</figure>"
 

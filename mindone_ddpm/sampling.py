@@ -20,12 +20,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from mindone_ddpm import models
-from mindone_ddpm.config import ConfigError, SampleConfig, SamplingBase, check_sampling, check_writable
+from mindone_ddpm.config import ConfigError, PicturesBase, SampleConfig, SamplingBase, check_sampling, check_writable
 from mindone_ddpm.data import PICTURE_STREAM, batch_places, random_stream
 from mindone_ddpm.runtime import start
 
 SMALLEST_CELL_PIXELS = 64
 TRAJECTORY_PICTURES, TRAJECTORY_FRAMES = 8, 10
+TRAJECTORY_STRIP = "trajectory.png"
 
 
 def picture_generators(seed: int, numbers: Sequence[int]) -> list[np.random.Generator]:
@@ -221,11 +222,14 @@ def choose_labels(unet: Any, wanted: str | None, number: int) -> list[int] | Non
     return [chosen[place % len(chosen)] for place in range(number)]
 
 
-def class_guidance(config: SamplingBase) -> float:
+def class_guidance(config: SamplingBase, labels: list[int] | None) -> float:
+    """Raises ConfigError if a model without classes is to be guided."""
+    if config.guidance_scale not in (None, 1) and labels is None:
+        raise ConfigError(f"--guidance_scale {config.guidance_scale}: this model knows no classes to be guided by")
     return 1.0 if config.guidance_scale is None else config.guidance_scale
 
 
-def check_output_folder(config: SamplingBase) -> Path:
+def check_output_folder(config: PicturesBase) -> Path:
     """Raises ConfigError if the folder for pictures will not do."""
     output_dir = Path(config.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
@@ -238,7 +242,7 @@ def check_output_folder(config: SamplingBase) -> Path:
     return output_dir
 
 
-def open_model(config: SamplingBase) -> tuple[Path, Any]:
+def open_model(config: PicturesBase) -> tuple[Path, Any]:
     """The folder for pictures, checked, and the model's pipeline, with MindSpore started.
 
     Raises:
@@ -273,12 +277,16 @@ class Trajectory:
             self.frames.append(to_pixels(to_values(images))[:TRAJECTORY_PICTURES])
         self.step += 1
 
+    def strip(self) -> Image.Image:
+        """A row for each picture."""
+        by_picture = np.stack(self.frames, axis=1)  # (pictures, frames, height, width, channels)
+        return make_grid(by_picture.reshape(-1, *by_picture.shape[2:]), columns=len(self.frames))
+
     def save(self, folder: Path, kind: str) -> Path:
-        """As a strip, a row for each picture, or as a GIF."""
+        """As a strip or as a GIF."""
         if kind == "strip":
-            path = folder / "trajectory.png"
-            by_picture = np.stack(self.frames, axis=1)  # (pictures, frames, height, width, channels)
-            make_grid(by_picture.reshape(-1, *by_picture.shape[2:]), columns=len(self.frames)).save(path)
+            path = folder / TRAJECTORY_STRIP
+            self.strip().save(path)
             return path
         path = folder / "trajectory.gif"
         first, *others = [make_grid(frame).convert("RGB") for frame in self.frames]
@@ -303,8 +311,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
     scheduler = models.make_sampler(sampler, pipeline.scheduler, config.clip_sample, config.timestep_spacing)
     steps = inference_steps(config, sampler, scheduler)
     labels = choose_labels(unet, config.class_label, config.num_images)
-    if config.guidance_scale not in (None, 1) and labels is None:
-        raise ConfigError(f"--guidance_scale {config.guidance_scale}: this model knows no classes to be guided by")
+    guidance_scale = class_guidance(config, labels)
     scheduler.set_timesteps(steps)
     num_steps = len(scheduler.timesteps)  # some samplers ask the model twice a step
     trajectory = Trajectory(num_steps)
@@ -324,7 +331,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
             num_inference_steps=steps,
             seed=config.seed,
             labels=labels,
-            guidance_scale=class_guidance(config),
+            guidance_scale=guidance_scale,
             eta=config.eta,
             on_step=on_step,
         )

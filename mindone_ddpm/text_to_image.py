@@ -67,6 +67,7 @@ class TextToImageLoss(nn.Cell):
 class TextToImageJob:
     """Fine-tune the UNet of a Stable Diffusion pipeline, or adapters on it; sample with the pipeline."""
 
+    steps_show_pictures = False  # but latents
     decisive_settings = (
         "prediction_type",
         "caption_dropout",

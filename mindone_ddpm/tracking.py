@@ -100,7 +100,9 @@ class WandbTracker(Tracker):
         try:
             import wandb
         except ImportError as error:
-            raise ConfigError("--report_to wandb: is not installed; run `pip install mindone-ddpm[wandb]`") from error
+            raise ConfigError(
+                "--report_to wandb: is not installed; run `pip install mindone-ddpm[tracking]`"
+            ) from error
         folder.mkdir(parents=True, exist_ok=True)
         id_file = folder / "wandb_run_id.txt"
         known = id_file.read_text(encoding="utf-8").strip() if step and id_file.exists() else None

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -159,7 +159,8 @@ class Progress:
     batch_number: int = 0
     skips: int = 0
     resumed: bool = False
-    best: float | None = None  # of the figure that --save_best names
+    best: dict[str, Any] | None = None  # figure, value, step, and how it was measured: of --save_best
+    measured: dict[str, int] = field(default_factory=dict)  # at which step each measure was last taken
 
 
 @dataclass
@@ -419,6 +420,7 @@ def save_checkpoint(training: Training, progress: Progress) -> bool:
             "skips": progress.skips,
             "samples_seen": training.schedule.samples_seen(progress.batch_number),
             "best": progress.best,
+            "measured": progress.measured,
         },
         "seed": config.seed,
         "world_size": training.plan.world_size,
@@ -455,7 +457,8 @@ def resume(training: Training) -> Progress:
     state = training.boundary.state().values()
     distributed.share_parameters(training.runtime, [*training.unet.trainable_params(), *averages, *state])
 
-    progress = Progress(saved["step"], saved["batch_number"], saved["skips"], resumed=True, best=saved.get("best"))
+    progress = Progress(saved["step"], saved["batch_number"], saved["skips"], resumed=True)
+    progress.best, progress.measured = saved.get("best"), saved.get("measured", {})
     if training.schedule.samples_seen(progress.batch_number) != saved["samples_seen"]:
         progress.batch_number = training.schedule.batch_number_after(saved["samples_seen"])
     return progress
@@ -622,8 +625,8 @@ class StopRequest:
         return self.signal_number is not None
 
 
-class SamplingStopped(Exception):
-    """Leaves a grid of samples unfinished."""
+class LookStopped(Exception):
+    """Leaves a grid of samples, or a measure, unfinished."""
 
 
 def save_samples(
@@ -631,7 +634,7 @@ def save_samples(
 ) -> None:
     """Write ``samples/<epoch>.png``: a grid from generators of its own, so that training's randomness is left alone.
 
-    Each rank makes its share of the pictures.
+    Each rank makes its share of the pictures. Beside, ``trajectory.png``: how the first few came out of the noise.
     """
     job, runtime = training.job, training.runtime
     share = -(-job.num_samples // runtime.world_size)
@@ -646,21 +649,27 @@ def save_samples(
     )
 
     steps_done = 0
+    trajectory = sampling.Trajectory(job.num_sampling_steps)
 
-    def on_step(_: object) -> None:
+    def on_step(images: Any) -> None:
         nonlocal steps_done
         steps_done += 1
         bar.update()
         watch.enter("sampling")
+        if job.steps_show_pictures and runtime.is_main:
+            trajectory.add(images)
         # Ranks must agree, and asking them costs a little.
         if (runtime.world_size == 1 or steps_done % 20 == 0) and distributed.any_rank(runtime, stop.requested):
-            raise SamplingStopped
+            raise LookStopped
 
-    with bar, contextlib.suppress(SamplingStopped), training.evaluation_weights():
+    with bar, contextlib.suppress(LookStopped), training.evaluation_weights():
         values = distributed.gather_rows(runtime, job.sample(numbers, on_step))[: job.num_samples]
         if runtime.is_main:
             grid = sampling.make_grid(sampling.to_pixels(values))
-            write_grid(grid, samples_path(training, epoch), progress, tracker)
+            if write_grid(grid, samples_path(training, epoch)):
+                tracker.picture(progress.step, "samples", grid)
+            if trajectory.frames:
+                write_grid(trajectory.strip(), training.output_dir / sampling.TRAJECTORY_STRIP)
 
 
 def shows_samples(training: Training) -> bool:
@@ -671,16 +680,17 @@ def samples_path(training: Training, epoch: int) -> Path:
     return training.output_dir / "samples" / f"{epoch:04d}.png"
 
 
-def write_grid(grid: Image.Image, path: Path, progress: Progress, tracker: tracking.Tracker) -> None:
-    """Write a grid, whole or not at all; a full disk costs the grid, not the run."""
+def write_grid(grid: Image.Image, path: Path) -> bool:
+    """Write a grid, whole or not at all; whether it is there. A full disk costs the grid, not the run."""
     beside = path.with_name(f".{path.name}")
     try:
         path.parent.mkdir(exist_ok=True)
         grid.save(beside, format="png")
         os.replace(beside, path)
-        tracker.picture(progress.step, "samples", grid)
+        return True
     except OSError as error:
         tqdm.write(f"warning: {path}: the samples could not be written ({error.strerror or error})", file=sys.stderr)
+        return False
     finally:
         beside.unlink(missing_ok=True)
 
@@ -709,10 +719,8 @@ def publish(training: Training, progress: Progress, uploader: hub.Uploader | Non
         return
     try:
         write_card(training.config, training.job, training.output_dir, progress.step, training.schedule.total_steps)
-    except OSError as error:
-        tqdm.write(
-            f"warning: {error.filename}: the model card could not be written ({error.strerror})", file=sys.stderr
-        )
+    except Exception as error:  # a full disk, a tracker's file that somebody else has changed: never worth a run
+        tqdm.write(f"warning: the model card could not be written ({first_line(error)})", file=sys.stderr)
     if uploader is not None:
         uploader.submit(f"Pipeline after step {progress.step}")
 
@@ -732,16 +740,15 @@ def open_output_dir(training: Training, progress: Progress) -> None:
 
 
 def evaluate_quality(
-    training: Training, progress: Progress, evaluator: Evaluator, tracker: tracking.Tracker, watch: Watch
+    training: Training,
+    progress: Progress,
+    evaluator: Evaluator,
+    tracker: tracking.Tracker,
+    on_batch: Callable[[str], None],
 ) -> None:
     """Compute the figures with the averaged weights, track and show them, and keep the best pipeline."""
-
-    def on_batch() -> None:
-        watch.enter("evaluating")
-
-    on_batch()
     with training.evaluation_weights():
-        found = evaluator.figures(on_batch)
+        found = evaluator.figures(lambda: on_batch("evaluating"))
     tracker.scalars(progress.step, {f"eval/{name}": value for name, value in found.items()})
     if training.runtime.is_main:
         figures = ", ".join(f"{name} {value:.5g}" for name, value in found.items() if not name.endswith("_std"))
@@ -749,14 +756,21 @@ def evaluate_quality(
     figure = evaluator.config.save_best
     if figure is None:
         return
-    value = found[evaluator.named(figure)]
-    better = progress.best is None or (value > progress.best if FIGURES[figure] else value < progress.best)
-    if better:
-        progress.best = value
-        save_best(training, progress, figure)
+    now = {"figure": figure, "value": found[evaluator.named(figure)], "step": progress.step, **evaluator.conditions}
+    if is_better(now, progress.best):
+        progress.best = now
+        save_best(training, now)
 
 
-def save_best(training: Training, progress: Progress, figure: str) -> None:
+def is_better(now: dict[str, Any], best: dict[str, Any] | None) -> bool:
+    """Whether a value takes the place of the best one; of figures measured otherwise, the newer counts."""
+    facts = now.keys() - {"value", "step"}
+    if best is None or any(now[name] != best.get(name) for name in facts):
+        return True
+    return now["value"] > best["value"] if FIGURES[now["figure"]] else now["value"] < best["value"]
+
+
+def save_best(training: Training, about: dict[str, Any]) -> None:
     """Write the pipeline into ``best/``, and of what it is the best beside it."""
     if not training.runtime.is_main:
         return
@@ -764,7 +778,6 @@ def save_best(training: Training, progress: Progress, figure: str) -> None:
     with training.evaluation_weights():
         try:
             checkpoint.save_pipeline(training.job.pipeline(), folder, training.config.save_dtype)
-            about = {"figure": figure, "value": progress.best, "step": progress.step}
             checkpoint.write_text(folder / "best.json", json.dumps(about) + "\n")
         except Exception as error:  # OSError, or safetensors' own for the same
             tqdm.write(f"warning: {folder}: could not be written ({first_line(error)})", file=sys.stderr)
@@ -774,17 +787,29 @@ def save_best(training: Training, progress: Progress, figure: str) -> None:
 class Measure:
     """Something that is measured every so many steps (0: never in between), and at the end."""
 
+    name: str
     every: int
     run: Callable[[], None]
 
 
 def make_measures(
-    training: Training, progress: Progress, tracker: tracking.Tracker, watch: Watch, evaluator: Evaluator | None
+    training: Training,
+    progress: Progress,
+    tracker: tracking.Tracker,
+    watch: Watch,
+    stop: StopRequest,
+    evaluator: Evaluator | None,
 ) -> list[Measure]:
     config = training.config
     measures: list[Measure] = []
     if not isinstance(config, TrainingConfig):
         return measures
+
+    def on_batch(doing: str) -> None:
+        watch.enter(doing)
+        if distributed.any_rank(training.runtime, stop.requested):
+            raise LookStopped
+
     held_out = training.records.held_out
     if held_out is not None:
         validation = ValidationLoss(
@@ -795,20 +820,38 @@ def make_measures(
             config.validation_num_images,
             config.train_batch_size,
         )
-        measure = partial(evaluate_validation_loss, training, progress, validation, tracker, watch)
-        measures.append(Measure(config.validation_loss_steps, measure))
+        measure = partial(evaluate_validation_loss, training, progress, validation, tracker, on_batch)
+        measures.append(Measure("validation_loss", config.validation_loss_steps, measure))
     if evaluator is not None:
-        measure = partial(evaluate_quality, training, progress, evaluator, tracker, watch)
-        measures.append(Measure(config.eval_metrics_steps, measure))
+        measure = partial(evaluate_quality, training, progress, evaluator, tracker, on_batch)
+        measures.append(Measure("quality", config.eval_metrics_steps, measure))
     return measures
 
 
+def take_measures(measures: list[Measure], progress: Progress, over: bool) -> bool:
+    """Take those that are due at this step, and were not taken yet; whether a request to stop came in between."""
+    for measure in measures:
+        due = over or is_due(progress.step, measure.every)
+        if not due or progress.measured.get(measure.name) == progress.step:
+            continue
+        try:
+            measure.run()
+        except LookStopped:
+            return True
+        progress.measured[measure.name] = progress.step
+    return False
+
+
 def evaluate_validation_loss(
-    training: Training, progress: Progress, validation: ValidationLoss, tracker: tracking.Tracker, watch: Watch
+    training: Training,
+    progress: Progress,
+    validation: ValidationLoss,
+    tracker: tracking.Tracker,
+    on_batch: Callable[[str], None],
 ) -> None:
     """Compute the loss on the pictures put aside, with the averaged weights; track it and show its mean."""
     with training.evaluation_weights():
-        found = validation.figures(lambda: watch.enter("measuring the validation loss"))
+        found = validation.figures(lambda: on_batch("measuring the validation loss"))
     tracker.scalars(progress.step, {f"eval/{name}": value for name, value in found.items()})
     if training.runtime.is_main:
         tqdm.write(f"step {progress.step:,}: validation_loss {found['validation_loss']:.5g}", file=sys.stderr)
@@ -826,7 +869,10 @@ def make_evaluator(training: Training) -> Evaluator | None:
     images = steps * training.plan.global_batch_size * config.gradient_accumulation_steps
     if training.runtime.is_main:
         cost = evaluator.share_of_training(images, times)
-        tqdm.write(f"{'figures':>8}: {config.eval_metrics}, {times} time(s), some {cost:.0%} of the training's time")
+        seen = f"and {config.eval_features} looks at {config.eval_num_samples:,} pictures each time"
+        tqdm.write(
+            f"{'figures':>8}: {config.eval_metrics}, {times} time(s), some {cost:.0%} of the training's time, {seen}"
+        )
     return evaluator
 
 
@@ -873,11 +919,12 @@ def train_loop(training: Training) -> Path:
     windows = training.windows(progress.batch_number)
     over = schedule.is_over(progress.step, progress.batch_number)
     uploader = hub.Uploader(config, training.output_dir) if config.push_to_hub and runtime.is_main else None
-    measures = make_measures(training, progress, tracker, watch, evaluator)
 
     # Loop.
     with StopRequest() as stop, contextlib.closing(report), contextlib.closing(tracker):
-        stopping = False
+        measures = make_measures(training, progress, tracker, watch, stop, evaluator)
+        # What a stop left out before.
+        stopping = progress.resumed and take_measures(measures, progress, over)
         while not over:
             watch.enter("waiting for data", share_of_limit=0.5)
             window = next(windows)
@@ -893,16 +940,15 @@ def train_loop(training: Training) -> Path:
                 or schedule.is_over(progress.step, progress.batch_number)
                 or is_due(progress.step, config.logging_steps)
                 or is_due(progress.step, config.checkpointing_steps)
+                or stopping
                 or any(is_due(progress.step, measure.every) for measure in measures)
             ):
                 report.fetch()  # from here on the step is the true one: skipped updates do not count
-                stopping = distributed.any_rank(runtime, stop.requested)
+                stopping = distributed.any_rank(runtime, stop.requested or stopping)
             over = schedule.is_over(progress.step, progress.batch_number)
 
             with report.paused():
-                for measure in measures:
-                    if not stopping and (over or is_due(progress.step, measure.every)):
-                        measure.run()
+                stopping = stopping or take_measures(measures, progress, over)
                 due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
                 if (due or stopping) and progress.step != saved_step and save_checkpoint(training, progress):
                     saved_step = progress.step

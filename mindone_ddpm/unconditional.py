@@ -66,6 +66,7 @@ class UnconditionalLoss(nn.Cell):
 class UnconditionalJob:
     """Train a UNet2DModel on images, sample with a DDPMPipeline."""
 
+    steps_show_pictures = True  # what :meth:`sample` hands to ``on_step``
     # Settings of this job without which going on from a checkpoint would not be the same run.
     decisive_settings = (
         "channels",

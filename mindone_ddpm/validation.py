@@ -26,7 +26,7 @@ class ValidationLoss:
     one is plain; it compares between runs that predict the same thing.
 
     Args:
-        records: the pictures; the first ``num_images`` of them.
+        records: the pictures; ``num_images`` of them, evenly spread, since classes may lie one after the other.
         batch_size: of the forward passes. The figures are the same for any, and for any number of ranks, to rounding.
     """
 
@@ -35,6 +35,7 @@ class ValidationLoss:
     ):
         self.runtime, self.unet, self.records, self.batch_size = runtime, unet, records, batch_size
         self.num_images = min(num_images, len(records))
+        self.indices = np.linspace(0, len(records) - 1, self.num_images).round().astype(int).tolist()
         self.num_train_timesteps = scheduler.config.num_train_timesteps
         loss = DenoisingLoss(scheduler.alphas_cumprod.asnumpy(), scheduler.config.prediction_type)
         self.cell = UnconditionalLoss(unet, loss, records.labels is not None, False, None)
@@ -47,7 +48,8 @@ class ValidationLoss:
     def sample(self, number: int) -> tuple[np.ndarray, np.ndarray, int, int]:
         """Look ``number``: the picture in [-1, 1] and its noise, float32 of shape (channels, size, size), its timestep,
         and its label (0 where there is none)."""
-        index, bucket = divmod(number, NUM_BUCKETS)
+        place, bucket = divmod(number, NUM_BUCKETS)
+        index = self.indices[place]
         generator = random_stream(SEED, VALIDATION_STREAM, number)
         pixels = self.records.picture(index)
         picture = pixels.astype(np.float32) / np.float32(self.records.half_range) - np.float32(1.0)
@@ -57,13 +59,18 @@ class ValidationLoss:
         return picture, generator.standard_normal(picture.shape, dtype=np.float32), timestep, label
 
     def measure(self, on_batch: Callable[[], object]) -> np.ndarray:
-        """The mean in each range, float64 of shape (10,), over all ranks. ``on_batch`` is called before each batch."""
+        """The mean in each range, float64 of shape (10,), over all ranks.
+
+        ``on_batch`` is called before each batch, equally often on every rank.
+        """
         sums = np.zeros(NUM_BUCKETS)
         training = self.unet.training
         self.unet.set_train(False)
         try:
             for numbers in own_batches(self.runtime, self.num_forward, self.batch_size):
                 on_batch()
+                if not numbers:
+                    continue
                 filled = [numbers[place] for place in batch_places(0, self.batch_size, len(numbers))]
                 pictures, noise, timesteps, labels = zip(*map(self.sample, filled), strict=True)
                 columns = [ms.Tensor(np.stack(pictures)), ms.Tensor(np.stack(noise)), ms.Tensor(timesteps, ms.int32)]

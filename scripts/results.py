@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
         "here, no average": [],
         "here, Min-SNR 5": ["--use_ema", "--snr_gamma", "5"],
         "here, classes": ["--use_ema", "--class_conditional"],
+        "here, squared cosine": ["--use_ema", "--ddpm_beta_schedule", "squaredcos_cap_v2"],
         "here, last batch dropped": ["--use_ema", "--dataloader_drop_last"],
     },
     "photographs": {"here": ["--use_ema"]},

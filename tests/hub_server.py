@@ -108,7 +108,8 @@ class HubServer:
                 request.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
                 return
             files = [{"rfilename": name} for name in self.repositories[match[1]]["files"]]
-            request.answer(200, {"id": match[1], "modelId": match[1], "sha": COMMIT, "siblings": files, "tags": []})
+            about = {"id": match[1], "modelId": match[1], "sha": COMMIT, "siblings": files, "tags": []}
+            request.answer(200, {**about, "private": self.repositories[match[1]]["private"]})
         elif match := re.fullmatch(rf"/{REPOSITORY}/resolve/[^/]+/(.+)", path):
             found = self.repositories.get(match[1], {"files": {}})["files"].get(match[2])
             if found is None:
@@ -130,6 +131,8 @@ class HubServer:
                 files[value["path"]] = base64.b64decode(value["content"])
             elif item["key"] == "lfsFile":
                 files[value["path"]] = self.objects[value["oid"]]
+            elif item["key"] == "deletedFile":
+                del files[value["path"]]
         if self.corrupts in files:
             files[self.corrupts] = files[self.corrupts][:-1] + b"?"
         request.answer(200, {"commitUrl": f"{self.url}/{repository}/commit/{COMMIT}", "commitOid": COMMIT})

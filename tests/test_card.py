@@ -43,10 +43,54 @@ def test_the_command_on_the_card_gives_the_same_configuration():
     assert card.metadata(config)["datasets"] == ["me/pictures"]
 
 
+def test_no_place_of_this_machine_is_on_the_card(tmp_path):
+    (tmp_path / "clinic" / "scans").mkdir(parents=True)
+    config = TrainingConfig(
+        train_data_dir=str(tmp_path / "clinic" / "scans"), model_config_name_or_path="~/private/model.json",
+        output_dir=str(tmp_path / "clinic" / "model"),
+    )  # fmt: skip
+
+    class Describing:
+        def describe(self):
+            return {"model": "UNet of ~/private/model.json"}
+
+    text = card.card_text(config, Describing(), 1, 1, {}, None)
+    assert "clinic" not in text and "private" not in text and str(tmp_path) not in text
+    assert "--train_data_dir scans" in text and "UNet of model.json" in text
+
+
+def test_a_data_set_on_disk_is_not_named_as_one_of_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "datasets" not in card.metadata(TrainingConfig(dataset_name="data/mine"))
+
+
+def test_a_model_of_classes_is_sampled_by_the_command():
+    """The libraries' own pipelines cannot be told a class."""
+    config = TrainingConfig(dataset_name="digits", class_conditional=True, hub_model_id="me/digits")
+    text = card.card_text(config, Job(), 1, 1, {}, None)
+    assert "mindone-ddpm sample --model me/digits --class_label 0\n" in text and "from_pretrained" not in text
+    assert "--model you/others --class_label 0\n" in card.for_repository(text, "you/others")
+
+
+def test_a_curve_with_holes_is_drawn():
+    assert card.draw_curve({1: float("nan"), 2: 1.0, 3: float("inf"), 4: 0.5}).size == (720, 320)
+    assert card.draw_curve({1: float("nan"), 2: float("inf")}).size == (720, 320)
+
+
+def test_a_line_cut_short_costs_that_line(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,train/loss,train/learning_rate\n1,0.5,1e-3\n2,0.4,1e-\n")
+    (tmp_path / "evaluation.csv").write_text("1,eval/fid,5\n2,eval/fid,\n")
+    curves = history.read_curves(tmp_path)
+    assert curves["train/loss"] == {1: 0.5, 2: 0.4} and curves["train/learning_rate"] == {1: 1e-3}
+    assert curves["eval/fid"] == {1: 5.0}
+
+
 def test_adapters_are_used_on_their_base():
     config = TextToImageConfig(pretrained_model_name_or_path="some/base", rank=4, hub_model_id="me/lora")
     text = card.card_text(config, Job(), 1, 1, {}, None)
-    assert 'from_pretrained("some/base")' in text and 'load_lora_weights("me/lora")' in text
+    assert 'from_pretrained("some/base")' in text and "load_lora_weights(repository)" in text
+    assert 'repository = "me/lora"' in text
     assert yaml.safe_load(text.split("---")[1])["base_model"] == "some/base"
 
 

@@ -55,8 +55,11 @@ def test_a_package_that_does_not_fit_is_a_fault(monkeypatch):
     assert found["numpy"].status == "ok"
 
 
+VERSION_CFG = "# version: 1.0\nruntime_running_version=[7.6.0.1.220:{0}]\ncompiler_running_version=[7.6.0.1.220:{0}]\n"
+
+
 def make_ascend(monkeypatch, tmp_path, devices=True, driver=True, sourced=True, cann="8.5.0") -> None:
-    (tmp_path / "version.cfg").write_text(f"runtime_running_version=[{cann}]\n")
+    (tmp_path / "version.cfg").write_text(VERSION_CFG.format(cann))
     monkeypatch.setattr(doctor, "ASCEND_FOLDERS", (str(tmp_path),))
     monkeypatch.setattr(doctor, "available_devices", lambda: ["Ascend", "CPU"] if devices else ["CPU"])
     monkeypatch.setattr(doctor, "said_by", lambda *command: "NPU 0" if driver else None)
@@ -86,6 +89,49 @@ def test_a_cann_that_mindspore_is_not_made_for(monkeypatch, tmp_path):
     make_ascend(monkeypatch, tmp_path, cann="7.0.RC1")
     found = doctor.check_ascend()
     assert found.status == "warning" and "CANN 7.0.RC1" in found.text and "made for CANN 8.2, 8.3" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "version"),
+    [
+        ("version.cfg", VERSION_CFG.format("8.0.RC2.alpha001"), "8.0.RC2.alpha001"),
+        ("version.cfg", "# version: 1.0\nruntime_running_version=[1.83.T8.0.B128:CANN-1.83]\n", "1.83"),
+        ("version.cfg", "# version: 1.0\ntoolkit_running_version=[8.3]\n", "8.3"),
+        ("compiler/version.info", "Version=7.6.0.1.220\nversion_dir=8.0.0\ntimestamp=20241\n", "8.0.0"),
+        ("compiler/version.info", "Version=9.1.0\n", "9.1.0"),
+        ("version.cfg", "# version: 1.0\n", None),
+    ],
+)
+def test_what_cann_writes_about_itself(tmp_path, name, text, version):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(text)
+    assert doctor.cann_version(tmp_path) == version
+
+
+def test_the_script_to_source_is_that_of_the_toolkit_found(tmp_path):
+    toolkit, newer = tmp_path / "ascend-toolkit" / "latest", tmp_path / "cann"
+    for folder in (toolkit, newer):
+        folder.mkdir(parents=True)
+    assert doctor.set_env_script(toolkit) == tmp_path / "ascend-toolkit" / "set_env.sh"
+    assert doctor.set_env_script(newer) == newer / "set_env.sh"
+    (toolkit / "set_env.sh").touch()
+    assert doctor.set_env_script(toolkit) == toolkit / "set_env.sh"
+
+
+def test_cann_without_an_npu_is_no_fault_where_the_cpu_is_to_work(monkeypatch, tmp_path):
+    make_ascend(monkeypatch, tmp_path, devices=False, driver=False)
+    assert [doctor.check_ascend(device).status for device in ("auto", "CPU", "Ascend")] == [
+        "warning",
+        "warning",
+        "fault",
+    ]
+
+
+def test_with_one_npu_ranks_are_not_tried(monkeypatch):
+    monkeypatch.setattr(doctor, "max_local_ranks", lambda: 1)
+    monkeypatch.setattr(doctor, "run", lambda name, text, *_: doctor.Finding(name, "ok", text))
+    found = {finding.name: finding for finding in doctor.check_work("auto")}
+    assert found["msrun"].status == "ok" and "one NPU" in found["msrun"].text
 
 
 def test_a_gpu_that_mindspore_cannot_use(monkeypatch):

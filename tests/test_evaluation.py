@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import ROOT, peer_python, run_program
 from PIL import Image
+from test_checkpoint import wait_for
 
-from mindone_ddpm import evaluation, features, metrics
-from mindone_ddpm.config import ConfigError, EvaluateConfig
+from mindone_ddpm import evaluation, features, metrics, trainer
+from mindone_ddpm.cli import make_parser
+from mindone_ddpm.config import ConfigError, EvaluateConfig, from_arguments
+from mindone_ddpm.convert import INCEPTION_SHAPES, check_inception_shapes
 from mindone_ddpm.data import DataProblem
 
 
@@ -72,7 +77,7 @@ def test_the_command_gives_that_figure_too(reference, tmp_path):
         "--save_real_statistics", tmp_path / "real.npz",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "warning: of 24 pictures" in result.stderr
+    assert "warning: fid of 24 pictures" in result.stderr
     about = json.loads((tmp_path / "out" / "metrics.json").read_text())
     expected = float(np.load(reference / "reference.npz")["fid"])
     assert about["metrics"]["fid"] == pytest.approx(expected, abs=1e-3)
@@ -81,7 +86,7 @@ def test_the_command_gives_that_figure_too(reference, tmp_path):
     # Against the file of statistics it is the same figure; the other resize is another network's figure.
     again = run_program(*flags, "--real_statistics", tmp_path / "real.npz", "--force", "--output_dir", tmp_path / "two")
     assert json.loads((tmp_path / "two" / "metrics.json").read_text())["metrics"] == about["metrics"], again.stderr
-    other = run_program(*flags, "--real_statistics", tmp_path / "real.npz", "--resize", "clean")
+    other = run_program(*flags, "--real_statistics", tmp_path / "real.npz", "--force", "--resize", "clean")
     assert other.returncode == 2 and "resize pytorch-fid, but the features here" in other.stderr
 
 
@@ -106,6 +111,12 @@ def test_weights_of_another_network(tmp_path):
     save_file({"conv.weight": np.zeros((2, 2), np.float32)}, tmp_path / "w.safetensors")
     with pytest.raises(ConfigError, match="are of another network"):
         features.load_inception(str(tmp_path / "w.safetensors"), "clean")
+    # The Inception-v3 of others has the same names.
+    alike = {name: np.zeros(shape, np.float32) for name, shape in INCEPTION_SHAPES.items()}
+    check_inception_shapes(alike)
+    save_file({**alike, "fc.weight": np.zeros((1000, 2048), np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(ConfigError, match=r"another network \(fc.weight is \(1000, 2048\) instead of \(1008, 2048"):
+        features.load_inception(str(tmp_path / "w.safetensors"), "clean")
     (tmp_path / "x.safetensors").write_text("no")
     with pytest.raises(ConfigError, match="is no safetensors file"):
         features.load_inception(str(tmp_path / "x.safetensors"), "clean")
@@ -129,6 +140,10 @@ def flags_for(model: Path, folder: Path, *more: object) -> list[object]:
         *("evaluate", "--model", model, "--dataset_name", "digits", "--features", "digits", "--num_samples", 70),
         *("--num_inference_steps", 4, "--output_dir", folder, *more),
     ]
+
+
+def from_flags(*flags: object) -> EvaluateConfig:
+    return from_arguments(EvaluateConfig, make_parser().parse_args(["evaluate", *map(str, flags), "--device", "CPU"]))
 
 
 def figures_of(folder: Path) -> dict[str, float]:
@@ -206,6 +221,70 @@ def test_interrupted_it_goes_on(alone, model, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json"]
 
 
+def test_an_interruption_amid_a_batch_counts_nothing_twice(model, alone, tmp_path, monkeypatch):
+    add, calls = metrics.Statistics.add, []
+
+    def interrupted(self, *arguments):
+        add(self, *arguments)
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(metrics.Statistics, "add", interrupted)
+    wanted = ("--metrics", "fid,kid,precision_recall")
+    config = from_flags(*flags_for(model, tmp_path / "out", "--batch_size", 16, *wanted)[1:])
+    with pytest.raises(KeyboardInterrupt):
+        evaluation.evaluate(config)
+    assert evaluation.evaluate(config) == pytest.approx(figures_of(alone), rel=1e-3)
+
+
+def test_pictures_that_have_changed_are_looked_at_anew(tmp_path):
+    """The first command gathers the pictures, then fails for want of references that keep features."""
+    write_pictures(tmp_path / "real", 40, 0)
+    write_pictures(tmp_path / "fake", 40, 0)
+    flags = ["--fake", tmp_path / "fake", "--real", tmp_path / "real", "--features", "digits", "--metrics", "kid"]
+    config = from_flags(*flags, "--output_dir", tmp_path / "out")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(evaluation.metrics, "figures", interrupted)
+        evaluation.evaluate(config)
+    assert list((tmp_path / "out").glob(".statistics-*"))
+    for path in (tmp_path / "fake").iterdir():
+        Image.new("RGB", (40, 48), "white").save(path)
+    changed = evaluation.evaluate(config)["digits_kernel_distance"]
+    shutil.rmtree(tmp_path / "out")
+    assert changed == evaluation.evaluate(config)["digits_kernel_distance"] != 0
+
+
+def test_files_of_statistics_cut_short(tmp_path):
+    whole = metrics.Statistics(4)
+    whole.add(np.ones((3, 4)), None, range(3), 3)
+    metrics.save_statistics(whole, {}, tmp_path / "s.npz")
+    content = (tmp_path / "s.npz").read_bytes()
+    for length in (100, len(content) // 2, len(content) - 10):
+        (tmp_path / "s.npz").write_bytes(content[:length])
+        with pytest.raises(metrics.MetricProblem, match="holds no statistics"):
+            metrics.load_statistics(tmp_path / "s.npz")
+        assert metrics.load_if_whole(tmp_path / "s.npz") is None
+
+
+def test_real_pictures_are_made_as_large_as_in_training(tmp_path):
+    """A wide picture is squashed where training squashes, and cut to its middle where training cuts."""
+    wide = np.zeros((8, 24, 3), np.uint8)
+    wide[:, 8:16] = 255
+    (tmp_path / "wide").mkdir()
+    Image.fromarray(wide).save(tmp_path / "wide" / "0.png")
+    unet = type("UNet", (), {"config": type("Config", (), {"in_channels": 3, "sample_size": 8})})
+    shares = {}
+    for mode in ("squash", "crop"):
+        config = from_flags("--model", "m", "--train_data_dir", tmp_path / "wide", "--resize_mode", mode)
+        shares[mode] = (evaluation.real_records(config, unet).picture(0) > 127).mean()
+    assert shares["crop"] == 1 and shares["squash"] == pytest.approx(1 / 3, abs=0.15)
+
+
 def test_features_are_kept_when_asked(model, tmp_path):
     result = run_program(*flags_for(model, tmp_path / "out", "--metrics", "fid", "--keep_features"))
     assert result.returncode == 0, result.stderr
@@ -248,7 +327,8 @@ def test_the_best_pipeline_is_kept_and_is_as_good_as_told(watched, tmp_path):
     folder, _ = watched
     curve, best = curve_of(folder), json.loads((folder / "best" / "best.json").read_text())
     found = {step: curve[step, "frechet_distance"] for step in (20, 40, 60)}
-    assert best == {"figure": "fid", "value": min(found.values()), "step": min(found, key=found.__getitem__)}
+    assert (best["figure"], best["value"]) == ("fid", min(found.values()))
+    assert (best["step"], best["num_samples"]) == (min(found, key=found.__getitem__), 100)
     result = run_program(
         *("evaluate", "--model", folder / "best", "--dataset_name", "digits", "--features", "digits"),
         *("--num_samples", 100, "--num_inference_steps", 4, "--batch_size", 50, "--output_dir", tmp_path / "out"),
@@ -264,7 +344,7 @@ def test_resumed_it_remembers_the_best_and_goes_on_with_the_same_figures(watched
     for later in ("checkpoint-40", "checkpoint-60"):
         shutil.rmtree(again / later)
     record = json.loads((again / "checkpoint-20" / "training_state.json").read_text())
-    assert record["progress"]["best"] == curve_of(folder)[20, "frechet_distance"]
+    assert record["progress"]["best"]["value"] == curve_of(folder)[20, "frechet_distance"]
     result = run_program(
         "train", *digits_flags, *IN_THE_LOOP, "--output_dir", again, "--resume_from_checkpoint", "latest"
     )
@@ -282,6 +362,41 @@ def test_ranks_share_the_work(watched, digits_flags, tmp_path):
     assert ranks.keys() == alone.keys()
     assert ranks[60, "frechet_distance"] == pytest.approx(alone[60, "frechet_distance"], rel=1e-2)
     assert (tmp_path / "run" / "best" / "model_index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("now", "better"),
+    [
+        ({"value": 1.0}, True),
+        ({"value": 3.0}, False),
+        ({"value": 3.0, "num_samples": 50}, True),  # measured otherwise: the old value says nothing
+        ({"value": 3.0, "figure": "precision"}, True),
+    ],
+)
+def test_only_what_was_measured_alike_is_compared(now, better):
+    best = {"figure": "fid", "value": 2.0, "step": 10, "num_samples": 100}
+    assert trainer.is_better({**best, "step": 20, **now}, best) is better
+    assert trainer.is_better(best, None)
+
+
+def test_a_request_to_stop_ends_a_measure_and_resuming_makes_up_for_it(digits_flags, tmp_path):
+    flags = [
+        *("train", *digits_flags, "--max_train_steps", 20, "--eval_metrics", "kid", "--eval_features", "digits"),
+        *("--eval_metrics_steps", 10, "--eval_num_inference_steps", 20, "--output_dir", tmp_path / "run"),
+    ]
+    log = tmp_path / "log"
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mindone_ddpm", *map(str, flags), "--eval_num_samples", "20000"],
+            stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+    wait_for(lambda: "evaluating" in log.read_text())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143 and "stopped at step 10 of 20" in log.read_text(), log.read_text()
+    assert not (tmp_path / "run" / "logs" / "evaluation.csv").exists()
+    result = run_program(*flags, "--eval_num_samples", 60, "--resume_from_checkpoint", "auto")
+    assert result.returncode == 0, result.stderr
+    assert {step for step, _ in curve_of(tmp_path / "run")} == {10, 20}
 
 
 # --- bad input -----------------------------------------------------------------------------------------------------
@@ -314,6 +429,12 @@ def test_folders_that_will_not_do(tmp_path):
         (["--model", "m", "--real", ".", "--num_samples", "0"], "--num_samples 0: must be at least 1"),
         (["--model", "m", "--real", ".", "--metrics", "fid,lpips"], "--metrics fid,lpips: must be one of"),
         (["--fake", ".", "--real", "."], "--inception_weights: give the Inception-v3"),
+        (["--fake", ".", "--real", ".", "--num_samples", "5"], "--num_samples: has no meaning with --fake"),
+        (
+            ["--model", "m", "--real", ".", "--max_train_samples", "5"],
+            "--max_train_samples: has no meaning with --real",
+        ),
+        (["--fake", ".", "--real", ".", "--features", "digits", "--resize", "clean"], "--resize: has no meaning with"),
     ],
 )
 def test_wrong_use_is_told_at_once(flags, message, tmp_path):

@@ -12,7 +12,8 @@ from conftest import run_program
 from hub_server import TOKEN, HubServer
 
 from mindone_ddpm import hub, launch
-from mindone_ddpm.config import PushConfig
+from mindone_ddpm.card import write_card
+from mindone_ddpm.config import PushConfig, TrainingConfig
 
 
 @pytest.fixture
@@ -35,12 +36,13 @@ def at(server, monkeypatch):
 
 @pytest.fixture
 def run_folder(tmp_path) -> Path:
-    """What a run leaves, as far as names go."""
+    """What a run leaves, as far as names go, and what users put beside it."""
     folder = tmp_path / "my-model"
     for name in (
         *("model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "README.md"),
         *("scheduler/scheduler_config.json", "samples/0001.png", "samples/0002.png", "best/model_index.json"),
         *("checkpoint-5/unet/config.json", "logs/metrics.csv", "training_config.yaml", ".pipeline.tmp/x"),
+        *("pictures/grid.png", "data/secret.jpg", "tb/events.out.tfevents.1", "report.html", "unet/.hidden"),
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(f"content of {name}")
@@ -66,6 +68,57 @@ def test_what_belongs_there_is_sent_and_compared(at, run_folder, capsys):
     assert all(content == f"content of {name}".encode() for name, content in repository["files"].items())
     assert f"uploaded to {at.url}/someone/my-model: 6 files, compared with what was sent" in capsys.readouterr().out
     assert not list(run_folder.glob(".upload-*"))
+
+
+def test_the_next_upload_replaces_the_grid_and_leaves_the_rest(at, run_folder, capsys):
+    sending = uploader(run_folder)
+    sending.submit("first")
+    assert sending.finish()
+    files = at.repositories["someone/my-model"]["files"]
+    files["notes.txt"] = b"the owner's own"
+    (run_folder / "samples" / "10000.png").write_text("a later epoch")
+    sending.submit("second")
+    assert sending.finish()
+    assert files.keys() == SENT - {"samples/0002.png"} | {"samples/10000.png", "notes.txt"}
+    assert "; 1 other file(s) there were left alone: notes.txt" in capsys.readouterr().out
+
+
+def test_links_are_sent_as_what_they_point_to(at, run_folder, tmp_path):
+    """As a folder of the Hub's own cache has them."""
+    weights = run_folder / "unet" / "diffusion_pytorch_model.safetensors"
+    (tmp_path / "blob").write_text("weights")
+    weights.unlink()
+    weights.symlink_to("../../blob")
+    sending = uploader(run_folder)
+    sending.submit("first")
+    assert sending.finish()
+    assert at.repositories["someone/my-model"]["files"][weights.relative_to(run_folder).as_posix()] == b"weights"
+
+
+def test_a_public_repository_does_not_get_what_is_to_be_private(at, run_folder, capsys):
+    at.repositories["me/shown"] = {"private": False, "files": {}}
+    sending = uploader(run_folder, hub_model_id="me/shown", hub_private_repo=True)
+    sending.submit("first")
+    assert not sending.finish() and at.repositories["me/shown"]["files"] == {}
+    said = capsys.readouterr().err
+    assert "me/shown is public, and --hub_private_repo asks for a private one" in said and said.count("\n") == 1
+    again = f"`mindone-ddpm push --model {run_folder} --hub_model_id me/shown --hub_private_repo` tries again"
+    assert again in said
+
+
+def test_the_card_names_the_repository_that_it_is_in(at, run_folder):
+    config = TrainingConfig(dataset_name="digits", output_dir=str(run_folder))
+    job = type("Job", (), {"describe": lambda self: {"data": "10 images"}})()
+    (run_folder / "README.md").unlink()
+    write_card(config, job, run_folder, 5, 10)
+    before = (run_folder / "README.md").read_text()
+    assert 'repository = "my-model"' in before
+    sending = uploader(run_folder, hub_model_id="me/named")
+    sending.submit("first")
+    assert sending.finish()
+    text = at.repositories["me/named"]["files"]["README.md"].decode()
+    assert text.count('repository = "me/named"') == 2 and "mindone-ddpm sample --model me/named\n" in text
+    assert text.replace("me/named", "my-model") == before == (run_folder / "README.md").read_text()
 
 
 def test_training_goes_on_while_it_uploads_and_only_the_newest_waits(at, run_folder, monkeypatch):
@@ -110,7 +163,7 @@ def test_what_stays_refused_is_told_once_and_loses_nothing(at, run_folder, capsy
     assert sum(path.endswith("/commit/main") for _, path in at.requests) == tries
     said = capsys.readouterr().err
     assert said.startswith(f"warning: the pipeline in {run_folder} could not be uploaded (") and said.count("\n") == 1
-    assert "mindone-ddpm push --model" in said and TOKEN not in said
+    assert f"`mindone-ddpm push --model {run_folder}` tries again" in said and TOKEN not in said
     assert {path.relative_to(run_folder).as_posix() for path in run_folder.rglob("*") if path.is_file()} >= SENT
 
 
@@ -150,7 +203,8 @@ def test_from_training_to_the_hub_and_back(server, digits_flags, tmp_path):
     text = repository["files"]["README.md"].decode()
     head = yaml.safe_load(text.split("---")[1])
     assert head["license"] == "apache-2.0" and head["library_name"] == "diffusers" and "mindspore" in head["tags"]
-    assert 'DDPMPipeline.from_pretrained("me/digits")' in text and "20 of 20" in text and "![loss](loss.png)" in text
+    assert 'repository = "me/digits"' in text and "DDPMPipeline.from_pretrained(repository)" in text
+    assert "20 of 20" in text and "![loss](loss.png)" in text
 
     environment["HF_TOKEN"] = TOKEN
     flags = ["--num_images", 2, "--num_inference_steps", 2, "--output_dir", tmp_path / "pictures"]
@@ -165,6 +219,11 @@ def test_push_by_hand(server, run_folder, tmp_path):
     assert result.returncode == 0, result.stderr
     assert server.repositories["me/again"]["files"].keys() == SENT
     (run_folder / "model_index.json").unlink()
+    (run_folder / "pytorch_lora_weights.safetensors").write_text("adapters")
+    result = run_program("push", "--model", run_folder, "--hub_model_id", "me/adapters", **environment)
+    assert result.returncode == 0, result.stderr
+    assert "pytorch_lora_weights.safetensors" in server.repositories["me/adapters"]["files"]
+    (run_folder / "pytorch_lora_weights.safetensors").unlink()
     result = run_program("push", "--model", run_folder, **environment)
     assert result.returncode == 2
     assert result.stderr == f"error: --model {run_folder}: is not a pipeline; it has no model_index.json\n"

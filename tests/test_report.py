@@ -66,6 +66,7 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
     for title in (
         "a <run>",
         "Samples over the epochs",
+        "From noise to pictures, at the last of these",
         "loss",
         "learning rate",
         "images a second",
@@ -76,7 +77,9 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
     assert "validation_loss" in page.titles and "Loss by timestep" in page.titles
     assert "Data: above as stored, below as the model sees it" in page.titles
     epochs = len(list((folder / "samples").glob("*.png")))
-    assert len(page.pictures) == epochs + 1 and epochs > 1
+    assert len(page.pictures) == epochs + 2 and epochs > 1
+    with Image.open(folder / "trajectory.png") as strip:
+        assert strip.size == (2 * 66 + 2, 4 * 66 + 2)  # four pictures, each after both steps
     assert "0.001" in page.text and "mindspore" in page.text  # the learning rate set, and a version
     content = (folder / "report.html").read_text()
     assert content.count("hidden=") == epochs - 1  # one grid is seen
@@ -94,6 +97,26 @@ def test_long_curves_are_thinned_by_means():
     drawn = report.thinned(points)
     assert len(drawn) == 600 and all(value == 0.5 for _, value in drawn)
     assert report.thinned({1: float("nan"), 2: 5.0}) == [(2.0, 5.0)]
+
+
+def test_odd_files_cost_their_part_alone(tmp_path):
+    (tmp_path / "samples").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "samples" / "0001.png")
+    (tmp_path / "samples" / "0002.png").write_bytes(b"no picture")
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "evaluation.csv").write_text(
+        "1,eval/validation_loss_t000-499,nan\n1,eval/validation_loss_t500-999,0.5\n"
+    )
+    page = read(report.write_report(tmp_path))
+    assert len(page.pictures) == 1 and "0002.png cannot be read" in page.text
+    assert "nan" not in re.sub(r"data:image/png;base64,[^\"]*", "", (tmp_path / "report.html").read_text())
+
+
+def test_the_data_of_text_to_image(captioned_digits, tmp_path):
+    settings = {"dataset_name": str(captioned_digits), "image_size": 16}
+    assert "data:image/png" in report.data_preview(settings)
+    assert "data:image/png" in report.data_preview({**settings, "rank": 4})
 
 
 def test_folders_without_a_run(tmp_path):

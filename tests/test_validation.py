@@ -49,6 +49,11 @@ def make_loss(small_model, batch_size=16, num_images=6, **changes) -> Validation
     return ValidationLoss(ALONE, unet, scheduler, records.held_out, num_images, batch_size)
 
 
+def test_the_pictures_lie_evenly_among_those_put_aside(small_model):
+    assert make_loss(small_model, num_images=6).indices == [0, 4, 8, 11, 15, 19]
+    assert make_loss(small_model, num_images=100).indices == list(range(20))
+
+
 @pytest.mark.parametrize("labelled", [False, True])
 def test_values_are_those_of_the_formula(graph_mode, small_model, labelled):
     """Noise by hand (Ho et al. 2020, equation 4), the UNet called for one look at a time."""
