@@ -14,29 +14,32 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 
-from mindone_ddpm.native import processor
+from mindone_ddpm.native import library, processor
 from mindone_ddpm.runtime import cache_dir
 
 MOST_GRAPHS = 20  # of some megabytes each
 SUMS = "sha256"
+LEFT_AFTER_S = 24 * 3600.0  # compiling takes minutes at most
 
 
 def fingerprint(facts: dict[str, Any]) -> str:
     """Of what a graph is made from, of this package's code and the processor, and of the program's script.
 
-    MindSpore refuses a graph that another script has made, because it cannot know what that one changed.
+    MindSpore refuses a graph that another script has made, because it cannot know what that one changed; and a graph
+    names the file of the operators in C++, which another cache folder has elsewhere.
     """
     found = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
     for path in sorted(Path(__file__).parent.glob("*.*")):
         if path.suffix in (".py", ".cpp"):
             found.update(path.read_bytes())
-    found.update(processor().encode() + os.path.realpath(sys.argv[0]).encode())
+    found.update(processor().encode() + os.path.realpath(sys.argv[0]).encode() + str(library()).encode())
     return found.hexdigest()[:24]
 
 
@@ -70,6 +73,7 @@ def kept(key: str | None) -> Iterator[None]:
             if new_sum != known:  # none, damaged, or refused by MindSpore for a script that has changed
                 (own / SUMS).write_text(new_sum)
                 shutil.rmtree(entry, ignore_errors=True)
+                own.chmod(0o755)  # other users may share the cache
                 own.rename(entry)
             _prune(graphs)
     finally:
@@ -114,6 +118,10 @@ def _copy_whole(entry: Path, own: Path) -> str | None:
 
 
 def _prune(graphs: Path) -> None:
+    """Remove the oldest entries beyond the most that are kept, and what starts that were killed have left."""
+    for left in graphs.glob(".own-*"):
+        if time.time() - left.stat().st_mtime > LEFT_AFTER_S:
+            shutil.rmtree(left, ignore_errors=True)
     entries = [path for path in graphs.iterdir() if not path.name.startswith(".")]  # those are at work
     for old in sorted(entries, key=lambda path: path.stat().st_mtime, reverse=True)[MOST_GRAPHS:]:
         shutil.rmtree(old, ignore_errors=True)

@@ -231,12 +231,10 @@ def group_norm(norm, input, activates):
     return native.group_norm(input, norm.weight, norm.bias, settings)[0]
 
 
-def resnet_block_init(self, *arguments, **options):
-    """A ResnetBlock2D that knows whether its normalisations and what follows them are one operator."""
-    cell = importlib.import_module("mindone.diffusers.models.resnet").ResnetBlock2D
-    _originals[(cell, "__init__")](self, *arguments, **options)
-    plain = type(self.norm1) is type(self.norm2) is mint.nn.GroupNorm
-    self.activates_in_norm = plain and isinstance(self.nonlinearity, mint.nn.SiLU) and has_native()
+def activates_in_norm(block):
+    """Whether a ResnetBlock2D's normalisations and what follows them are one operator."""
+    plain = type(block.norm1) is type(block.norm2) is mint.nn.GroupNorm
+    return plain and isinstance(block.nonlinearity, mint.nn.SiLU) and has_native()
 
 
 def activated_norm(block, norm, input):
@@ -264,7 +262,9 @@ def resnet_block_construct(self, input_tensor, temb):
         hidden_states = self.nonlinearity(self.norm2(hidden_states) * (1 + scale) + shift)
     else:
         if self.time_embedding_norm == "default" and temb is not None:
-            hidden_states = hidden_states + ops.broadcast_to(temb, hidden_states.shape)
+            if temb.shape[0] == hidden_states.shape[0]:
+                temb = ops.broadcast_to(temb, hidden_states.shape)
+            hidden_states = hidden_states + temb
         hidden_states = activated_norm(self, self.norm2, hidden_states)
     hidden_states = self.conv2(self.dropout(hidden_states))
     if self.conv_shortcut is not None:
@@ -376,7 +376,8 @@ def attention_construct(
             source = attn.norm_encoder_hidden_states(source)
 
     query, key, value = attn.to_q(hidden_states), attn.to_k(source), attn.to_v(source)
-    by_heads = (shape[0], -1, attn.heads, key.shape[2] // attn.heads)
+    batch = source.shape[0]
+    by_heads = (batch, -1, attn.heads, key.shape[2] // attn.heads)
     query, key, value = query.reshape(by_heads), key.reshape(by_heads), value.reshape(by_heads)
     if attn.norm_q is not None:
         query = attn.norm_q(query)
@@ -386,10 +387,10 @@ def attention_construct(
         output = native.attention(query, key, value, ms.Tensor([attn.scale], ms.float32))[0]
     else:
         if attention_mask is not None:
-            attention_mask = mask_of_heads(attn, attention_mask, shape[0], source.shape[1])
+            attention_mask = mask_of_heads(attn, attention_mask, batch, source.shape[1])
         query, key, value = query.swapaxes(1, 2), key.swapaxes(1, 2), value.swapaxes(1, 2)
         output = attn.math_attention_op(query, key, value, attention_mask).swapaxes(1, 2)
-    output = output.reshape(shape[0], -1, attn.heads * output.shape[3])
+    output = output.reshape(batch, -1, attn.heads * output.shape[3])
 
     output = attn.to_out[1](attn.to_out[0](output))
     if len(shape) == 4:
@@ -524,10 +525,7 @@ _MINT_CELLS = {
 }
 _MINDONE_CELLS: dict[tuple[str, str], dict[str, Any]] = {
     ("mindone.diffusers.models.activations", "GEGLU"): {"construct": geglu_construct},
-    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {
-        "__init__": resnet_block_init,
-        "construct": resnet_block_construct,
-    },
+    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {"construct": resnet_block_construct},
 }
 _NATIVE: dict[tuple[str, str], dict[str, Any]] = {
     ("mindspore.mint.nn", "Conv2d"): {"__init__": conv2d_init, "construct": conv2d_native_construct},
@@ -537,10 +535,10 @@ _NATIVE: dict[tuple[str, str], dict[str, Any]] = {
     ("mindone.diffusers.models.attention_processor", "Attention"): {"math_attention_op": math_attention_construct},
     ("mindone.diffusers.models.attention_processor", "AttnProcessor2_0"): {"__call__": attention_construct},
 }
-# What cells that were made before the substitutes came say of themselves.
+# What cells say of themselves, those too that were made before the substitutes came.
 _DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("mindspore.mint.nn", "Conv2d"): {"native": None},
-    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {"activates_in_norm": False},
+    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {"activates_in_norm": property(activates_in_norm)},
 }
 _originals: dict[tuple[Any, str], Any] = {}
 

@@ -174,6 +174,7 @@ class Pool final : public onednn::ThreadPool {
 };
 
 Pool *pool = nullptr;
+bool started = false;  // pool, engine and stream are there
 void *engine = nullptr, *stream = nullptr, *attributes = nullptr;
 // MindSpore may start operators that do not wait for each other from several threads: here they take turns.
 std::mutex turn;
@@ -429,6 +430,7 @@ class Clock {
 #define OPERATOR(name)                                                                       \
     static int name##_body(PARAMETERS);                                                      \
     extern "C" int name(PARAMETERS, const char **, void *, void *) {                         \
+        if (!started) return 1; /* a second copy of this library, that nobody has started */ \
         const Clock clock(#name);                                                            \
         return name##_body(count, parameters, axes, shapes);                                 \
     }                                                                                        \
@@ -446,14 +448,16 @@ extern "C" void mindone_ddpm_times(char *text, size_t size) {
 }
 
 extern "C" int mindone_ddpm_start(const char *onednn_path, int threads) {
-    if (pool != nullptr) return 0;
+    if (started) return 0;
     using namespace onednn;
     if (!load(onednn_path)) return 1;
-    pool = new Pool(std::max(1, threads));
+    if (pool == nullptr) pool = new Pool(std::max(1, threads));
     if (engine_create(&engine, cpu, 0) != success) return 2;
     if (threadpool_interop_stream_create(&stream, engine, pool) != success) return 3;
     if (primitive_attr_create(&attributes) != success) return 4;
-    return primitive_attr_set_scratchpad_mode(attributes, scratchpad_user);
+    if (primitive_attr_set_scratchpad_mode(attributes, scratchpad_user) != success) return 5;
+    started = true;
+    return 0;
 }
 
 // (input, weights, bias, settings) -> output; or without bias.

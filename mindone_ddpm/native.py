@@ -22,6 +22,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
+from mindone_ddpm.config import first_line
 from mindone_ddpm.runtime import cache_dir
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -54,8 +55,11 @@ def compile_library() -> Path:
     Raises:
         OSError: there is no compiler, or it failed; the message is one line.
     """
-    identity = "\0".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, processor()])
-    path = cache_dir() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    identity = "\0".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, processor(), *platform.libc_ver()])
+    # MindSpore opens it by its real path, and so must this process: by another it would be a second library.
+    path = cache_dir().resolve() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if ":" in str(path):
+        raise OSError(f"MindSpore takes no library from {path.parent}, which has a colon in its name")
     if path.exists():
         return path
     compiler = find_compiler()
@@ -70,7 +74,9 @@ def compile_library() -> Path:
         if result.returncode != 0:
             first_error = next((line for line in result.stderr.splitlines() if "error" in line), "it gave no reason")
             raise OSError(f"{compiler} failed: {first_error}")
-        os.replace(beside, path)
+        os.chmod(beside, 0o755)  # other users may share the cache
+        with contextlib.suppress(FileExistsError):  # another process was first, and may have opened its own
+            os.link(beside, path)
     except subprocess.TimeoutExpired as error:
         raise OSError(f"{compiler} took longer than {error.timeout:g} s") from error
     finally:
@@ -103,13 +109,19 @@ def load() -> str | None:
     try:
         path = compile_library()
         status = ctypes.CDLL(str(path)).mindone_ddpm_start(str(onednn).encode(), num_threads())
-    except OSError as error:
-        return str(error)
-    if status != 0:
-        return "this MindSpore brings another oneDNN than version 3"
-    _library = path
-    _make_operators()
+        if status != 0:
+            return "this MindSpore brings another oneDNN than version 3"
+        _library = path
+        _make_operators()
+    except (OSError, RuntimeError, TypeError) as error:  # the last two: MindSpore takes no library from there
+        _library = None
+        return first_line(error)
     return None
+
+
+def library() -> Path | None:
+    """The file that the operators come from; None where there are none."""
+    return _library
 
 
 def times() -> dict[str, tuple[int, float]]:
@@ -140,6 +152,7 @@ def _operator(name: str, shapes: Any, types: Any, gradient: Any = None, settings
     operator = ops.Custom(f"{_library}:{name}", shapes, types, "aot", bprop=gradient)
     # MindSpore remembers the shapes that an operator has given, and knows operators by their attributes.
     operator.add_prim_attr("settings", str(settings))
+    operator.__deepcopy__ = lambda _: operator  # a network is copied with what it holds, and this has no state
     return operator
 
 
@@ -208,6 +221,8 @@ def convolution(
 
 def _make_linear(has_bias: bool) -> ops.Custom:
     def output_shape(x, weight, *_):
+        if x[-1] != weight[1]:
+            raise ValueError(f"a linear layer for width {weight[1]} was given {tuple(x)}")
         return (*x[:-1], weight[0])
 
     to_input = _operator("linear_to_input", _like_second, _like_first)
@@ -227,6 +242,8 @@ def _make_operators() -> None:
     global group_norm, layer_norm, silu, linear, linear_with_bias, attention, transpose, sum_of_squares, scale_all
 
     def norm_shapes(x, gamma, beta, settings):
+        if x[1] != gamma[0]:
+            raise ValueError(f"a GroupNorm for {gamma[0]} channels was given {tuple(x)}")
         # The number of groups is a value, not a shape: room for as many as there are channels.
         return x, (x[0] * x[1],), (x[0] * x[1],)
 
@@ -242,6 +259,8 @@ def _make_operators() -> None:
     group_norm = _operator("group_norm", norm_shapes, _three_like_first, norm_gradient)
 
     def row_norm_shapes(x, gamma, beta, epsilon):
+        if x[-1] != gamma[0]:
+            raise ValueError(f"a LayerNorm for width {gamma[0]} was given {tuple(x)}")
         return x, x[:-1], x[:-1]
 
     row_norm_backward = _operator("layer_norm_backward", norm_gradient_shapes, _three_like_first)
@@ -262,6 +281,8 @@ def _make_operators() -> None:
     linear, linear_with_bias = _make_linear(False), _make_linear(True)
 
     def attention_shapes(query, key, value, scale):
+        if not (query[0] == key[0] == value[0] and query[2:] == key[2:] == value[2:] and key[1] == value[1]):
+            raise ValueError(f"attention was given {tuple(query)}, {tuple(key)} and {tuple(value)}")
         return query, query[:3]
 
     def attention_gradient_shapes(dout, query, key, value, out, logs, scale):

@@ -16,6 +16,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -123,7 +124,12 @@ def quiet_libraries() -> None:
 def cache_dir() -> Path:
     """Where what is made once and used again is kept: ``MINDONE_DDPM_CACHE``, or a folder of the user's cache."""
     given = os.environ.get("MINDONE_DDPM_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindone_ddpm"
+    if given:
+        return Path(given)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mindone_ddpm"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / f"mindone_ddpm-{os.getuid()}"
 
 
 def versions() -> dict[str, str]:

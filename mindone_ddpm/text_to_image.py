@@ -193,6 +193,11 @@ class TextToImageJob:
         }
 
     @property
+    def frozen_settings(self) -> dict[str, Any]:
+        """Of networks beside the UNet that are compiled with it."""
+        return {"vae": dict(self.base.vae.config), "text_encoder": self.base.text_encoder.config.to_dict()}
+
+    @property
     def num_samples(self) -> int:
         """A picture for each validation prompt."""
         return len(self.config.validation_prompts or [])

@@ -380,7 +380,7 @@ def graph_key(training: Training) -> str | None:
     """What the compiled step is filed under; None where it is not kept."""
     config, runtime = training.config, training.runtime
     wanted = config.compile_cache == "on" or (config.compile_cache == "auto" and runtime.caches_graphs)
-    if not wanted or runtime.mode != "graph":
+    if not wanted or runtime.mode != "graph" or not is_own(training):
         return None
     # Where it is written, and from where it goes on, are the only settings that surely leave no trace in the graph.
     settings = {name: value for name, value in as_dict(config).items() if name not in PLACES}
@@ -390,10 +390,17 @@ def graph_key(training: Training) -> str | None:
         "schedule": (training.schedule.total_steps, training.plan.num_samples),
         "noise": {name: value for name, value in training.job.scheduler.config.items() if not name.startswith("_")},
         "ranks": (runtime.rank, runtime.world_size, runtime.device),
+        "others": training.job.frozen_settings,
         "operators": (kernels.installed(), os.environ.get("ONEDNN_MAX_CPU_ISA")),
         "versions": versions(),
     }
     return graph_cache.fingerprint(facts)
+
+
+def is_own(training: Training) -> bool:
+    """Whether all that is compiled is this package's or mindone's: nobody can know what a user's own cells hold."""
+    kinds = [type(training.job), *(type(cell) for _, cell in training.step_cell.cells_and_names())]
+    return all(kind.__module__.split(".")[0] in ("mindone_ddpm", "mindone", "mindspore") for kind in kinds)
 
 
 def save_checkpoint(training: Training, progress: Progress) -> bool:

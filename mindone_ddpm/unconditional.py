@@ -156,6 +156,11 @@ class UnconditionalJob:
         }
 
     @property
+    def frozen_settings(self) -> dict[str, Any]:
+        """Of networks beside the UNet that are compiled with it: there are none."""
+        return {}
+
+    @property
     def num_samples(self) -> int:
         """Pictures in a grid of samples."""
         return self.config.eval_batch_size

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +33,7 @@ def train(cache: Path, flags: list[object], folder: Path, *more: object) -> str:
 
 def entries(cache: Path) -> dict[str, int]:
     """Each with when it was made."""
-    found = {path.name: (path / graph_cache.SUMS).stat().st_mtime_ns for path in (cache / "graphs").iterdir()}
+    found = {path.name: (path / graph_cache.SUMS).stat().st_mtime_ns for path in (cache / "graphs").glob("*")}
     assert not [name for name in found if name.startswith(".")]
     return found
 
@@ -88,11 +90,12 @@ def test_a_place_that_cannot_be_written_costs_the_cache_only(digits_flags, tmp_p
 
 def test_only_the_newest_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(graph_cache, "MOST_GRAPHS", 2)
-    for age, name in enumerate(["new", "newer", "old", ".own-x"]):
+    for age, name in enumerate(["new", "newer", "old", ".own-killed", ".own-at-work"]):
         (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (1000 - 10 * age, 1000 - 10 * age))
+        if name != ".own-at-work":
+            os.utime(tmp_path / name, (1000 - 10 * age, 1000 - 10 * age))
     graph_cache._prune(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".own-x", "new", "newer"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".own-at-work", "new", "newer"]
 
 
 def test_every_fact_counts(monkeypatch):
@@ -113,28 +116,70 @@ config = md.TrainingConfig(
     lr_warmup_steps=0, save_image_epochs=0, report_to="none", output_dir=sys.argv[2], overwrite_output_dir=True,
     compile_cache="on",
 )
-training = md.prepare(config)
+{job}
 before = (sys.stdout, sys.stderr, sys.displayhook, sys.excepthook)
 md.train_loop(training)
 assert (sys.stdout, sys.stderr, sys.displayhook, sys.excepthook) == before
 """
 
 
-def run_script(script: Path, small_model, folder: Path) -> dict[str, int]:
+OWN_JOB = """
+from mindspore import nn
+from mindone_ddpm.data import open_records
+from mindone_ddpm.unconditional import UnconditionalJob, make_unconditional_job
+
+class ScaledLoss(nn.Cell):
+    def __init__(self, loss, factor):
+        super().__init__(auto_prefix=False)
+        self.loss, self.factor = loss, factor
+
+    def construct(self, *columns):
+        return self.factor * self.loss(*columns)
+
+class OwnJob(UnconditionalJob):
+    def loss_cell(self):
+        return ScaledLoss(super().loss_cell(), float(sys.argv[3]))
+
+config, runtime = md.begin(config)
+job = make_unconditional_job(config, open_records(config))
+job.__class__ = OwnJob
+training = md.assemble(config, runtime, job)
+print("loss", training.step(next(training.windows(0)))[0].asnumpy())
+"""
+
+
+def run_script(script: Path, small_model, folder: Path, *more: object) -> tuple[dict[str, int], str]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MINDONE_DDPM_CACHE": str(folder / "cache")}
-    command = [sys.executable, str(script), str(small_model), str(folder / "run")]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [sys.executable, script, small_model, folder / "run", *more]
+    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
-    return entries(folder / "cache")
+    return entries(folder / "cache"), result.stdout
 
 
 def test_a_script_of_ones_own(small_model, tmp_path):
     """Keeping the graph leaves `sys`, which MindSpore makes anew, as it was. A changed script is compiled anew."""
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    first = run_script(script, small_model, tmp_path)
+    script.write_text(SCRIPT.format(job="training = md.prepare(config)"))
+    first, _ = run_script(script, small_model, tmp_path)
     assert len(first) == 1
-    script.write_text(SCRIPT + "# changed\n")
-    changed = run_script(script, small_model, tmp_path)
+    script.write_text(script.read_text() + "# changed\n")
+    changed, _ = run_script(script, small_model, tmp_path)
     assert changed.keys() == first.keys() and changed != first
-    assert run_script(script, small_model, tmp_path) == changed
+    assert run_script(script, small_model, tmp_path)[0] == changed
+
+
+def test_a_job_of_ones_own_is_compiled_every_time(small_model, tmp_path):
+    """What it compiles into the graph may come from anywhere: here from the command line."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT.format(job=OWN_JOB))
+    losses = []
+    for factor in (1, 100):
+        _, said = run_script(script, small_model, tmp_path, factor)
+        losses.append(float(re.search(r"loss \S*?([\d.]+)", said)[1]))
+    assert losses[1] == pytest.approx(100 * losses[0], rel=1e-5)
+
+
+def test_a_cache_that_was_moved_serves_on(cold, cache, digits_flags, tmp_path):
+    shutil.copytree(cache, tmp_path / "copied")
+    train(tmp_path / "copied", digits_flags, tmp_path / "run")
+    assert_same_end(tmp_path / "run", cold, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -312,6 +313,89 @@ def test_the_library_is_compiled_once(tmp_path, monkeypatch):
     when = path.stat().st_mtime_ns
     monkeypatch.setattr(native, "find_compiler", lambda: pytest.fail("compiled again"))
     assert native.compile_library() == path and path.stat().st_mtime_ns == when
+
+
+def test_the_library_is_known_by_its_real_path(tmp_path, monkeypatch):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path / "link"))
+    assert native.compile_library().parent == tmp_path / "real"
+    assert (native.compile_library().stat().st_mode & 0o777) == 0o755
+
+
+def test_the_first_of_two_processes_that_compile_at_once_wins(tmp_path, monkeypatch):
+    """The second must not put another file in the place of the one that the first has opened."""
+    monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
+    run, first = subprocess.run, b"of the first process"
+
+    def while_the_first_is_done(command, **options):
+        (tmp_path / name).write_bytes(first)
+        return run(command, **options)
+
+    name = native.compile_library().name
+    (tmp_path / name).unlink()
+    monkeypatch.setattr(native.subprocess, "run", while_the_first_is_done)
+    assert native.compile_library().read_bytes() == first
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_place_that_mindspore_takes_no_library_from(digits_flags, tmp_path):
+    cache = tmp_path / "a:b"
+    flags = ["--max_train_steps", 1, "--save_image_epochs", 0, "--output_dir", tmp_path / "run"]
+    result = run_program("train", *digits_flags, *flags, MINDONE_DDPM_CACHE=str(cache))
+    assert result.returncode == 0 and "which has a colon in its name" in result.stderr, result.stderr
+
+
+def test_shapes_that_do_not_fit_are_errors():
+    """As MindSpore's own operators have it; read beyond their end they would give numbers."""
+    x = ms.Tensor(np.ones((2, 8, 6)), ms.float32)
+    query = ms.Tensor(np.ones((2, 4, 1, 6)), ms.float32)
+    other = ms.Tensor(np.ones((4, 4, 1, 6)), ms.float32)
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    for wrong in (
+        lambda: mint.nn.Linear(7, 4)(x),
+        lambda: mint.nn.GroupNorm(2, 4)(x),
+        lambda: mint.nn.LayerNorm(4)(x),
+        lambda: native.attention(query, other, other, ms.Tensor([1.0], ms.float32)),
+    ):
+        with pytest.raises(ValueError, match="given"):
+            wrong()
+
+
+def test_a_network_can_be_copied(either_mode):
+    from mindone.diffusers.models.resnet import ResnetBlock2D
+
+    block = ResnetBlock2D(in_channels=4, temb_channels=None, groups=2)
+    images = ms.Tensor(GENERATOR.standard_normal((2, 4, 6, 6)), ms.float32)
+    np.testing.assert_array_equal(copy.deepcopy(block)(images, None).asnumpy(), block(images, None).asnumpy())
+
+
+def test_an_activation_that_is_exchanged_is_the_one_that_is_used(either_mode):
+    from mindone.diffusers.models.resnet import ResnetBlock2D
+
+    block = ResnetBlock2D(in_channels=4, temb_channels=None, groups=2)
+    later = ResnetBlock2D(in_channels=4, temb_channels=None, groups=2, non_linearity="gelu")
+    ms.load_param_into_net(later, block.parameters_dict())
+    block.nonlinearity = mint.nn.GELU()
+    images = ms.Tensor(GENERATOR.standard_normal((2, 4, 6, 6)), ms.float32)
+    np.testing.assert_array_equal(block(images, None).asnumpy(), later(images, None).asnumpy())
+
+
+def test_attention_to_texts_of_another_batch_is_mindones():
+    """mindone lets the texts say how large the batch is; what is added to the images then does not fit, and says so."""
+    from mindone.diffusers.models.attention_processor import Attention
+
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    states = ms.Tensor(GENERATOR.standard_normal((2, 8, 8)), ms.float32)
+    texts = ms.Tensor(GENERATOR.standard_normal((4, 5, 6)), ms.float32)
+    attention = Attention(query_dim=8, cross_attention_dim=6, heads=2, dim_head=4)
+    found = attention(states, texts).asnumpy()
+    kernels.uninstall()
+    try:
+        expected = attention(states, texts).asnumpy()
+    finally:
+        kernels.install("CPU")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_two_convolutions_that_differ_in_their_settings_only(either_mode):
