@@ -36,6 +36,7 @@ struct Argument {
     int kind;
     void *memory;
 };
+enum { isa_default = 0 };
 enum { success = 0, cpu = 1, f32 = 3, format_any = 1, format_a = 2, scratchpad_user = 1, query_argument = 255 };
 enum { forward_training = 64, convolution_direct = 1, convolution_auto = 3 };
 enum { SRC = 1, DST = 17, WEIGHTS = 33, BIAS = 41, SCRATCHPAD = 80 };
@@ -83,8 +84,14 @@ struct ThreadPool {
 FUNCTIONS(DECLARE)
 #undef DECLARE
 
-static bool load(const char *path) {
-    void *library = dlopen(path, RTLD_NOW | RTLD_GLOBAL);
+#ifndef RTLD_DEEPBIND
+#define RTLD_DEEPBIND 0  // of glibc alone
+#endif
+
+// `is_copy`: a file of its own beside MindSpore's, and so a library with settings of its own, if it looks for its own
+// functions first. It may use all instructions of the processor, whatever the environment says for MindSpore's.
+static bool load(const char *path, bool is_copy) {
+    void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL | (is_copy ? RTLD_DEEPBIND : 0));
     if (library == nullptr) return false;
     auto version = reinterpret_cast<const Version *(*)()>(dlsym(library, "dnnl_version"));
     if (version == nullptr || version()->major != 3) return false;
@@ -93,6 +100,10 @@ static bool load(const char *path) {
     if (name == nullptr) return false;
     FUNCTIONS(LOAD)
 #undef LOAD
+    if (is_copy) {
+        auto set_max_cpu_isa = reinterpret_cast<int (*)(int)>(dlsym(library, "dnnl_set_max_cpu_isa"));
+        return set_max_cpu_isa != nullptr && set_max_cpu_isa(isa_default) == success;
+    }
     return true;
 }
 
@@ -447,10 +458,10 @@ extern "C" void mindone_ddpm_times(char *text, size_t size) {
     std::snprintf(text, size, "%s", lines.c_str());
 }
 
-extern "C" int mindone_ddpm_start(const char *onednn_path, int threads) {
+extern "C" int mindone_ddpm_start(const char *onednn_path, int is_copy, int threads) {
     if (started) return 0;
     using namespace onednn;
-    if (!load(onednn_path)) return 1;
+    if (!load(onednn_path, is_copy != 0)) return 1;
     if (pool == nullptr) pool = new Pool(std::max(1, threads));
     if (engine_create(&engine, cpu, 0) != success) return 2;
     if (threadpool_interop_stream_create(&stream, engine, pool) != success) return 3;

@@ -23,7 +23,7 @@ import numpy as np
 from mindspore import ops
 
 from mindone_ddpm.config import first_line
-from mindone_ddpm.runtime import cache_dir
+from mindone_ddpm.runtime import cache_dir, onednn_is_limited
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 # No -ffast-math: infinities and NaN keep their meaning.
@@ -74,14 +74,51 @@ def compile_library() -> Path:
         if result.returncode != 0:
             first_error = next((line for line in result.stderr.splitlines() if "error" in line), "it gave no reason")
             raise OSError(f"{compiler} failed: {first_error}")
-        os.chmod(beside, 0o755)  # other users may share the cache
-        with contextlib.suppress(FileExistsError):  # another process was first, and may have opened its own
-            os.link(beside, path)
+        _publish(beside, path)
     except subprocess.TimeoutExpired as error:
         raise OSError(f"{compiler} took longer than {error.timeout:g} s") from error
     finally:
         Path(beside).unlink(missing_ok=True)
     return path
+
+
+def find_onednn() -> Path | None:
+    """The oneDNN that MindSpore brings."""
+    return next(iter(sorted((Path(ms.__file__).parent / "lib").glob("libdnnl.so*"))), None)
+
+
+def copy_of(onednn: Path) -> Path | None:
+    """MindSpore's oneDNN as another file, which is another library to the system; None where there is no room for it.
+
+    MindSpore's own convolutions must not use AVX-512 (see :func:`mindone_ddpm.runtime.prepare_environment`); these here
+    need not suffer for it, but a oneDNN has one limit for the whole process.
+    """
+    about = onednn.stat()
+    path = cache_dir().resolve() / f"onednn-{ms.__version__}-{about.st_size}-{about.st_mtime_ns}.so"
+    if path.exists():
+        return path
+    try:
+        number, beside = tempfile.mkstemp(prefix=".onednn-", suffix=".so", dir=path.parent)
+        os.close(number)
+        try:
+            shutil.copyfile(onednn, beside)
+            _publish(beside, path)
+        finally:
+            Path(beside).unlink(missing_ok=True)
+    except OSError:
+        return None
+    return path
+
+
+def _publish(beside: str, path: Path) -> None:
+    """Have a whole file appear under its name, unless another process was first: that may have opened its own."""
+    os.chmod(beside, 0o755)  # other users may share the cache
+    try:
+        os.link(beside, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        os.replace(beside, path)
 
 
 def num_threads() -> int:
@@ -103,12 +140,14 @@ def load() -> str | None:
         return None
     if not is_wanted():
         return "MINDONE_DDPM_NATIVE is 0"
-    onednn = next(iter(sorted((Path(ms.__file__).parent / "lib").glob("libdnnl.so*"))), None)
+    onednn = find_onednn()
     if onednn is None:
         return "this MindSpore brings no oneDNN"
     try:
         path = compile_library()
-        status = ctypes.CDLL(str(path)).mindone_ddpm_start(str(onednn).encode(), num_threads())
+        copy = copy_of(onednn) if onednn_is_limited() else None
+        start = ctypes.CDLL(str(path)).mindone_ddpm_start
+        status = start(str(copy or onednn).encode(), int(copy is not None), num_threads())
         if status != 0:
             return "this MindSpore brings another oneDNN than version 3"
         _library = path

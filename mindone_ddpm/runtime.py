@@ -28,6 +28,9 @@ from mindone_ddpm import cuda, lazy_imports
 from mindone_ddpm.config import Problem, first_line
 from mindone_ddpm.rendezvous import Meeting
 
+# In the environment where the limit on oneDNN's instructions is this package's, not the user's.
+LIMITED = "MINDONE_DDPM_LIMITS_ONEDNN"
+
 
 class RuntimeProblem(Problem):
     """The machine cannot do what was asked; the message is one line for the user."""
@@ -62,8 +65,8 @@ class Runtime:
 def prepare_environment() -> None:
     """Set what MindSpore and its company read when they are imported; a user's own settings win."""
     _take_own_cores()
-    if _onednn_picks_slow_convolutions():
-        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+    if _onednn_picks_slow_convolutions() and "ONEDNN_MAX_CPU_ISA" not in os.environ:
+        os.environ.update({"ONEDNN_MAX_CPU_ISA": "AVX2", LIMITED: "1"})
     os.environ.setdefault("GLOG_v", "3")  # MindSpore's C++ side: errors only
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # "None of PyTorch, ... found"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -71,6 +74,11 @@ def prepare_environment() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     lazy_imports.install()
+
+
+def onednn_is_limited() -> bool:
+    """Whether :func:`prepare_environment`, here or in a process above, limits oneDNN; not if the user does."""
+    return LIMITED in os.environ
 
 
 def _take_own_cores() -> None:

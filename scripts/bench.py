@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+# As it was before this package prepares its own for MindSpore: a limit on oneDNN's instructions would slow PyTorch.
+ENVIRONMENT = dict(os.environ)
 sys.path.insert(0, str(ROOT))
 
 
@@ -392,7 +394,7 @@ def peer_python() -> str:
 def run_worker(name: str, options: dict[str, Any]) -> Any:
     python = peer_python() if name.startswith("torch_") else sys.executable
     command = [python, str(Path(__file__).resolve()), "--worker", name, json.dumps(options)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     if result.returncode != 0:
         sys.exit(f"error: the measurement {name} failed:\n{result.stderr[-2000:]}")
     return json.loads(result.stdout.splitlines()[-1])

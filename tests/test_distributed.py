@@ -86,11 +86,8 @@ def test_two_ranks_equal_one_with_twice_the_batch(two_ranks, run_flags, tmp_path
                load_file(alone / "checkpoint-20" / "unet" / UNET_WEIGHTS).items()) < 1e-5  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "job",
-    [pytest.param("everything", marks=pytest.mark.slow), "text", pytest.param("lora", marks=pytest.mark.slow)],
-    indirect=True,
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["everything", "text", "lora"], indirect=True)
 def test_every_job_is_the_same_on_two_ranks(job, tmp_path):
     command, flags = job
     flags = [*flags, "--max_train_steps", 6, "--checkpointing_steps", 6]

@@ -354,6 +354,7 @@ def test_resumed_it_remembers_the_best_and_goes_on_with_the_same_figures(watched
     assert (again / "best" / "best.json").read_text() == (folder / "best" / "best.json").read_text()
 
 
+@pytest.mark.slow
 def test_ranks_share_the_work(watched, digits_flags, tmp_path):
     flags = [*digits_flags, *IN_THE_LOOP, "--train_batch_size", 16, "--output_dir", tmp_path / "run"]
     result = run_program("launch", "-n", 2, "train", *flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from conftest import ROOT, run_program
 from mindspore import mint, nn
 
 from mindone_ddpm import kernels, native
+from mindone_ddpm.runtime import LIMITED, onednn_is_limited
 
 pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="needs a C++ compiler")
 
@@ -337,6 +339,23 @@ def test_the_first_of_two_processes_that_compile_at_once_wins(tmp_path, monkeypa
     monkeypatch.setattr(native.subprocess, "run", while_the_first_is_done)
     assert native.compile_library().read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.skipif(not onednn_is_limited(), reason="MindSpore's oneDNN needs no limit here")
+def test_the_limit_on_mindspores_onednn_is_not_that_of_the_operators():
+    own, mindspores = (ctypes.CDLL(str(path)) for path in (native.copy_of(native.find_onednn()), native.find_onednn()))
+    avx2 = 7
+    assert mindspores.dnnl_get_effective_cpu_isa() == avx2
+    has_more = "avx512bw" in native.processor()
+    assert (own.dnnl_get_effective_cpu_isa() > avx2) is has_more
+
+
+def test_a_users_own_limit_holds_for_the_operators_too():
+    program = "import mindone_ddpm.runtime as r; print(r.onednn_is_limited())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ONEDNN_MAX_CPU_ISA": "AVX2"}
+    environment.pop(LIMITED, None)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert result.stdout == "False\n", result.stderr
 
 
 def test_a_place_that_mindspore_takes_no_library_from(digits_flags, tmp_path):
