@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import platform
 import shutil
@@ -94,7 +95,10 @@ def copy_of(onednn: Path) -> Path | None:
     need not suffer for it, but a oneDNN has one limit for the whole process.
     """
     about = onednn.stat()
-    path = cache_dir().resolve() / f"onednn-{ms.__version__}-{about.st_size}-{about.st_mtime_ns}.so"
+    path = (
+        cache_dir().resolve()
+        / f"onednn-{importlib.metadata.version('mindspore')}-{about.st_size}-{about.st_mtime_ns}.so"
+    )
     if path.exists():
         return path
     try:
