@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -97,7 +96,7 @@ def copy_of(onednn: Path) -> Path | None:
     about = onednn.stat()
     path = (
         cache_dir().resolve()
-        / f"onednn-{importlib.metadata.version('mindspore')}-{about.st_size}-{about.st_mtime_ns}.so"
+        / f"onednn-{about.st_size}-{about.st_mtime_ns}.so"
     )
     if path.exists():
         return path
