@@ -94,10 +94,7 @@ def copy_of(onednn: Path) -> Path | None:
     need not suffer for it, but a oneDNN has one limit for the whole process.
     """
     about = onednn.stat()
-    path = (
-        cache_dir().resolve()
-        / f"onednn-{about.st_size}-{about.st_mtime_ns}.so"
-    )
+    path = cache_dir().resolve() / f"onednn-{about.st_size}-{about.st_mtime_ns}.so"
     if path.exists():
         return path
     try:
