@@ -57,13 +57,16 @@ def metadata(config: EngineConfig) -> dict[str, Any]:
     }
     if config.hub_license is not None:
         found["license"] = config.hub_license
-    data = config.dataset_name
-    if data is not None and looks_like_hub_name(data) and not Path(data).exists():
-        found["datasets"] = [data]
+    if is_of_the_hub(config.dataset_name):
+        found["datasets"] = [config.dataset_name]
     base = getattr(config, "pretrained_model_name_or_path", None)
-    if base is not None and looks_like_hub_name(base) and not Path(base).exists():
+    if is_of_the_hub(base):
         found["base_model"] = base
     return found
+
+
+def is_of_the_hub(name: str | None) -> bool:
+    return name is not None and looks_like_hub_name(name) and not Path(name).exists()
 
 
 def is_lora(config: EngineConfig) -> bool:

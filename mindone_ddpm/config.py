@@ -965,11 +965,17 @@ def check_classes(config: TrainingConfig) -> list[str]:
 
 def check_writable(folder: Path) -> None:
     """Raises ConfigError if a folder cannot be made, or written into."""
+    obstacle = unwritable(folder)
+    if obstacle is not None:
+        raise ConfigError(f"--output_dir {folder}: {obstacle} cannot be written into; give another folder")
+
+
+def unwritable(folder: Path) -> Path | None:
+    """What keeps a folder from being made, or written into: itself, or what is there above it. None if nothing does."""
     existing = folder
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"--output_dir {folder}: {existing} cannot be written into; give another folder")
+    return None if existing.is_dir() and os.access(existing, os.W_OK | os.X_OK) else existing
 
 
 def check_sampling_base(config: PicturesBase) -> list[str]:

@@ -159,8 +159,9 @@ def cann_version(folder: Path) -> str | None:
 
 def set_env_script(folder: Path) -> Path:
     """What a shell must source before it can use the toolkit in this folder."""
-    places = [place / "set_env.sh" for place in (folder, folder.parent)]
-    return next((place for place in places if place.is_file()), places[folder.name == "latest"])
+    inside, above = folder / "set_env.sh", folder.parent / "set_env.sh"
+    usual = above if folder.name == "latest" else inside
+    return next((place for place in (inside, above) if place.is_file()), usual)
 
 
 def check_gpu() -> Finding:

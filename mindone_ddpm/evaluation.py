@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,14 @@ import numpy as np
 from tqdm import tqdm
 
 from mindone_ddpm import checkpoint, distributed, metrics, models, sampling
-from mindone_ddpm.config import ConfigError, EvaluateConfig, TrainingConfig, check_evaluation, check_writable
+from mindone_ddpm.config import (
+    ConfigError,
+    EvaluateConfig,
+    TrainingConfig,
+    check_evaluation,
+    check_writable,
+    unwritable,
+)
 from mindone_ddpm.data import (
     IMAGE_ENDINGS,
     DataProblem,
@@ -28,7 +34,7 @@ from mindone_ddpm.data import (
     open_records,
 )
 from mindone_ddpm.features import FeatureNetwork, make_features
-from mindone_ddpm.metrics import KEEPS_FEATURES, Statistics, load_if_whole, load_statistics, save_statistics
+from mindone_ddpm.metrics import Statistics, load_if_whole, load_statistics, save_statistics
 from mindone_ddpm.runtime import Runtime, cache_dir, start, versions
 
 METRICS_FILE, FEATURES_FILE = "metrics.json", "features.npz"
@@ -61,7 +67,7 @@ class Folder:
     @functools.cached_property
     def content(self) -> str:
         """Names the pictures by what they hold."""
-        return hashlib.sha256(b"".join(hashlib.sha256(p.read_bytes()).digest() for p in self.paths)).hexdigest()
+        return hashlib.sha256("".join(map(checkpoint.sha256_of, self.paths)).encode()).hexdigest()
 
     def read(self, path: Path) -> np.ndarray:
         picture = decode_image(None, str(path), str(path))
@@ -139,7 +145,7 @@ class Gathering:
     def __init__(self, network: FeatureNetwork, wanted: list[str], keeps_features: bool, path: Path | None, what: str):
         self.network, self.path, self.what = network, path, what
         self.with_logits = "inception_score" in wanted
-        self.statistics = Statistics(network.width, keeps_features or bool({*wanted} & {*KEEPS_FEATURES}))
+        self.statistics = Statistics(network.width, keeps_features or metrics.keeps_features(wanted))
         self.done = 0
         kept = None if path is None else load_if_whole(path)
         if kept is not None and kept[1].get("what") == what:
@@ -236,7 +242,7 @@ def kept_statistics(
     network: FeatureNetwork, wanted: list[str], source: Source, count: int, what: str, batch_size: int, runtime: Runtime
 ) -> Statistics:
     """Of real pictures: from the user's cache folder, or by looking at them, and then kept there."""
-    keeps = bool({*wanted} & {*KEEPS_FEATURES})
+    keeps = metrics.keeps_features(wanted)
     key = hashlib.sha256(repr((what, network.identity, keeps)).encode()).hexdigest()[:24]
     folder = cache_dir() / "statistics"
     kept = load_if_whole(folder / f"{key}.npz")
@@ -244,7 +250,7 @@ def kept_statistics(
     if kept is not None and not missing:
         return kept[0]
     partial = folder / f"{key}-{runtime.rank}-of-{runtime.world_size}-by-{batch_size}.npz"
-    gathering = Gathering(network, wanted, False, partial if is_writable(folder) else None, what)
+    gathering = Gathering(network, wanted, False, None if unwritable(folder) else partial, what)
     statistics = gathering.run(source, count, batch_size, runtime, "real pictures")
     try:
         if runtime.is_main:
@@ -253,14 +259,6 @@ def kept_statistics(
     except OSError:
         pass  # looked at again the next time
     return statistics
-
-
-def is_writable(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def real_statistics(
@@ -274,7 +272,7 @@ def real_statistics(
                 f"--real_statistics {config.real_statistics}: are of {about.get('network', 'another network')}, "
                 f"but the features here are of {network.identity}"
             )
-        if {*wanted} & {*KEEPS_FEATURES} and not statistics.keeps_features:
+        if metrics.keeps_features(wanted) and not statistics.keeps_features:
             raise ConfigError(f"--real_statistics {config.real_statistics}: {metrics.NO_FEATURES}")
         return statistics
     if config.real is not None:
@@ -388,12 +386,8 @@ class Evaluator:
             ConfigError: more denoising steps are asked for than the model has noise levels.
             MetricProblem: the pictures, real or to be made, are too few for a figure.
         """
-        config, noise_levels = self.config, self.job.scheduler.config.num_train_timesteps
-        if config.eval_num_inference_steps > noise_levels:
-            raise ConfigError(
-                f"--eval_num_inference_steps {config.eval_num_inference_steps}: the model has {noise_levels} noise "
-                "levels; use at most that"
-            )
+        config = self.config
+        sampling.check_steps("--eval_num_inference_steps", config.eval_num_inference_steps, self.job.scheduler)
         advice = " (--eval_num_samples), or --eval_metrics kid"
         metrics.check_count(self.wanted, config.eval_num_samples, self.network.width, advice=advice)
         if self.wanted != ["inception_score"]:

@@ -27,6 +27,11 @@ NO_FEATURES = "these statistics keep no features: KID, precision and recall need
 FID_ADVICE = ", or --metrics kid, or --force"
 
 
+def keeps_features(wanted: Iterable[str]) -> bool:
+    """Whether one of these figures needs the features themselves."""
+    return not {*KEEPS_FEATURES}.isdisjoint(wanted)
+
+
 class MetricProblem(Problem):
     """A figure cannot be given; the message is one line for the user."""
 

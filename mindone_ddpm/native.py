@@ -15,6 +15,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,20 +66,15 @@ def compile_library() -> Path:
     compiler = find_compiler()
     if compiler is None:
         raise OSError("there is no C++ compiler; install g++")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, beside = tempfile.mkstemp(prefix=".native-", suffix=".so", dir=path.parent)
-    os.close(number)
-    try:
+    with _made_whole(path) as beside:
         command = [compiler, *FLAGS, str(SOURCE), "-o", beside, "-ldl", "-lpthread"]
-        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        except subprocess.TimeoutExpired as error:
+            raise OSError(f"{compiler} took longer than {error.timeout:g} s") from error
         if result.returncode != 0:
             first_error = next((line for line in result.stderr.splitlines() if "error" in line), "it gave no reason")
             raise OSError(f"{compiler} failed: {first_error}")
-        _publish(beside, path)
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"{compiler} took longer than {error.timeout:g} s") from error
-    finally:
-        Path(beside).unlink(missing_ok=True)
     return path
 
 
@@ -98,27 +94,31 @@ def copy_of(onednn: Path) -> Path | None:
     if path.exists():
         return path
     try:
-        number, beside = tempfile.mkstemp(prefix=".onednn-", suffix=".so", dir=path.parent)
-        os.close(number)
-        try:
+        with _made_whole(path) as beside:
             shutil.copyfile(onednn, beside)
-            _publish(beside, path)
-        finally:
-            Path(beside).unlink(missing_ok=True)
     except OSError:
         return None
     return path
 
 
-def _publish(beside: str, path: Path) -> None:
-    """Have a whole file appear under its name, unless another process was first: that may have opened its own."""
-    os.chmod(beside, 0o755)  # other users may share the cache
+@contextlib.contextmanager
+def _made_whole(path: Path) -> Iterator[str]:
+    """A file to fill inside, that then appears under its name; unless another process was first, and may have opened
+    its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, beside = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    os.close(number)
     try:
-        os.link(beside, path)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links
-        os.replace(beside, path)
+        yield beside
+        os.chmod(beside, 0o755)  # other users may share the cache
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            os.replace(beside, path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
 
 
 def num_threads() -> int:

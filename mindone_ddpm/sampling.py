@@ -259,9 +259,15 @@ def inference_steps(config: SamplingBase, sampler: str, scheduler: Any) -> int:
     steps = config.num_inference_steps
     if steps is None:
         return noise_levels if sampler == "ddpm" else min(50, noise_levels)
-    if steps > noise_levels:
-        raise ConfigError(f"--num_inference_steps {steps}: the model has {noise_levels} noise levels; use at most that")
+    check_steps("--num_inference_steps", steps, scheduler)
     return steps
+
+
+def check_steps(flag: str, steps: int, scheduler: Any) -> None:
+    """Raises ConfigError if they are more than the noise levels."""
+    noise_levels = scheduler.config.num_train_timesteps
+    if steps > noise_levels:
+        raise ConfigError(f"{flag} {steps}: the model has {noise_levels} noise levels; use at most that")
 
 
 class Trajectory:
