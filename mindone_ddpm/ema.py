@@ -43,8 +43,7 @@ class ExponentialMovingAverage(nn.Cell):
         self.averages = parameters.clone(prefix="ema", init="same")
         self.decays = decays
         self.zero = ms.Tensor(0.0, ms.float32)
-        self.move = kernels.move_average()
-        self.map = ops.HyperMap()
+        self.move = kernels.average_kernel(parameters)
 
     def columns(self) -> np.ndarray:
         """Its column of the step table: 1 - decay, float64 of shape (steps, 1)."""
@@ -52,8 +51,7 @@ class ExponentialMovingAverage(nn.Cell):
 
     def construct(self, share, finite):
         """Move the averages by ``share`` of the way to the parameters; not at all where ``finite`` is false."""
-        share = ops.select(finite, share, self.zero)
-        return self.map(ops.partial(self.move, share), self.averages, self.parameters)
+        return self.move(ops.select(finite, share, self.zero), self.averages, self.parameters)
 
     def beside(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
         """For each name and parameter of a network: the name and what stands for it in the averaged network."""

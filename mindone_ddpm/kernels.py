@@ -435,32 +435,36 @@ def rescale_native(gradients, coefficient, finite):
     return native.scale_all(ops.select(finite, coefficient, ops.zeros_like(coefficient)), *gradients)
 
 
+def is_for_native(parameters):
+    """Whether one operator can take all of these parameters, or their gradients."""
+    return has_native() and len(parameters) > 1 and all(parameter.dtype == ms.float32 for parameter in parameters)
+
+
 def gradient_kernels(parameters):
     """``measure`` and ``rescale`` for the gradients of some parameters: see :func:`measure_plain` and
     :func:`rescale_plain` for what they compute."""
-    if has_native() and len(parameters) > 1 and all(parameter.dtype == ms.float32 for parameter in parameters):
-        return measure_native, rescale_native
-    return measure_plain, rescale_plain
+    return (measure_native, rescale_native) if is_for_native(parameters) else (measure_plain, rescale_plain)
 
 
 # --- moving average ------------------------------------------------------------------------------------------------
 
-_descend = ops.ApplyGradientDescent()
 
-
-def move_average_fused(share, average, parameter):
-    """Two operators instead of three; an operator for all parameters at once would get a copy of each of them."""
-    return _descend(average, share, average - parameter)
-
-
-def move_average_plain(share, average, parameter):
-    """Take an average, in place, by ``share`` (float32, shape ()) of the way to its parameter."""
+def _move(share, average, parameter):
     return ops.assign_sub(average, share * (average - parameter))
 
 
-def move_average():
+def move_averages_plain(share, averages, parameters):
+    """Take averages, in place, by ``share`` (float32, shape ()) of the way to their parameters."""
+    return _map(ops.partial(_move, share), averages, parameters)
+
+
+def move_averages_native(share, averages, parameters):
+    return native.move_averages(share.reshape(1), *averages, *parameters)
+
+
+def average_kernel(parameters):
     """The form of that for the device at hand."""
-    return move_average_fused if _originals else move_average_plain
+    return move_averages_native if is_for_native(parameters) else move_averages_plain
 
 
 # --- optimiser -----------------------------------------------------------------------------------------------------

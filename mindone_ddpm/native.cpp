@@ -951,3 +951,22 @@ OPERATOR(scale_all) {
     });
     return 0;
 }
+
+// (share, averages..., parameters...) -> the averages, in place, moved by the share of the way to their parameters; the
+// result only says when. A share of 0 touches nothing.
+OPERATOR(move_averages) {
+    const int tensors = (count - 2) / 2;
+    const float share = *static_cast<const float *>(parameters[0]);
+    *static_cast<float *>(parameters[count - 1]) = share;
+    if (share == 0.0f) return 0;
+    const std::vector<Piece> pieces = pieces_of(tensors, axes + 1, shapes + 1);
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(static_cast<int64_t>(pieces.size()), [&](int64_t number) {
+        const Piece &piece = pieces[number];
+        auto *average = static_cast<float *>(parameters[1 + piece.tensor]);
+        const auto *parameter = static_cast<const float *>(parameters[1 + tensors + piece.tensor]);
+#pragma omp simd
+        for (int64_t i = piece.start; i < piece.end; ++i) average[i] -= share * (average[i] - parameter[i]);
+    });
+    return 0;
+}

@@ -185,6 +185,7 @@ attention: Any = None
 transpose: Any = None
 sum_of_squares: Any = None
 scale_all: Any = None
+move_averages: Any = None
 
 
 def _operator(name: str, shapes: Any, types: Any, gradient: Any = None, settings: tuple = ()) -> ops.Custom:
@@ -278,7 +279,8 @@ def _make_linear(has_bias: bool) -> ops.Custom:
 
 
 def _make_operators() -> None:
-    global group_norm, layer_norm, silu, linear, linear_with_bias, attention, transpose, sum_of_squares, scale_all
+    global group_norm, layer_norm, silu, linear, linear_with_bias, attention, transpose
+    global sum_of_squares, scale_all, move_averages
 
     def norm_shapes(x, gamma, beta, settings):
         if x[1] != gamma[0]:
@@ -353,3 +355,6 @@ def _make_operators() -> None:
 
     sum_of_squares = _operator("sum_of_squares", one, _like_first)
     scale_all = _operator("scale_all", all_but_first, all_but_first)
+    move_averages = _operator("move_averages", one, _like_first)
+    # It writes into its inputs. MindSpore, told so, keeps the order, and hands over the parameters instead of copies.
+    move_averages.add_prim_attr("side_effect_mem", True)

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from conftest import ROOT, run_program
-from mindspore import mint, nn
+from mindspore import mint, nn, ops
 
 from mindone_ddpm import kernels, native
 from mindone_ddpm.runtime import LIMITED, onednn_is_limited
@@ -236,6 +236,46 @@ def test_all_gradients_at_once(either_mode):
         )
         assert not bool(finite)
         assert all((found.asnumpy() == 0).all() for found in scaled)
+
+
+class Following(nn.Cell):
+    """Parameters are moved by MindSpore, then averages after them by the operator, then both are read."""
+
+    def __init__(self, arrays):
+        super().__init__()
+        named = [ms.Parameter(ms.Tensor(array, ms.float32), name=f"p{i}") for i, array in enumerate(arrays)]
+        self.parameters = ms.ParameterTuple(named)
+        self.averages = self.parameters.clone(prefix="average", init="zeros")
+
+    def construct(self, share, change):
+        total = ops.addn((self.averages[0].sum(), self.parameters[0].sum()))
+        for parameter in self.parameters:
+            share = ops.depend(share, ops.assign_add(parameter, change * ops.ones_like(parameter)))
+        moved = kernels.move_averages_native(share, self.averages, self.parameters)
+        return total, ops.depend(self.averages[1] + self.parameters[1], moved)
+
+
+def test_averages_are_moved_in_place_and_in_order(either_mode):
+    """What the graph reads before sees the old values, and what it reads after sees the new."""
+    arrays = [GENERATOR.standard_normal(size) for size in ((3, 4), (7,), (300, 700))]
+    cell = Following(arrays)
+    parameters, averages = arrays, [np.zeros_like(array) for array in arrays]
+    for share, change in ((0.25, 1.0), (0.0, 2.0), (1.0, -0.5)):
+        expected = averages[0].sum() + parameters[0].sum()
+        total, after = cell(ms.Tensor(share, ms.float32), ms.Tensor(change, ms.float32))
+        assert total.asnumpy() == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        parameters = [value + change for value in parameters]
+        averages = [(1 - share) * mean + share * value for mean, value in zip(averages, parameters, strict=True)]
+        for found, mean in zip(cell.averages, averages, strict=True):
+            np.testing.assert_allclose(found.asnumpy(), mean, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(after.asnumpy(), averages[1] + parameters[1], rtol=1e-5, atol=1e-6)
+
+
+def test_a_share_of_nothing_touches_nothing(either_mode):
+    """Even where the parameters are not finite."""
+    cell = Following([np.full((2, 3), np.nan), np.full(3, np.inf)])
+    cell(ms.Tensor(0.0, ms.float32), ms.Tensor(0.0, ms.float32))
+    assert all((average.asnumpy() == 0).all() for average in cell.averages)
 
 
 def test_the_cells_of_a_network_use_them_in_float32_only(either_mode):
