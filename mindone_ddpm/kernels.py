@@ -244,11 +244,20 @@ def activated_norm(block, norm, input):
     return block.nonlinearity(norm(input))
 
 
-def resnet_block_construct(self, input_tensor, temb):
-    """mindone's ResnetBlock2D, with the time embedding enlarged before it is added.
+def add_to_channels(block, input, numbers):
+    """``input`` (n, c, h, w) plus ``numbers`` (n or 1, c).
 
     For an addition that broadcasts, MindSpore's graph keeps some four copies of the result for the gradient.
     """
+    if numbers.shape[0] != input.shape[0]:
+        return input + numbers.unsqueeze(2).unsqueeze(3)
+    if block.has_native and are_float32(input, numbers):
+        return native.add_to_channels(input, numbers)
+    return input + ops.broadcast_to(numbers.unsqueeze(2).unsqueeze(3), input.shape)
+
+
+def resnet_block_construct(self, input_tensor, temb):
+    """mindone's ResnetBlock2D, with what MindSpore is slow at on this device done otherwise."""
     hidden_states = activated_norm(self, self.norm1, input_tensor)
     if self.upsample is not None:
         input_tensor, hidden_states = self.upsample(input_tensor), self.upsample(hidden_states)
@@ -256,15 +265,13 @@ def resnet_block_construct(self, input_tensor, temb):
         input_tensor, hidden_states = self.downsample(input_tensor), self.downsample(hidden_states)
     hidden_states = self.conv1(hidden_states)
     if self.time_emb_proj is not None:
-        temb = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb)).unsqueeze(2).unsqueeze(3)
+        temb = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
     if self.time_embedding_norm == "scale_shift":
-        scale, shift = ops.chunk(temb, 2, 1)
+        scale, shift = ops.chunk(temb.unsqueeze(2).unsqueeze(3), 2, 1)
         hidden_states = self.nonlinearity(self.norm2(hidden_states) * (1 + scale) + shift)
     else:
         if self.time_embedding_norm == "default" and temb is not None:
-            if temb.shape[0] == hidden_states.shape[0]:
-                temb = ops.broadcast_to(temb, hidden_states.shape)
-            hidden_states = hidden_states + temb
+            hidden_states = add_to_channels(self, hidden_states, temb)
         hidden_states = activated_norm(self, self.norm2, hidden_states)
     hidden_states = self.conv2(self.dropout(hidden_states))
     if self.conv_shortcut is not None:
@@ -472,16 +479,11 @@ def average_kernel(parameters):
 _fused_adam = ops.AdamWeightDecay()
 
 
-def adam_update_fused(learning_rate, beta1, beta2, epsilon, weight_decay, parameter, moment1, moment2, gradient):
-    """One pass over memory where MindSpore has it fused: see :func:`adam_update_plain` for what it computes."""
+def _adam_fused(learning_rate, beta1, beta2, epsilon, weight_decay, parameter, moment1, moment2, gradient):
     return _fused_adam(parameter, moment1, moment2, learning_rate, beta1, beta2, epsilon, weight_decay, gradient)
 
 
-def adam_update_plain(learning_rate, beta1, beta2, epsilon, weight_decay, parameter, moment1, moment2, gradient):
-    """AdamW's update of one parameter, in place, without bias correction (Loshchilov & Hutter 2019, algorithm 2).
-
-    MindSpore's own AdamWeightDecay takes this form on Ascend. All scalars are float32 tensors of shape ().
-    """
+def _adam_plain(learning_rate, beta1, beta2, epsilon, weight_decay, parameter, moment1, moment2, gradient):
     new_moment1 = beta1 * moment1 + (1.0 - beta1) * gradient
     new_moment2 = beta2 * moment2 + (1.0 - beta2) * ops.square(gradient)
     update = new_moment1 / (ops.sqrt(new_moment2) + epsilon) + weight_decay * parameter
@@ -490,9 +492,33 @@ def adam_update_plain(learning_rate, beta1, beta2, epsilon, weight_decay, parame
     return ops.assign_sub(parameter, learning_rate * update)
 
 
-def adam_update():
-    """The form of AdamW's update for the device at hand."""
-    return adam_update_fused if _originals else adam_update_plain
+def adam_plain(numbers, parameters, moments1, moments2, gradients):
+    """AdamW's update of all parameters, in place, without bias correction (Loshchilov & Hutter 2019, algorithm 2).
+
+    ``numbers`` are learning rate, beta1, beta2, epsilon and weight decay, float32 tensors of shape (). MindSpore's own
+    AdamWeightDecay takes this form on Ascend.
+    """
+    learning_rate, beta1, beta2, epsilon, weight_decay = numbers
+    update = ops.partial(_adam_plain, learning_rate, beta1, beta2, epsilon, weight_decay)
+    return _map(update, parameters, moments1, moments2, gradients)
+
+
+def adam_fused(numbers, parameters, moments1, moments2, gradients):
+    """One pass over memory for each parameter, where MindSpore has it fused."""
+    learning_rate, beta1, beta2, epsilon, weight_decay = numbers
+    update = ops.partial(_adam_fused, learning_rate, beta1, beta2, epsilon, weight_decay)
+    return _map(update, parameters, moments1, moments2, gradients)
+
+
+def adam_native(numbers, parameters, moments1, moments2, gradients):
+    return native.adam(ops.stack(numbers), *parameters, *moments1, *moments2, *gradients)
+
+
+def adam_kernel(parameters):
+    """The form of that for the device at hand."""
+    if is_for_native(parameters):
+        return adam_native
+    return adam_fused if _originals else adam_plain
 
 
 _MINT: tuple[Any, ...] = (
@@ -542,7 +568,10 @@ _NATIVE: dict[tuple[str, str], dict[str, Any]] = {
 # What cells say of themselves, those too that were made before the substitutes came.
 _DEFAULTS: dict[tuple[str, str], dict[str, Any]] = {
     ("mindspore.mint.nn", "Conv2d"): {"native": None},
-    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {"activates_in_norm": property(activates_in_norm)},
+    ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {
+        "activates_in_norm": property(activates_in_norm),
+        "has_native": property(lambda block: has_native()),
+    },
 }
 _originals: dict[tuple[Any, str], Any] = {}
 

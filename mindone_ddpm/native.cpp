@@ -720,6 +720,42 @@ OPERATOR(silu_backward) {
     return 0;
 }
 
+// (x (n, c, ...), t (n, c)) -> x + t, each number of t on a whole channel
+OPERATOR(add_to_channels) {
+    const auto *x = static_cast<const float *>(parameters[0]), *t = static_cast<const float *>(parameters[1]);
+    auto *y = static_cast<float *>(parameters[2]);
+    const int64_t channels = count_of(shapes[1], axes[1]), places = count_of(shapes[0] + 2, axes[0] - 2);
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(channels, [&](int64_t channel) {
+        const float *from = x + channel * places, more = t[channel];
+        float *to = y + channel * places;
+#pragma omp simd
+        for (int64_t i = 0; i < places; ++i) to[i] = from[i] + more;
+    });
+    return 0;
+}
+
+// (gradient of y (n, c, ...), t) -> gradient of t: the sum of each channel
+OPERATOR(sum_of_channels) {
+    const auto *dy = static_cast<const float *>(parameters[0]);
+    auto *dt = static_cast<float *>(parameters[2]);
+    const int64_t channels = count_of(shapes[1], axes[1]), places = count_of(shapes[0] + 2, axes[0] - 2);
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(channels, [&](int64_t channel) {
+        const float *from = dy + channel * places;
+        double total = 0.0;
+        for (int64_t start = 0; start < places; start += block) {
+            const int64_t end = std::min(places, start + block);
+            float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = start; i < end; ++i) sum += from[i];
+            total += sum;
+        }
+        dt[channel] = static_cast<float>(total);
+    });
+    return 0;
+}
+
 // --- attention ----------------------------------------------------------------------------------------------------------
 
 namespace {
@@ -762,9 +798,13 @@ OPERATOR(attention) {
         for (int64_t row = 0; row < rows; ++row) {
             float *values = scores + row * keys, most = values[0], sum = 0.0f;
 #pragma omp simd reduction(max : most)
-            for (int64_t i = 0; i < keys; ++i) most = std::max(most, values[i]);
+            for (int64_t i = 0; i < keys; ++i) most = most < values[i] ? values[i] : most;  // std::max: no vectors
 #pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < keys; ++i) sum += values[i] = exponential(values[i] - most);
+            for (int64_t i = 0; i < keys; ++i) {
+                const float value = exponential(values[i] - most);
+                values[i] = value;
+                sum += value;
+            }
             const float share = 1.0f / sum;
 #pragma omp simd
             for (int64_t i = 0; i < keys; ++i) values[i] *= share;
@@ -967,6 +1007,35 @@ OPERATOR(move_averages) {
         const auto *parameter = static_cast<const float *>(parameters[1 + tensors + piece.tensor]);
 #pragma omp simd
         for (int64_t i = piece.start; i < piece.end; ++i) average[i] -= share * (average[i] - parameter[i]);
+    });
+    return 0;
+}
+
+// (learning rate, beta1, beta2, epsilon and weight decay as one tensor; parameters..., first moments..., second
+// moments..., gradients...) -> AdamW's update of all parameters and moments, in place (Loshchilov & Hutter 2019, algorithm
+// 2, without bias correction); the result only says when.
+OPERATOR(adam) {
+    const int tensors = (count - 2) / 4;
+    const auto *numbers = static_cast<const float *>(parameters[0]);
+    const float learning_rate = numbers[0], beta1 = numbers[1], beta2 = numbers[2], epsilon = numbers[3];
+    const float decay = numbers[4];
+    *static_cast<float *>(parameters[count - 1]) = learning_rate;
+    const std::vector<Piece> pieces = pieces_of(tensors, axes + 1, shapes + 1);
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(static_cast<int64_t>(pieces.size()), [&](int64_t number) {
+        const Piece &piece = pieces[number];
+        auto *parameter = static_cast<float *>(parameters[1 + piece.tensor]);
+        auto *first = static_cast<float *>(parameters[1 + tensors + piece.tensor]);
+        auto *second = static_cast<float *>(parameters[1 + 2 * tensors + piece.tensor]);
+        const auto *gradient = static_cast<const float *>(parameters[1 + 3 * tensors + piece.tensor]);
+#pragma omp simd
+        for (int64_t i = piece.start; i < piece.end; ++i) {
+            const float g = gradient[i];
+            const float m = beta1 * first[i] + (1.0f - beta1) * g, v = beta2 * second[i] + (1.0f - beta2) * g * g;
+            first[i] = m;
+            second[i] = v;
+            parameter[i] -= learning_rate * (m / (std::sqrt(v) + epsilon) + decay * parameter[i]);
+        }
     });
     return 0;
 }

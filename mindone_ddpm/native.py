@@ -179,6 +179,7 @@ def times() -> dict[str, tuple[int, float]]:
 group_norm: Any = None
 layer_norm: Any = None
 silu: Any = None
+add_to_channels: Any = None
 linear: Any = None
 linear_with_bias: Any = None
 attention: Any = None
@@ -186,6 +187,7 @@ transpose: Any = None
 sum_of_squares: Any = None
 scale_all: Any = None
 move_averages: Any = None
+adam: Any = None
 
 
 def _operator(name: str, shapes: Any, types: Any, gradient: Any = None, settings: tuple = ()) -> ops.Custom:
@@ -279,8 +281,8 @@ def _make_linear(has_bias: bool) -> ops.Custom:
 
 
 def _make_operators() -> None:
-    global group_norm, layer_norm, silu, linear, linear_with_bias, attention, transpose
-    global sum_of_squares, scale_all, move_averages
+    global group_norm, layer_norm, silu, add_to_channels, linear, linear_with_bias, attention, transpose
+    global sum_of_squares, scale_all, move_averages, adam
 
     def norm_shapes(x, gamma, beta, settings):
         if x[1] != gamma[0]:
@@ -319,6 +321,18 @@ def _make_operators() -> None:
 
     silu = _operator("silu", _like_first, _like_first, silu_gradient)
 
+    def channels_shape(x, t):
+        if tuple(x[:2]) != tuple(t):
+            raise ValueError(f"numbers for channels {tuple(t)} were given {tuple(x)}")
+        return x
+
+    sum_of_channels = _operator("sum_of_channels", _like_second, _like_first)
+
+    def channels_gradient(x, t, out, dout):
+        return dout, sum_of_channels(dout, t)
+
+    add_to_channels = _operator("add_to_channels", channels_shape, _like_first, channels_gradient)
+
     linear, linear_with_bias = _make_linear(False), _make_linear(True)
 
     def attention_shapes(query, key, value, scale):
@@ -355,6 +369,7 @@ def _make_operators() -> None:
 
     sum_of_squares = _operator("sum_of_squares", one, _like_first)
     scale_all = _operator("scale_all", all_but_first, all_but_first)
-    move_averages = _operator("move_averages", one, _like_first)
-    # It writes into its inputs. MindSpore, told so, keeps the order, and hands over the parameters instead of copies.
-    move_averages.add_prim_attr("side_effect_mem", True)
+    move_averages, adam = _operator("move_averages", one, _like_first), _operator("adam", one, _like_first)
+    for operator in (move_averages, adam):
+        # They write into their inputs. MindSpore, told so, keeps the order and hands over parameters, not copies.
+        operator.add_prim_attr("side_effect_mem", True)

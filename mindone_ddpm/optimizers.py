@@ -130,7 +130,7 @@ class AdamW(Optimizer):
         self.settings = (beta1, beta2, epsilon, bias_correction)
         self.beta1 = ms.Tensor(beta1, ms.float32)
         self.beta2 = ms.Tensor(beta2, ms.float32)
-        self.update = kernels.adam_update()
+        self.update = kernels.adam_kernel(parameters)
 
     def slots(self) -> dict[str, ms.ParameterTuple]:
         return {"moments1": self.moments1, "moments2": self.moments2}
@@ -156,8 +156,8 @@ class AdamW(Optimizer):
         learning_rate = ops.select(finite, row[0], self.zero)
         beta1 = ops.select(finite, self.beta1, self.one)
         beta2 = ops.select(finite, self.beta2, self.one)
-        update = ops.partial(self.update, learning_rate, beta1, beta2, row[1], row[2])
-        return self.map(update, self.parameters, self.moments1, self.moments2, gradients)
+        numbers = (learning_rate, beta1, beta2, row[1], row[2])
+        return self.update(numbers, self.parameters, self.moments1, self.moments2, gradients)
 
 
 def _sgd_update(learning_rate, decay, momentum, parameter, velocity, gradient):

@@ -222,8 +222,9 @@ for owner, kept in zip(owners, before):
     assert not changed, (owner, changed)
 from mindone_ddpm import kernels, native
 assert kernels.installed() == () and not kernels.has_native() and native._library is None
-assert kernels.adam_update() is kernels.adam_update_plain
-assert kernels.gradient_kernels([ms.Parameter(ms.Tensor([1.0]))] * 2) == (kernels.measure_plain, kernels.rescale_plain)
+some = [ms.Parameter(ms.Tensor([1.0]))] * 2
+assert kernels.adam_kernel(some) is kernels.adam_plain and kernels.average_kernel(some) is kernels.move_averages_plain
+assert kernels.gradient_kernels(some) == (kernels.measure_plain, kernels.rescale_plain)
 assert found.default_precision == "fp16" and not found.caches_graphs
 print("whole")
 """

@@ -264,32 +264,49 @@ def test_nothing_is_substituted_on_ascend():
     try:
         assert kernels.installed() == ()
         assert mint.nn.Conv2d.construct is not substitute
-        assert kernels.adam_update() is kernels.adam_update_plain
+        assert kernels.adam_kernel([]) is kernels.adam_plain
     finally:
         kernels.install("CPU")
     assert mint.nn.Conv2d.construct is substitute
 
 
-def test_both_forms_of_adam_agree(either_mode):
-    scalars = [ms.Tensor(value, ms.float32) for value in (1e-3, 0.9, 0.99, 1e-8, 0.1)]
-    results = []
-    for update in (kernels.adam_update_plain, kernels.adam_update_fused):
-        tensors = [
-            ms.Parameter(ms.Tensor(np.random.default_rng(n).random((5, 3)), ms.float32), name=f"p{n}") for n in range(3)
-        ]
+class AdamStep(nn.Cell):
+    """Parameters and both of their moments, moved once by gradients, each for itself."""
 
-        class Step(nn.Cell):
-            def __init__(self, update, tensors):
-                super().__init__()
-                self.update, self.tensors = update, ms.ParameterTuple(tensors)
+    def __init__(self, update, arrays):
+        super().__init__()
+        self.update = update
+        self.parameters, self.moments1, self.moments2 = (
+            ms.ParameterTuple([ms.Parameter(ms.Tensor(array, ms.float32), name=f"{kind}{i}") for i, array in some])
+            for kind, some in zip("pmv", [[*enumerate(arrays[kind])] for kind in range(3)], strict=True)
+        )
 
-            def construct(self, gradient):
-                return self.update(*scalars, *self.tensors, gradient)
+    def construct(self, numbers, *gradients):
+        return self.update(numbers, self.parameters, self.moments1, self.moments2, gradients)
 
-        Step(update, tensors)(ms.Tensor(X[0, 0, :5, :3], ms.float32))
-        results.append([tensor.asnumpy() for tensor in tensors])
-    for plain, fused in zip(*results, strict=True):
-        np.testing.assert_allclose(plain, fused, rtol=1e-6, atol=1e-7)
+
+@pytest.mark.parametrize("form", [kernels.adam_plain, kernels.adam_fused, kernels.adam_native])
+def test_every_form_of_adam_follows_its_formula(either_mode, form):
+    """Loshchilov & Hutter 2019, algorithm 2; and with numbers that change nothing, not a bit changes."""
+    generator = np.random.default_rng(0)
+    shapes = ((5, 3), (300, 700), (1,))
+    arrays = [[generator.random(shape).astype(np.float32) for shape in shapes] for _ in range(3)]
+    gradients = [generator.standard_normal(shape) for shape in shapes]
+    step = AdamStep(form, arrays)
+    rate, beta1, beta2, epsilon, decay = values = (1e-2, 0.9, 0.99, 1e-8, 0.1)
+    step(tuple(ms.Tensor(value, ms.float32) for value in values), *(ms.Tensor(g, ms.float32) for g in gradients))
+    for i, g in enumerate(gradients):
+        p, m, v = (arrays[kind][i].astype(np.float64) for kind in range(3))
+        m, v = beta1 * m + (1 - beta1) * g, beta2 * v + (1 - beta2) * g**2
+        p = p - rate * (m / (np.sqrt(v) + epsilon) + decay * p)
+        for expected, found in zip((p, m, v), (step.parameters[i], step.moments1[i], step.moments2[i]), strict=True):
+            np.testing.assert_allclose(found.asnumpy(), expected, rtol=2e-6, atol=1e-6)
+
+    before = [tensor.asnumpy().copy() for tensor in step.get_parameters()]
+    still = tuple(ms.Tensor(value, ms.float32) for value in (0.0, 1.0, 1.0, 1e-8, 0.1))
+    step(still, *(ms.Tensor(np.zeros_like(g), ms.float32) for g in gradients))
+    for tensor, kept in zip(step.get_parameters(), before, strict=True):
+        np.testing.assert_array_equal(tensor.asnumpy(), kept)
 
 
 HUNDRED_PADDED_STEPS = """

@@ -206,6 +206,18 @@ def test_linear(either_mode, shape, has_bias):
     assert_close_to_reference(function, reference, arrays)
 
 
+@pytest.mark.parametrize("shape", [(2, 3, 5), (1, 16, 8, 8), (3, 4, 90, 100)])
+def test_numbers_added_to_channels(either_mode, shape):
+    def function(x, t):
+        return native.add_to_channels(x, t)
+
+    def reference(x, t):
+        return x + t.reshape(*t.shape, *(1,) * (x.ndim - 2))
+
+    arrays = [GENERATOR.standard_normal(shape), GENERATOR.standard_normal(shape[:2])]
+    assert_close_to_reference(function, reference, arrays)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 5), (1, 16, 16), (3, 128, 100), (4, 1, 17)])
 def test_transpose(either_mode, shape):
     def function(x):
@@ -416,6 +428,7 @@ def test_shapes_that_do_not_fit_are_errors():
         lambda: mint.nn.GroupNorm(2, 4)(x),
         lambda: mint.nn.LayerNorm(4)(x),
         lambda: native.attention(query, other, other, ms.Tensor([1.0], ms.float32)),
+        lambda: native.add_to_channels(x, x[:1, :, 0]),
     ):
         with pytest.raises(ValueError, match="given"):
             wrong()
