@@ -21,6 +21,7 @@ import csv
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -303,13 +304,22 @@ def torch_sample(options: dict[str, Any]) -> dict[str, Any]:
 # --- measurements that start the program itself --------------------------------------------------------------------
 
 
-def program(*arguments: object, prefix: tuple[str, ...] = (), **environment: str) -> None:
+def program(
+    *arguments: object, prefix: tuple[str, ...] = (), until: re.Pattern[str] | None = None, **environment: str
+) -> float:
+    """Runs it to its end. Returns after how many seconds it said ``until``, or ended."""
     command = [*prefix, sys.executable, "-m", "mindone_ddpm", *map(str, arguments)]
-    result = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    )
-    if result.returncode != 0:
-        sys.exit(f"error: {' '.join(command)} ended with status {result.returncode}:\n{result.stderr[-2000:]}")
+    started, said, when = time.perf_counter(), "", None
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment) as process:
+        assert process.stderr is not None
+        while chunk := os.read(process.stderr.fileno(), 1 << 16):
+            said += chunk.decode(errors="replace")
+            if when is None and until is not None and until.search(said):
+                when = time.perf_counter() - started
+    if process.returncode != 0 or (until is not None and when is None):
+        sys.exit(f"error: {' '.join(command)} ended with status {process.returncode}:\n{said[-2000:]}")
+    return time.perf_counter() - started if when is None else when
 
 
 def train_flags(options: dict[str, Any], folder: Path) -> list[object]:
@@ -322,25 +332,26 @@ def train_flags(options: dict[str, Any], folder: Path) -> list[object]:
 
 
 def measure_startup(options: dict[str, Any]) -> dict[str, Any]:
-    """The same command twice, to the end of its only step; and the command that does nothing.
+    """The same command twice, until the bar says that its only step is done; and the command that does nothing.
 
     In a cache of their own, so that the first finds no graph; the operators in C++ are compiled beforehand.
     """
+    first_step_is_done = re.compile(r"training: 100%")
     with tempfile.TemporaryDirectory() as folder:
         cache = {"MINDONE_DDPM_CACHE": str(Path(folder) / "cache")}
 
-        def start(name: str, *more: object) -> None:
-            program("train", *train_flags(options, Path(folder) / name), "--max_train_steps", 1, *more, **cache)
+        def start(name: str, compile_cache: str) -> float:
+            flags = [*train_flags(options, Path(folder) / name), "--max_train_steps", 1]
+            return program("train", *flags, "--compile_cache", compile_cache, until=first_step_is_done, **cache)
 
-        start("beforehand", "--compile_cache", "off")
-        times = [timed(lambda name=name: start(name, "--compile_cache", "on")) for name in ("first", "second")]
-        flags = train_flags(options, Path(folder) / "dry")
+        start("beforehand", "off")
+        first, second = start("first", "on"), start("second", "on")
         return {
-            "first_run_s": times[0],
-            "second_run_s": times[1],
-            "ratio": times[1] / times[0],
-            "without_a_step_s": timed(lambda: program("train", *flags, "--dry_run")),
-            "help_s": timed(lambda: program("train", "--help")),
+            "first_run_s": first,
+            "second_run_s": second,
+            "ratio": second / first,
+            "without_a_step_s": program("train", *train_flags(options, Path(folder) / "dry"), "--dry_run"),
+            "help_s": program("train", "--help"),
         }
 
 
