@@ -33,6 +33,8 @@ FLAGS = (
     *("-ffp-contract=fast", "-shared", "-fPIC"),
 )
 
+NEWEST_KEPT = 5  # files of each kind in the cache: other versions of this package and of MindSpore leave theirs
+
 _library: Path | None = None  # set where it is loaded
 
 
@@ -117,8 +119,16 @@ def _made_whole(path: Path) -> Iterator[str]:
             pass
         except OSError:  # a file system without hard links
             os.replace(beside, path)
+        _forget_old(path)
     finally:
         Path(beside).unlink(missing_ok=True)
+
+
+def _forget_old(path: Path) -> None:
+    alike = path.name.split("-")[0] + "-*" + path.suffix
+    with contextlib.suppress(OSError):
+        for old in sorted(path.parent.glob(alike), key=lambda file: file.stat().st_mtime)[:-NEWEST_KEPT]:
+            old.unlink(missing_ok=True)
 
 
 def num_threads() -> int:

@@ -369,6 +369,18 @@ def test_the_library_is_compiled_once(tmp_path, monkeypatch):
     assert native.compile_library() == path and path.stat().st_mtime_ns == when
 
 
+def test_only_the_newest_libraries_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
+    for age in range(1, 9):
+        for kind in ("native", "onednn"):
+            file = tmp_path / f"{kind}-{age}.so"
+            file.write_text("")
+            os.utime(file, (1e9 - age, 1e9 - age))
+    path = native.compile_library()
+    left = sorted(file.name for file in tmp_path.iterdir() if file != path)
+    assert left == [*(f"native-{age}.so" for age in range(1, 5)), *(f"onednn-{age}.so" for age in range(1, 9))]
+
+
 def test_the_library_is_known_by_its_real_path(tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
