@@ -195,7 +195,7 @@ def start(
         trouble = kernels.install(chosen)
     if trouble is not None and is_main_by_environment():
         print(
-            f"note: without the fast operators for this processor ({trouble}) a step takes about twice as long",
+            f"note: without the fast operators for this processor ({trouble}) a step takes two to three times as long",
             file=sys.stderr,
         )
     quiet_libraries()
