@@ -187,12 +187,12 @@ def test_preview_names_a_corrupt_image(image_folder, tmp_path):
     assert result.returncode == 1 and "png: not a readable image" in result.stderr and "<<<" not in result.stderr
 
 
-def test_other_peoples_files_survive(tmp_path):
+def test_other_peoples_files_survive(digits_flags, tmp_path):
     folder = tmp_path / "project"
     (folder / "logs").mkdir(parents=True)
     (folder / "logs" / "events.out.tfevents.mine").write_text("x")
     (folder / "notes.txt").write_text("x")
-    flags = [*DIGITS, *QUICK, "--save_image_epochs", 0, "--checkpointing_steps", 0, "--max_train_steps", 1]
+    flags = [*digits_flags, "--checkpointing_steps", 0, "--max_train_steps", 1]
     assert run_program("train", *flags, "--output_dir", folder).returncode == 0
     assert (folder / "logs" / "events.out.tfevents.mine").exists()
     # A finished run without checkpoints is not trained anew by `auto`.
