@@ -492,22 +492,24 @@ def _adam_plain(learning_rate, beta1, beta2, epsilon, weight_decay, parameter, m
     return ops.assign_sub(parameter, learning_rate * update)
 
 
+def _adam_of_each(update, numbers, parameters, moments1, moments2, gradients):
+    learning_rate, beta1, beta2, epsilon, weight_decay = numbers
+    update = ops.partial(update, learning_rate, beta1, beta2, epsilon, weight_decay)
+    return _map(update, parameters, moments1, moments2, gradients)
+
+
 def adam_plain(numbers, parameters, moments1, moments2, gradients):
     """AdamW's update of all parameters, in place, without bias correction (Loshchilov & Hutter 2019, algorithm 2).
 
     ``numbers`` are learning rate, beta1, beta2, epsilon and weight decay, float32 tensors of shape (). MindSpore's own
     AdamWeightDecay takes this form on Ascend.
     """
-    learning_rate, beta1, beta2, epsilon, weight_decay = numbers
-    update = ops.partial(_adam_plain, learning_rate, beta1, beta2, epsilon, weight_decay)
-    return _map(update, parameters, moments1, moments2, gradients)
+    return _adam_of_each(_adam_plain, numbers, parameters, moments1, moments2, gradients)
 
 
 def adam_fused(numbers, parameters, moments1, moments2, gradients):
     """One pass over memory for each parameter, where MindSpore has it fused."""
-    learning_rate, beta1, beta2, epsilon, weight_decay = numbers
-    update = ops.partial(_adam_fused, learning_rate, beta1, beta2, epsilon, weight_decay)
-    return _map(update, parameters, moments1, moments2, gradients)
+    return _adam_of_each(_adam_fused, numbers, parameters, moments1, moments2, gradients)
 
 
 def adam_native(numbers, parameters, moments1, moments2, gradients):

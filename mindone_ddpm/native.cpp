@@ -411,6 +411,19 @@ int64_t count_of(const int64_t *shape, int axes) {
     return count;
 }
 
+// In float by blocks, and these in double.
+double sum_of(const float *values, int64_t size) {
+    double total = 0.0;
+    for (int64_t start = 0; start < size; start += block) {
+        const int64_t end = std::min(size, start + block);
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = start; i < end; ++i) sum += values[i];
+        total += sum;
+    }
+    return total;
+}
+
 // Where the time goes, for who asks: calls and seconds of each operator.
 struct Spent {
     int64_t calls = 0;
@@ -505,15 +518,8 @@ OPERATOR(group_norm) {
     parallel(samples * groups, [&](int64_t item) {
         const float *from = x + item * size;
         float *to = y + item * size;
-        double total = 0.0, squares = 0.0;
-        for (int64_t start = 0; start < size; start += block) {
-            const int64_t end = std::min(size, start + block);
-            float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = start; i < end; ++i) sum += from[i];
-            total += sum;
-        }
-        const float mean = static_cast<float>(total / size);
+        const float mean = static_cast<float>(sum_of(from, size) / size);
+        double squares = 0.0;
         for (int64_t start = 0; start < size; start += block) {
             const int64_t end = std::min(size, start + block);
             float sum = 0.0f;
@@ -742,16 +748,7 @@ OPERATOR(sum_of_channels) {
     const int64_t channels = count_of(shapes[1], axes[1]), places = count_of(shapes[0] + 2, axes[0] - 2);
     std::lock_guard<std::mutex> lock(turn);
     parallel(channels, [&](int64_t channel) {
-        const float *from = dy + channel * places;
-        double total = 0.0;
-        for (int64_t start = 0; start < places; start += block) {
-            const int64_t end = std::min(places, start + block);
-            float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = start; i < end; ++i) sum += from[i];
-            total += sum;
-        }
-        dt[channel] = static_cast<float>(total);
+        dt[channel] = static_cast<float>(sum_of(dy + channel * places, places));
     });
     return 0;
 }
@@ -946,6 +943,15 @@ std::vector<Piece> pieces_of(int count, int *axes, int64_t **shapes) {
     return pieces;
 }
 
+// body(number of a tensor, start, end) for all of the first tensors, piece by piece.
+template <typename Body>
+void for_pieces(int tensors, int *axes, int64_t **shapes, Body body) {
+    const std::vector<Piece> pieces = pieces_of(tensors, axes, shapes);
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(static_cast<int64_t>(pieces.size()),
+             [&](int64_t number) { body(pieces[number].tensor, pieces[number].start, pieces[number].end); });
+}
+
 }  // namespace
 
 // any number of tensors -> the sum of all their squares, of shape (1,): infinite or NaN where an element is.
@@ -976,18 +982,15 @@ OPERATOR(sum_of_squares) {
 OPERATOR(scale_all) {
     const int tensors = (count - 1) / 2;
     const float coefficient = *static_cast<const float *>(parameters[0]);
-    const std::vector<Piece> pieces = pieces_of(tensors, axes + 1, shapes + 1);
-    std::lock_guard<std::mutex> lock(turn);
-    parallel(static_cast<int64_t>(pieces.size()), [&](int64_t number) {
-        const Piece &piece = pieces[number];
-        const auto *from = static_cast<const float *>(parameters[1 + piece.tensor]);
-        auto *to = static_cast<float *>(parameters[1 + tensors + piece.tensor]);
+    for_pieces(tensors, axes + 1, shapes + 1, [&](int tensor, int64_t start, int64_t end) {
+        const auto *from = static_cast<const float *>(parameters[1 + tensor]);
+        auto *to = static_cast<float *>(parameters[1 + tensors + tensor]);
         if (coefficient == 0.0f) {
-            std::fill(to + piece.start, to + piece.end, 0.0f);
+            std::fill(to + start, to + end, 0.0f);
             return;
         }
 #pragma omp simd
-        for (int64_t i = piece.start; i < piece.end; ++i) to[i] = from[i] * coefficient;
+        for (int64_t i = start; i < end; ++i) to[i] = from[i] * coefficient;
     });
     return 0;
 }
@@ -999,14 +1002,11 @@ OPERATOR(move_averages) {
     const float share = *static_cast<const float *>(parameters[0]);
     *static_cast<float *>(parameters[count - 1]) = share;
     if (share == 0.0f) return 0;
-    const std::vector<Piece> pieces = pieces_of(tensors, axes + 1, shapes + 1);
-    std::lock_guard<std::mutex> lock(turn);
-    parallel(static_cast<int64_t>(pieces.size()), [&](int64_t number) {
-        const Piece &piece = pieces[number];
-        auto *average = static_cast<float *>(parameters[1 + piece.tensor]);
-        const auto *parameter = static_cast<const float *>(parameters[1 + tensors + piece.tensor]);
+    for_pieces(tensors, axes + 1, shapes + 1, [&](int tensor, int64_t start, int64_t end) {
+        auto *average = static_cast<float *>(parameters[1 + tensor]);
+        const auto *parameter = static_cast<const float *>(parameters[1 + tensors + tensor]);
 #pragma omp simd
-        for (int64_t i = piece.start; i < piece.end; ++i) average[i] -= share * (average[i] - parameter[i]);
+        for (int64_t i = start; i < end; ++i) average[i] -= share * (average[i] - parameter[i]);
     });
     return 0;
 }
@@ -1020,16 +1020,13 @@ OPERATOR(adam) {
     const float learning_rate = numbers[0], beta1 = numbers[1], beta2 = numbers[2], epsilon = numbers[3];
     const float decay = numbers[4];
     *static_cast<float *>(parameters[count - 1]) = learning_rate;
-    const std::vector<Piece> pieces = pieces_of(tensors, axes + 1, shapes + 1);
-    std::lock_guard<std::mutex> lock(turn);
-    parallel(static_cast<int64_t>(pieces.size()), [&](int64_t number) {
-        const Piece &piece = pieces[number];
-        auto *parameter = static_cast<float *>(parameters[1 + piece.tensor]);
-        auto *first = static_cast<float *>(parameters[1 + tensors + piece.tensor]);
-        auto *second = static_cast<float *>(parameters[1 + 2 * tensors + piece.tensor]);
-        const auto *gradient = static_cast<const float *>(parameters[1 + 3 * tensors + piece.tensor]);
+    for_pieces(tensors, axes + 1, shapes + 1, [&](int tensor, int64_t start, int64_t end) {
+        auto *parameter = static_cast<float *>(parameters[1 + tensor]);
+        auto *first = static_cast<float *>(parameters[1 + tensors + tensor]);
+        auto *second = static_cast<float *>(parameters[1 + 2 * tensors + tensor]);
+        const auto *gradient = static_cast<const float *>(parameters[1 + 3 * tensors + tensor]);
 #pragma omp simd
-        for (int64_t i = piece.start; i < piece.end; ++i) {
+        for (int64_t i = start; i < end; ++i) {
             const float g = gradient[i];
             const float m = beta1 * first[i] + (1.0f - beta1) * g, v = beta2 * second[i] + (1.0f - beta2) * g * g;
             first[i] = m;

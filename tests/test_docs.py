@@ -143,6 +143,14 @@ def test_the_readme_in_chinese_has_the_same_commands():
     assert commands(ROOT / "README.md") == commands(ROOT / "README_zh.md")
 
 
+def test_the_readmes_give_the_ratios_that_were_measured():
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+    train, denoise, memory, *_ = re.findall(r"\| \*\*([\d.]+)\*\* \|", page)
+    for name in ("README.md", "README_zh.md"):
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert re.search(rf"{train}\D.*{denoise}\D[^|]*{memory}\D", text, re.DOTALL), name
+
+
 def test_the_notebook_runs_from_top_to_bottom(small_model, tmp_path):
     """With other settings in its first cell: built-in digits, a small network, seconds instead of hours."""
     book = nbformat.read(ROOT / "examples" / "unconditional" / "butterflies.ipynb", 4)

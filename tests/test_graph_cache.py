@@ -23,8 +23,8 @@ def cache(tmp_path_factory):
 
 def train(cache: Path, flags: list[object], folder: Path, *more: object) -> str:
     result = run_program(
-        "train", *flags, "--use_ema", "--max_train_steps", 6, "--checkpointing_steps", 3, "--output_dir", folder,
-        *more, MINDONE_DDPM_CACHE=str(cache),
+        "train", *flags, "--max_train_steps", 6, "--checkpointing_steps", 3, "--output_dir", folder, *more,
+        MINDONE_DDPM_CACHE=str(cache),
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "ERROR" not in result.stderr, result.stderr

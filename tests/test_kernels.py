@@ -277,8 +277,8 @@ class AdamStep(nn.Cell):
         super().__init__()
         self.update = update
         self.parameters, self.moments1, self.moments2 = (
-            ms.ParameterTuple([ms.Parameter(ms.Tensor(array, ms.float32), name=f"{kind}{i}") for i, array in some])
-            for kind, some in zip("pmv", [[*enumerate(arrays[kind])] for kind in range(3)], strict=True)
+            ms.ParameterTuple([ms.Parameter(ms.Tensor(a, ms.float32), name=f"{kind}{i}") for i, a in enumerate(some)])
+            for kind, some in zip("pmv", arrays, strict=True)
         )
 
     def construct(self, numbers, *gradients):
