@@ -22,7 +22,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mindone_ddpm", "mindone_ddpm.*"]),
-    package_data={"mindone_ddpm": ["py.typed", "native.cpp"]},
+    package_data={"mindone_ddpm": ["py.typed", "backends/cpu/*.cpp", "backends/cpu/*.h"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
         # Tested with 2.7.1, 2.8.0 and 2.10.0. On 2.9 and later the package keeps oneDNN on AVX2 (see runtime.py).

@@ -5,42 +5,42 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from mindone_ddpm.runtime import prepare_environment
+from mindone_ddpm.runtime.environment import prepare_environment
 
 __version__ = "0.1.0"
 
 # Where each public name lives. Loaded on first use: importing the package does not import MindSpore.
 _PUBLIC = {
-    "TrainingConfig": "config",
-    "TextToImageConfig": "config",
-    "SampleConfig": "config",
-    "InpaintConfig": "config",
-    "InterpolateConfig": "config",
-    "PUBLISHED_SCRIPT_DEFAULTS": "config",
-    "ConfigError": "config",
+    "TrainingConfig": "jobs.unconditional.config",
+    "TextToImageConfig": "jobs.text_to_image.config",
+    "SampleConfig": "sampling.config",
+    "InpaintConfig": "sampling.config",
+    "InterpolateConfig": "sampling.config",
+    "PUBLISHED_SCRIPT_DEFAULTS": "jobs.unconditional.config",
+    "ConfigError": "common.errors",
     "parse_training_arguments": "cli",
     "run": "cli",
-    "begin": "trainer",
-    "main_first": "distributed",
-    "open_records": "data",
-    "make_unet": "models",
-    "make_noise_scheduler": "models",
-    "num_parameters": "models",
-    "write_preview": "preview",
-    "make_grid": "sampling",
-    "to_pixels": "sampling",
-    "to_values": "sampling",
-    "UnconditionalJob": "unconditional",
-    "make_unconditional_job": "unconditional",
-    "TextToImageJob": "text_to_image",
-    "prepare": "trainer",
-    "assemble": "trainer",
-    "train_loop": "trainer",
-    "train": "trainer",
-    "sample_to_folder": "sampling",
-    "prompts_to_folder": "prompting",
-    "inpaint": "editing",
-    "interpolate": "editing",
+    "begin": "training.setup",
+    "main_first": "runtime.distributed",
+    "open_records": "data.records",
+    "make_unet": "models.unet",
+    "make_noise_scheduler": "models.schedulers",
+    "num_parameters": "models.unet",
+    "write_preview": "data.preview",
+    "make_grid": "sampling.grids",
+    "to_pixels": "sampling.grids",
+    "to_values": "sampling.grids",
+    "UnconditionalJob": "jobs.unconditional.job",
+    "make_unconditional_job": "jobs.unconditional.job",
+    "TextToImageJob": "jobs.text_to_image.job",
+    "prepare": "training.setup",
+    "build_training": "training.setup",
+    "train_loop": "training.loop",
+    "train": "training.loop",
+    "sample_to_folder": "sampling.generate",
+    "prompts_to_folder": "sampling.prompts",
+    "inpaint": "sampling.editing",
+    "interpolate": "sampling.editing",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -10,30 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from mindone_ddpm import __version__
-from mindone_ddpm.config import (
-    DEVICES,
-    ConfigError,
-    EvaluateConfig,
+from mindone_ddpm.common.errors import ConfigError, UserError
+from mindone_ddpm.config.groups import DEVICES
+from mindone_ddpm.config.parse import add_arguments, from_arguments, to_yaml
+from mindone_ddpm.evaluation.config import EvaluateConfig, check_evaluation
+from mindone_ddpm.jobs.base import check
+from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig, check_training
+from mindone_ddpm.output.config import PushConfig, check_push
+from mindone_ddpm.runtime.launch import add_launch_arguments, launch, record_outcome
+from mindone_ddpm.runtime.signals import interrupt_watch
+from mindone_ddpm.runtime.start import is_main_by_environment
+from mindone_ddpm.sampling.config import (
     InpaintConfig,
     InterpolateConfig,
-    Problem,
-    PushConfig,
     SampleConfig,
-    TextToImageConfig,
-    TrainingConfig,
-    add_arguments,
-    check,
-    check_evaluation,
     check_inpainting,
     check_interpolation,
-    check_push,
     check_sampling,
-    check_training,
-    from_arguments,
-    to_yaml,
 )
-from mindone_ddpm.launch import add_launch_arguments, launch, record_outcome
-from mindone_ddpm.runtime import interrupt_watch, is_main_by_environment
 
 
 def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
@@ -134,7 +129,7 @@ def run(action) -> int:
 def _status_of(action) -> int:
     try:
         return action()
-    except Problem as problem:
+    except UserError as problem:
         for line in str(problem).splitlines():
             print(problem.prefix + line, file=sys.stderr)
         return problem.exit_status
@@ -175,7 +170,8 @@ def run_train(arguments: argparse.Namespace) -> int:
         print(to_yaml(config), end="")
     if arguments.print_config and not arguments.dry_run:
         return 0
-    from mindone_ddpm.trainer import prepare, train
+    from mindone_ddpm.training.loop import train
+    from mindone_ddpm.training.setup import prepare
 
     if arguments.dry_run:
         for name, value in prepare(config).describe().items():
@@ -189,7 +185,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def run_preview(arguments: argparse.Namespace) -> int:
-    from mindone_ddpm.preview import write_preview
+    from mindone_ddpm.data.preview import write_preview
 
     config = from_arguments(TrainingConfig, arguments)
     check_training(config)
@@ -201,9 +197,9 @@ def run_preview(arguments: argparse.Namespace) -> int:
 def run_sample(arguments: argparse.Namespace) -> int:
     config = from_arguments(SampleConfig, arguments)
     check_sampling(config)
-    from mindone_ddpm.models import pipeline_kind
-    from mindone_ddpm.prompting import prompts_to_folder
-    from mindone_ddpm.sampling import sample_to_folder
+    from mindone_ddpm.models.pipelines import pipeline_kind
+    from mindone_ddpm.sampling.generate import sample_to_folder
+    from mindone_ddpm.sampling.prompts import prompts_to_folder
 
     kind = pipeline_kind(config.model)
     grid = (prompts_to_folder if "StableDiffusion" in kind else sample_to_folder)(config)
@@ -214,7 +210,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
 def run_inpaint(arguments: argparse.Namespace) -> int:
     config = from_arguments(InpaintConfig, arguments)
     check_inpainting(config)
-    from mindone_ddpm.editing import inpaint
+    from mindone_ddpm.sampling.editing import inpaint
 
     grid = inpaint(config)
     print(f"completed pictures in {config.output_dir}, beside what they were given: {grid}")
@@ -224,7 +220,7 @@ def run_inpaint(arguments: argparse.Namespace) -> int:
 def run_interpolate(arguments: argparse.Namespace) -> int:
     config = from_arguments(InterpolateConfig, arguments)
     check_interpolation(config)
-    from mindone_ddpm.editing import interpolate
+    from mindone_ddpm.sampling.editing import interpolate
 
     grid = interpolate(config)
     print(f"{config.num_images} pictures in {config.output_dir}, all in one: {grid}")
@@ -234,7 +230,7 @@ def run_interpolate(arguments: argparse.Namespace) -> int:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     config = from_arguments(EvaluateConfig, arguments)
     check_evaluation(config)
-    from mindone_ddpm.evaluation import METRICS_FILE, evaluate, show
+    from mindone_ddpm.evaluation.evaluate import METRICS_FILE, evaluate, show
 
     found = evaluate(config)
     if is_main_by_environment():
@@ -244,14 +240,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    from mindone_ddpm.report import write_report
+    from mindone_ddpm.output.report import write_report
 
     print(write_report(Path(arguments.run), None if arguments.output is None else Path(arguments.output)))
     return 0
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    from mindone_ddpm.doctor import diagnose
+    from mindone_ddpm.runtime.doctor import diagnose
 
     return diagnose(arguments.device, arguments.runs, arguments.json)
 
@@ -259,14 +255,14 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 def run_push(arguments: argparse.Namespace) -> int:
     config = from_arguments(PushConfig, arguments)
     check_push(config)
-    from mindone_ddpm.hub import push
+    from mindone_ddpm.output.hub import push
 
     push(config)
     return 0
 
 
 def run_convert_inception(arguments: argparse.Namespace) -> int:
-    from mindone_ddpm.convert import convert_inception
+    from mindone_ddpm.evaluation.convert import convert_inception
 
     convert_inception(Path(arguments.source), Path(arguments.target))
     print(f"weights in {arguments.target}; use them with --inception_weights {arguments.target}")

@@ -52,8 +52,8 @@ def timed(function: Any) -> float:
 
 def prepare(options: dict[str, Any], folder: str, **changes: Any) -> Any:
     """A training on the built-in digits, enlarged: the pictures do not matter to the clock."""
-    from mindone_ddpm import trainer
-    from mindone_ddpm.config import TrainingConfig
+    from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+    from mindone_ddpm.training import setup
 
     settings = {
         "dataset_name": "digits",
@@ -69,7 +69,7 @@ def prepare(options: dict[str, Any], folder: str, **changes: Any) -> Any:
         "output_dir": str(Path(folder) / "run"),
         "overwrite_output_dir": True,
     }
-    return trainer.prepare(TrainingConfig(**{**settings, **changes}))
+    return setup.prepare(TrainingConfig(**{**settings, **changes}))
 
 
 def our_train(options: dict[str, Any]) -> dict[str, Any]:
@@ -92,20 +92,23 @@ def our_train(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def our_sample(options: dict[str, Any]) -> dict[str, Any]:
-    from mindone_ddpm import models, runtime, sampling
-    from mindone_ddpm.config import TrainingConfig
+    from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+    from mindone_ddpm.models import schedulers
+    from mindone_ddpm.models.unet import make_unet
+    from mindone_ddpm.runtime.start import start
+    from mindone_ddpm.sampling import generate
 
-    runtime.start(options["device"], "graph", 0)
+    start(options["device"], "graph", 0)
     config = TrainingConfig(
         dataset_name="digits", channels=3, preset=options["preset"], image_size=options["image_size"]
     )
-    unet = models.make_unet(config, None)
-    scheduler = models.make_sampler("ddim", models.make_noise_scheduler(config))
+    unet = make_unet(config, None)
+    scheduler = schedulers.make_sampler("ddim", schedulers.make_noise_scheduler(config))
 
     def denoise(steps: int) -> float:
         numbers = list(range(options["batch_size"]))
         settings = {"numbers": numbers, "batch_size": len(numbers), "num_inference_steps": steps, "seed": 0}
-        return timed(lambda: sampling.generate(unet, scheduler, **settings))
+        return timed(lambda: generate.generate(unet, scheduler, **settings))
 
     first = denoise(2)
     return {"step_s": denoise(options["steps"]) / options["steps"], "first_two_steps_s": first}
@@ -136,15 +139,16 @@ def our_data(options: dict[str, Any]) -> dict[str, Any]:
 
 def our_costs(options: dict[str, Any]) -> dict[str, Any]:
     """What the average, logging every step, and a checkpoint add to a step."""
-    from mindone_ddpm import trainer
-    from mindone_ddpm.tracking import make_tracker
-    from mindone_ddpm.trainer import Progress, Report
+    from mindone_ddpm.output.tracking import make_tracker
+    from mindone_ddpm.training import callbacks, resume
+    from mindone_ddpm.training.callbacks import Report
+    from mindone_ddpm.training.schedule import Progress
 
     size, pairs = options["block"], options["rounds"] * 3
     with tempfile.TemporaryDirectory() as folder:
         plain, averaged = prepare(options, folder), prepare(options, folder, use_ema=True)
         batch = next(plain.windows(0))
-        trainer.open_output_dir(averaged, Progress())
+        callbacks.open_output_dir(averaged, Progress())
 
         def block(training: Any, report: Report | None = None) -> float:
             def steps() -> None:
@@ -167,7 +171,7 @@ def our_costs(options: dict[str, Any]) -> dict[str, Any]:
         saved = []
         for number in range(5):
             progress = Progress(step=number + 1)
-            saved.append(timed(lambda progress=progress: trainer.save_checkpoint(averaged, progress)))
+            saved.append(timed(lambda progress=progress: resume.save_checkpoint(averaged, progress)))
     step = statistics.median(a for a, _ in ema)
     return {
         "step_s": step,
@@ -185,7 +189,7 @@ def our_profile(options: dict[str, Any]) -> list[dict[str, Any]]:
         import mindspore as ms
         from mindspore.profiler import ProfilerActivity
 
-        from mindone_ddpm import native
+        from mindone_ddpm.backends.cpu import native
 
         batch = next(training.windows(0))
         for _ in range(options["warmup"]):
@@ -213,10 +217,11 @@ def our_profile(options: dict[str, Any]) -> list[dict[str, Any]]:
 
 def our_multiply_adds(options: dict[str, Any]) -> dict[str, Any]:
     """Multiply-adds of one picture's way forward through convolutions, matrix products and attention."""
-    from mindone_ddpm import models, runtime
-    from mindone_ddpm.config import TrainingConfig
+    from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+    from mindone_ddpm.models.unet import make_unet
+    from mindone_ddpm.runtime.start import start
 
-    runtime.start("CPU", "pynative", 0)
+    start("CPU", "pynative", 0)
     import mindspore as ms
     import numpy as np
     from mindone.diffusers.models.attention_processor import AttnProcessor2_0
@@ -225,7 +230,7 @@ def our_multiply_adds(options: dict[str, Any]) -> dict[str, Any]:
     config = TrainingConfig(
         dataset_name="digits", channels=3, preset=options["preset"], image_size=options["image_size"]
     )
-    unet = models.make_unet(config, None)
+    unet = make_unet(config, None)
     unet.set_train(False)
     total = 0
 
@@ -524,7 +529,7 @@ def measure(arguments: argparse.Namespace) -> Any:
     options = {name: value for name, value in vars(arguments).items() if name not in ("json", "against", "costs")}
     options["block"] = 5
     if "preset" in options:
-        from mindone_ddpm.config import UNET_PRESETS
+        from mindone_ddpm.models.presets import UNET_PRESETS
 
         options["unet"] = UNET_PRESETS[options["preset"]]
     if arguments.command == "startup":

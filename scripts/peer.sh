@@ -6,11 +6,11 @@ cd "$(dirname "$0")/.."
 
 . scripts/environment.sh '[dev]'
 
-stamp="$(cat tests/peer_requirements.txt scripts/peer.sh)"
+stamp="$(cat tests/programs/peer_requirements.txt scripts/peer.sh)"
 if [ "$(cat .peer/installed 2>/dev/null)" != "$stamp" ]; then
     echo "making .peer with PyTorch and diffusers (a few minutes the first time)"
     .venv/bin/python -m venv .peer
-    .peer/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/peer_requirements.txt
+    .peer/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/programs/peer_requirements.txt
     # Apart from the rest: torchvision's operators want the PyTorch for GPUs, and diffusers stumbles over it. Only the
     # networks that it describes in Python are used, by pytorch-fid.
     .peer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .peer/extra \

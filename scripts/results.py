@@ -92,7 +92,7 @@ def make_photographs(folder: Path) -> None:
 
 
 def model_settings(recipe: dict[str, Any]) -> dict[str, Any]:
-    from mindone_ddpm.config import UNET_PRESETS
+    from mindone_ddpm.models.presets import UNET_PRESETS
 
     sizes = {"sample_size": recipe["size"], "in_channels": recipe["channels"], "out_channels": recipe["channels"]}
     return {**UNET_PRESETS["tiny"], **sizes}
@@ -135,7 +135,7 @@ def train_in_torch(recipe: dict[str, Any], data: Path, folder: Path, seed: int) 
     path = folder.with_suffix(".json")
     path.write_text(json.dumps(settings))
     subprocess.run(
-        [python, str(ROOT / "tests" / "peer_train.py"), str(path)],
+        [python, str(ROOT / "tests" / "programs" / "peer_train.py"), str(path)],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -145,14 +145,14 @@ def train_in_torch(recipe: dict[str, Any], data: Path, folder: Path, seed: int) 
 
 def validation_loss(recipe: dict[str, Any], data: Path, folder: Path) -> float:
     """Of a pipeline of either side, on the pictures held out."""
-    from mindone_ddpm import data as datasets
-    from mindone_ddpm import models
-    from mindone_ddpm.config import TrainingConfig
-    from mindone_ddpm.runtime import start
-    from mindone_ddpm.validation import ValidationLoss
+    from mindone_ddpm.data.open import open_records
+    from mindone_ddpm.evaluation.validation_loss import ValidationLoss
+    from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+    from mindone_ddpm.models import pipelines
+    from mindone_ddpm.runtime.start import start
 
     runtime = start("CPU", "graph", 0)
-    pipeline = models.load_pipeline(str(folder))
+    pipeline = pipelines.load_pipeline(str(folder))
     classes = pipeline.unet.config.num_class_embeds is not None
     config = TrainingConfig(
         train_data_dir=str(data / ("held-out-classes" if classes else "held-out")),
@@ -160,7 +160,7 @@ def validation_loss(recipe: dict[str, Any], data: Path, folder: Path) -> float:
         channels=recipe["channels"],
         class_conditional=classes,
     )
-    records = datasets.open_records(config)
+    records = open_records(config)
     loss = ValidationLoss(runtime, pipeline.unet, pipeline.scheduler, records, len(records), 50)
     return loss.figures(lambda: None)["validation_loss"]
 

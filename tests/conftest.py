@@ -13,6 +13,7 @@ from PIL import Image
 import mindone_ddpm  # noqa: F401  (sets the environment before MindSpore is imported)
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAMS = ROOT / "tests" / "programs"
 
 
 def pytest_addoption(parser):
@@ -35,9 +36,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def set_mode(mode: str) -> None:
-    from mindone_ddpm import runtime
+    from mindone_ddpm.runtime import start
 
-    runtime.start("CPU", mode, seed=0)
+    start.start("CPU", mode, seed=0)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -143,7 +144,7 @@ def two_ranks(run_flags, tmp_path_factory):
 def stable_diffusion(tmp_path_factory) -> Path:
     """A Stable Diffusion pipeline of a size for tests; see make_stable_diffusion.py."""
     folder = tmp_path_factory.mktemp("stable-diffusion")
-    program = Path(__file__).with_name("make_stable_diffusion.py")
+    program = PROGRAMS / "make_stable_diffusion.py"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, str(program), str(folder)], check=True, capture_output=True, env=environment)
     return folder / "pipeline"
@@ -154,7 +155,7 @@ def captioned_digits(tmp_path_factory) -> Path:
     """The first 200 built-in digits with captions such as "a handwritten three"."""
     from make_stable_diffusion import NUMBERS
 
-    from mindone_ddpm.data import load_digits_dataset
+    from mindone_ddpm.data.datasets import load_digits_dataset
 
     folder = tmp_path_factory.mktemp("captioned") / "digits"
     digits = load_digits_dataset().select(range(200))

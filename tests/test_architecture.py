@@ -8,50 +8,31 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mindone_ddpm"
-# A room may import from rooms on lower floors only.
-FLOORS = [
-    ["config", "lazy_imports"],
-    ["rendezvous", "cuda"],
-    ["runtime"],
-    ["native", "convert"],
-    ["kernels", "graph_cache", "distributed", "launch", "doctor"],
-    ["precision", "dropout", "metrics"],
-    ["data", "models", "optimizers", "objectives", "lora", "features"],
-    ["sampling", "captions"],
-    ["latents", "prompting"],
-    ["unconditional", "text_to_image"],
-    ["step", "ema"],
-    ["checkpoint", "tracking", "history"],
-    ["card"],
-    ["hub", "preview", "editing", "evaluation"],
-    ["validation", "report"],
-    ["trainer"],
-    ["cli"],
-    ["__main__", "__init__"],
-]
-FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("mindone_ddpm", *path.relative_to(PACKAGE).with_suffix("").parts))
+
+
+MODULES = {module_of(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports_of(path: Path) -> set[str]:
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mindone_ddpm"):
-            inside = (node.module or "").split(".")[1:]
-            rooms.update(inside[:1] or [alias.name for alias in node.names if alias.name in FLOOR_OF])
-    return rooms
+    """The modules of this package that a module imports when it is imported itself."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found & MODULES.keys()
 
 
-def test_every_room_has_its_floor():
-    assert {path.stem for path in PACKAGE.glob("*.py")} == set(FLOOR_OF)
-
-
-def test_imports_point_one_way():
-    # runtime puts the device's kernels in place; __init__ prepares the environment.
-    allowed = {("runtime", "kernels")}
-    for path in PACKAGE.glob("*.py"):
-        for room in imports_of(path):
-            if (path.stem, room) not in allowed:
-                assert FLOOR_OF[room] < FLOOR_OF[path.stem], f"{path.stem} imports {room}"
+def test_no_module_imports_itself_by_way_of_others():
+    graph = {name: imports_of(path) for name, path in MODULES.items()}
+    while graph:
+        free = [name for name, imported in graph.items() if not imported & graph.keys()]
+        assert free, f"a circle among {sorted(graph)}"
+        for name in free:
+            del graph[name]
 
 
 def test_numpy_is_not_imported_before_the_program_has_begun():
@@ -62,8 +43,8 @@ def test_numpy_is_not_imported_before_the_program_has_begun():
 
 
 def test_nothing_else_asks_which_device_it_is_on():
-    for path in PACKAGE.glob("*.py"):
-        if path.stem in ("runtime", "kernels", "config", "doctor"):
+    for path in PACKAGE.rglob("*.py"):
+        if path.stem in ("start", "kernels", "groups", "doctor"):
             continue
         text = path.read_text(encoding="utf-8")
         for word in ("device_target", "get_current_device", '"Ascend"', "'Ascend'"):

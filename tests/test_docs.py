@@ -19,7 +19,8 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from mindone_ddpm.cli import make_parser
-from mindone_ddpm.config import CONFIG_OF_COMMAND, from_arguments
+from mindone_ddpm.config.parse import from_arguments
+from mindone_ddpm.jobs.base import CONFIG_OF_COMMAND
 
 PAGES = [*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OUTSIDE = re.compile(  # not this project's own; with what it needs, each was run by hand

@@ -32,8 +32,8 @@ def archives(tmp_path_factory) -> tuple[Path, Path]:
 def test_the_wheel_holds_the_package_and_nothing_else(archives):
     wheel, sdist = archives
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    here = {path.name for path in (ROOT / "mindone_ddpm").iterdir() if path.suffix in (".py", ".cpp", ".typed")}
-    assert names == {f"mindone_ddpm/{name}" for name in here}
+    here = [path for path in (ROOT / "mindone_ddpm").rglob("*") if path.suffix in (".py", ".cpp", ".h", ".typed")]
+    assert names == {path.relative_to(ROOT).as_posix() for path in here}
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert names <= inside and {"README.md", "LICENSE", "setup.py"} <= inside

@@ -28,7 +28,7 @@ def main() -> int:
     job = md.UnconditionalJob(config, records, unet, noise_scheduler)
 
     # Data loader plan, optimiser, learning-rate schedule and train step.
-    training = md.assemble(config, runtime, job)
+    training = md.build_training(config, runtime, job)
 
     # Train loop, with evaluation on the way.
     output_dir = md.train_loop(training)

@@ -1,0 +1,410 @@
+"""Operators in C++ for the processor: compiled once on the user's machine, and used where MindSpore's own are slow.
+
+:func:`load` compiles ``native.cpp`` with the C++ compiler at hand into the user's cache folder. Without a compiler, or
+with a MindSpore whose oneDNN is another, it says so, and MindSpore's own operators do the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import ops
+
+from mindone_ddpm.common.errors import first_line
+from mindone_ddpm.common.files import cache_dir
+from mindone_ddpm.runtime.environment import onednn_is_limited
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+
+
+# No -ffast-math: infinities and NaN keep their meaning.
+FLAGS = (
+    *("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"),
+    *("-ffp-contract=fast", "-shared", "-fPIC"),
+)
+
+
+NEWEST_KEPT = 5  # files of each kind in the cache: other versions of this package and of MindSpore leave theirs
+
+
+_library: Path | None = None  # set where it is loaded
+
+
+def processor() -> str:
+    """The processor's model and features: what is compiled for one may not run on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))
+
+
+def find_compiler() -> str | None:
+    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
+    return next((path for path in (shutil.which(name) for name in names if name) if path), None)
+
+
+def compile_library() -> Path:
+    """Compile ``native.cpp`` unless that was done before; the library's path.
+
+    Raises:
+        OSError: there is no compiler, or it failed; the message is one line.
+    """
+    identity = "\0".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, processor(), *platform.libc_ver()])
+    # MindSpore opens it by its real path, and so must this process: by another it would be a second library.
+    path = cache_dir().resolve() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    if ":" in str(path):
+        raise OSError(f"MindSpore takes no library from {path.parent}, which has a colon in its name")
+    if path.exists():
+        return path
+    compiler = find_compiler()
+    if compiler is None:
+        raise OSError("there is no C++ compiler; install g++")
+    with _made_whole(path) as beside:
+        command = [compiler, *FLAGS, str(SOURCE), "-o", beside, "-ldl", "-lpthread"]
+        try:
+            result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        except subprocess.TimeoutExpired as error:
+            raise OSError(f"{compiler} took longer than {error.timeout:g} s") from error
+        if result.returncode != 0:
+            first_error = next((line for line in result.stderr.splitlines() if "error" in line), "it gave no reason")
+            raise OSError(f"{compiler} failed: {first_error}")
+    return path
+
+
+def find_onednn() -> Path | None:
+    """The oneDNN that MindSpore brings."""
+    return next(iter(sorted((Path(ms.__file__).parent / "lib").glob("libdnnl.so*"))), None)
+
+
+def copy_of(onednn: Path) -> Path | None:
+    """MindSpore's oneDNN as another file, which is another library to the system; None where there is no room for it.
+
+    MindSpore's own convolutions must not use AVX-512 (see :func:`mindone_ddpm.runtime.prepare_environment`); these here
+    need not suffer for it, but a oneDNN has one limit for the whole process.
+    """
+    about = onednn.stat()
+    path = cache_dir().resolve() / f"onednn-{about.st_size}-{about.st_mtime_ns}.so"
+    if path.exists():
+        return path
+    try:
+        with _made_whole(path) as beside:
+            shutil.copyfile(onednn, beside)
+    except OSError:
+        return None
+    return path
+
+
+@contextlib.contextmanager
+def _made_whole(path: Path) -> Iterator[str]:
+    """A file to fill inside, that then appears under its name; unless another process was first, and may have opened
+    its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    number, beside = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
+    os.close(number)
+    try:
+        yield beside
+        os.chmod(beside, 0o755)  # other users may share the cache
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            os.replace(beside, path)
+        _forget_old(path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
+
+
+def _forget_old(path: Path) -> None:
+    alike = path.name.split("-")[0] + "-*" + path.suffix
+    with contextlib.suppress(OSError):
+        for old in sorted(path.parent.glob(alike), key=lambda file: file.stat().st_mtime)[:-NEWEST_KEPT]:
+            old.unlink(missing_ok=True)
+
+
+def num_threads() -> int:
+    """Of the native operators: ``OMP_NUM_THREADS``, or one for each processor core that this process may use."""
+    with contextlib.suppress(KeyError, ValueError):
+        return max(1, int(os.environ["OMP_NUM_THREADS"]))
+    return len(os.sched_getaffinity(0))
+
+
+def is_wanted() -> bool:
+    """``MINDONE_DDPM_NATIVE=0`` in the environment leaves the native operators out."""
+    return os.environ.get("MINDONE_DDPM_NATIVE") != "0"
+
+
+def load() -> str | None:
+    """Compile where necessary, and load. Returns why there are no native operators; None where there are."""
+    global _library
+    if _library is not None:
+        return None
+    if not is_wanted():
+        return "MINDONE_DDPM_NATIVE is 0"
+    onednn = find_onednn()
+    if onednn is None:
+        return "this MindSpore brings no oneDNN"
+    try:
+        path = compile_library()
+        copy = copy_of(onednn) if onednn_is_limited() else None
+        start = ctypes.CDLL(str(path)).mindone_ddpm_start
+        status = start(str(copy or onednn).encode(), int(copy is not None), num_threads())
+        if status != 0:
+            return "this MindSpore brings another oneDNN than version 3"
+        _library = path
+        _make_operators()
+    except (OSError, RuntimeError, TypeError) as error:  # the last two: MindSpore takes no library from there
+        _library = None
+        return first_line(error)
+    return None
+
+
+def library() -> Path | None:
+    """The file that the operators come from; None where there are none."""
+    return _library
+
+
+def times() -> dict[str, tuple[int, float]]:
+    """Calls and seconds of each native operator since this was last asked."""
+    if _library is None:
+        return {}
+    text = ctypes.create_string_buffer(1 << 16)
+    ctypes.CDLL(str(_library)).mindone_ddpm_times(text, ctypes.c_size_t(len(text)))
+    rows = [line.split() for line in text.value.decode().splitlines()]
+    return {name: (int(calls), float(seconds)) for name, calls, seconds in rows}
+
+
+# Set by load(). Functions that MindSpore compiles find them here by name.
+group_norm: Any = None
+
+
+layer_norm: Any = None
+
+
+silu: Any = None
+
+
+add_to_channels: Any = None
+
+
+linear: Any = None
+
+
+linear_with_bias: Any = None
+
+
+attention: Any = None
+
+
+transpose: Any = None
+
+
+sum_of_squares: Any = None
+
+
+scale_all: Any = None
+
+
+move_averages: Any = None
+
+
+adam: Any = None
+
+
+def _operator(name: str, shapes: Any, types: Any, gradient: Any = None, settings: tuple = ()) -> ops.Custom:
+    operator = ops.Custom(f"{_library}:{name}", shapes, types, "aot", bprop=gradient)
+    # MindSpore remembers the shapes that an operator has given, and knows operators by their attributes.
+    operator.add_prim_attr("settings", str(settings))
+    operator.__deepcopy__ = lambda _: operator  # a network is copied with what it holds, and this has no state
+    return operator
+
+
+def _like_first(*values):
+    return values[0]
+
+
+def _two_like_first(*values):
+    return values[0], values[0]
+
+
+def _three_like_first(*values):
+    return values[0], values[0], values[0]
+
+
+def _like_second(*values):
+    return values[1]
+
+
+def _weights_gradient(name: str, has_bias: bool, settings: tuple) -> ops.Custom:
+    """The gradient of the weights, and of a bias if there is one, from (gradient of the output, input, weights ...)."""
+
+    def shapes(gradient, x, weight, *_):
+        return (weight, weight[:1]) if has_bias else weight
+
+    return _operator(name, shapes, _two_like_first if has_bias else _like_first, settings=settings)
+
+
+@functools.cache
+def convolution(
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    has_bias: bool,
+) -> tuple[ops.Custom, ms.Tensor]:
+    """A convolution with zeros around: the operator, and the settings that are its last argument.
+
+    The operator takes float32 input (n, c, h, w), weights (o, c / groups, kh, kw), and bias (o,) if it has one.
+    """
+    identity = (stride, padding, dilation, groups, has_bias)
+    settings = ms.Tensor(np.array([*stride, *padding, *padding, *dilation, groups], np.int32))
+
+    def output_shape(x, weight, *_):
+        size = [
+            (x[axis + 2] + 2 * padding[axis] - dilation[axis] * (weight[axis + 2] - 1) - 1) // stride[axis] + 1
+            for axis in (0, 1)
+        ]
+        return (x[0], weight[0], *size)
+
+    # Two operators, so that a frozen layer's weights and a first layer's input cost nothing.
+    to_input = _operator("conv2d_to_input", _like_second, _like_first, settings=identity)
+    to_weights = _weights_gradient("conv2d_to_weights", has_bias, identity)
+
+    def with_bias(x, weight, bias, settings, out, dout):
+        dweight, dbias = to_weights(dout, x, weight, settings)
+        return to_input(dout, x, weight, settings), dweight, dbias, ops.zeros_like(settings)
+
+    def without_bias(x, weight, settings, out, dout):
+        dweight = to_weights(dout, x, weight, settings)
+        return to_input(dout, x, weight, settings), dweight, ops.zeros_like(settings)
+
+    gradient = with_bias if has_bias else without_bias
+    return _operator("conv2d", output_shape, _like_first, gradient, identity), settings
+
+
+def _make_linear(has_bias: bool) -> ops.Custom:
+    def output_shape(x, weight, *_):
+        if x[-1] != weight[1]:
+            raise ValueError(f"a linear layer for width {weight[1]} was given {tuple(x)}")
+        return (*x[:-1], weight[0])
+
+    to_input = _operator("linear_to_input", _like_second, _like_first)
+    to_weights = _weights_gradient("linear_to_weights", has_bias, (has_bias,))
+
+    def with_bias(x, weight, bias, out, dout):
+        dweight, dbias = to_weights(dout, x, weight)
+        return to_input(dout, x, weight), dweight, dbias
+
+    def without_bias(x, weight, out, dout):
+        return to_input(dout, x, weight), to_weights(dout, x, weight)
+
+    return _operator("linear", output_shape, _like_first, with_bias if has_bias else without_bias, (has_bias,))
+
+
+def _make_operators() -> None:
+    global group_norm, layer_norm, silu, add_to_channels, linear, linear_with_bias, attention, transpose
+    global sum_of_squares, scale_all, move_averages, adam
+
+    def norm_shapes(x, gamma, beta, settings):
+        if x[1] != gamma[0]:
+            raise ValueError(f"a GroupNorm for {gamma[0]} channels was given {tuple(x)}")
+        # The number of groups is a value, not a shape: room for as many as there are channels.
+        return x, (x[0] * x[1],), (x[0] * x[1],)
+
+    def norm_gradient_shapes(dy, x, gamma, *_):
+        return x, gamma, gamma
+
+    norm_backward = _operator("group_norm_backward", norm_gradient_shapes, _three_like_first)
+
+    def norm_gradient(x, gamma, beta, settings, out, dout):
+        dx, dgamma, dbeta = norm_backward(dout[0], x, gamma, beta, out[1], out[2], settings)
+        return dx, dgamma, dbeta, ops.zeros_like(settings)
+
+    group_norm = _operator("group_norm", norm_shapes, _three_like_first, norm_gradient)
+
+    def row_norm_shapes(x, gamma, beta, epsilon):
+        if x[-1] != gamma[0]:
+            raise ValueError(f"a LayerNorm for width {gamma[0]} was given {tuple(x)}")
+        return x, x[:-1], x[:-1]
+
+    row_norm_backward = _operator("layer_norm_backward", norm_gradient_shapes, _three_like_first)
+
+    def row_norm_gradient(x, gamma, beta, epsilon, out, dout):
+        dx, dgamma, dbeta = row_norm_backward(dout[0], x, gamma, out[1], out[2])
+        return dx, dgamma, dbeta, ops.zeros_like(epsilon)
+
+    layer_norm = _operator("layer_norm", row_norm_shapes, _three_like_first, row_norm_gradient)
+
+    silu_backward = _operator("silu_backward", _like_first, _like_first)
+
+    def silu_gradient(x, out, dout):
+        return (silu_backward(dout, x),)
+
+    silu = _operator("silu", _like_first, _like_first, silu_gradient)
+
+    def channels_shape(x, t):
+        if tuple(x[:2]) != tuple(t):
+            raise ValueError(f"numbers for channels {tuple(t)} were given {tuple(x)}")
+        return x
+
+    sum_of_channels = _operator("sum_of_channels", _like_second, _like_first)
+
+    def channels_gradient(x, t, out, dout):
+        return dout, sum_of_channels(dout, t)
+
+    add_to_channels = _operator("add_to_channels", channels_shape, _like_first, channels_gradient)
+
+    linear, linear_with_bias = _make_linear(False), _make_linear(True)
+
+    def attention_shapes(query, key, value, scale):
+        if not (query[0] == key[0] == value[0] and query[2:] == key[2:] == value[2:] and key[1] == value[1]):
+            raise ValueError(f"attention was given {tuple(query)}, {tuple(key)} and {tuple(value)}")
+        return query, query[:3]
+
+    def attention_gradient_shapes(dout, query, key, value, out, logs, scale):
+        return query, key, value
+
+    attention_backward = _operator("attention_backward", attention_gradient_shapes, _three_like_first)
+
+    def attention_gradient(query, key, value, scale, out, dout):
+        dquery, dkey, dvalue = attention_backward(dout[0], query, key, value, out[0], out[1], scale)
+        return dquery, dkey, dvalue, ops.zeros_like(scale)
+
+    attention = _operator("attention", attention_shapes, _two_like_first, attention_gradient)
+
+    def turned_shape(x):
+        return x[0], x[2], x[1]
+
+    transpose_backward = _operator("transpose", turned_shape, _like_first)
+
+    def transpose_gradient(x, out, dout):
+        return (transpose_backward(dout),)
+
+    transpose = _operator("transpose", turned_shape, _like_first, transpose_gradient)
+
+    def one(*values):
+        return (1,)
+
+    def all_but_first(coefficient, *tensors):
+        return tensors
+
+    sum_of_squares = _operator("sum_of_squares", one, _like_first)
+    scale_all = _operator("scale_all", all_but_first, all_but_first)
+    move_averages, adam = _operator("move_averages", one, _like_first), _operator("adam", one, _like_first)
+    for operator in (move_averages, adam):
+        # They write into their inputs. MindSpore, told so, keeps the order and hands over parameters, not copies.
+        operator.add_prim_attr("side_effect_mem", True)

@@ -1,0 +1,139 @@
+"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
+
+Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
+names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.config.fields import as_dict, is_list, value_types
+
+
+def add_arguments(parser: argparse.ArgumentParser, config_class: type) -> None:
+    """One flag for each field, with its aliases. A flag that is not given leaves no trace in the result."""
+    plain_types = value_types(config_class)
+    parser.add_argument(
+        "--config", metavar="FILE", default=None, help="YAML file with any of these settings; flags win"
+    )
+    for item in dataclasses.fields(config_class):
+        plain, _ = plain_types[item.name]
+        names = [f"--{name}" for name in (item.name, *item.metadata["aliases"])]
+        text = item.metadata["help"].replace("%", "%%")
+        if item.default not in (None, ""):
+            text += f" (default: {item.default})"
+        options: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text}
+        if plain is bool:
+            parser.add_argument(*names, action=argparse.BooleanOptionalAction, **options)
+        else:
+            if is_list(plain):
+                options["nargs"] = "+"
+            metavar = "|".join(item.metadata["choices"]) or ("TEXT" if is_list(plain) else plain.__name__.upper())
+            parser.add_argument(*names, metavar=metavar, **options)
+
+
+def from_arguments(config_class: type, arguments: argparse.Namespace, defaults: dict[str, Any] | None = None) -> Any:
+    """Build a configuration: defaults (``defaults`` before the class's own), then the YAML file, then the flags.
+
+    Raises:
+        ConfigError: with every unknown name and every value of the wrong type.
+    """
+    given = {
+        item.name: getattr(arguments, item.name)
+        for item in dataclasses.fields(config_class)
+        if hasattr(arguments, item.name)
+    }
+    problems: list[str] = []
+    values = read_yaml(arguments.config, config_class, problems) if getattr(arguments, "config", None) else {}
+    values.update(given)
+    defaults = dict(defaults or {})
+    if {"model_config_name_or_path", "pretrained_model_name_or_path"} & set(values):
+        defaults.pop("preset", None)
+    return from_dict(config_class, {**defaults, **values}, problems)
+
+
+def read_yaml(path: str, config_class: type, problems: list[str]) -> dict[str, Any]:
+    """Settings from a YAML file, by field name or alias; what is wrong goes into ``problems``."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        problems.append(f"--config {path}: cannot be read ({error.strerror})")
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problems.append(f"--config {path}: is not YAML ({first_line(error)})")
+        return {}
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        problems.append(f"--config {path}: must hold 'name: value' lines")
+        return {}
+    names = {}
+    for item in dataclasses.fields(config_class):
+        names.update({alias: item.name for alias in (item.name, *item.metadata["aliases"])})
+    values = {}
+    for key, value in content.items():
+        if key in names:
+            values[names[key]] = value
+        else:
+            close = difflib.get_close_matches(str(key), names, n=1)
+            problems.append(
+                f"--config {path}: unknown setting '{key}'" + (f"; did you mean '{close[0]}'?" if close else "")
+            )
+    return values
+
+
+def from_dict(config_class: type, values: dict[str, Any], problems: list[str] | None = None) -> Any:
+    """Build a configuration from values that may still be text, each converted to its field's type.
+
+    Raises:
+        ConfigError: listing ``problems`` and every value that does not convert.
+    """
+    problems = [] if problems is None else problems
+    plain_types = value_types(config_class)
+    converted = {}
+    for name, value in values.items():
+        plain, optional = plain_types[name]
+        try:
+            converted[name] = _convert(value, plain, optional)
+        except (ValueError, TypeError):
+            wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(plain, "text")
+            problems.append(f"--{name} {value}: must be {wanted}")
+    if problems:
+        raise ConfigError(*problems)
+    return config_class(**converted)
+
+
+def _convert(value: Any, plain: type, optional: bool) -> Any:
+    if value is None or (optional and isinstance(value, str) and value.lower() in ("none", "null")):
+        if optional:
+            return None
+        raise ValueError
+    if is_list(plain):
+        return [str(text) for text in (value if isinstance(value, list) else [value])]
+    if plain is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "1", "yes", "false", "0", "no"):
+            return str(value).lower() in ("true", "1", "yes")
+        raise ValueError
+    if plain is int:
+        if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+            raise ValueError
+        return int(value)
+    if plain is float:
+        if isinstance(value, bool):
+            raise ValueError
+        return float(value)
+    return str(value)
+
+
+def to_yaml(config: Any) -> str:
+    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)

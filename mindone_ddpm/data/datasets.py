@@ -1,0 +1,173 @@
+"""Images in, batches out.
+
+An :class:`ImageRecords` is a Hugging Face data set seen as pictures of one size; :func:`make_loader` feeds it to
+MindSpore through a ``GeneratorDataset`` whose items are whole batches. What a batch holds is a function of the seed
+and of its number alone: the order of an epoch, the flips, the noise and the timesteps come from counter-based
+generators keyed by the position of a sample in the run, so nothing depends on workers, restarts or ranks.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mindone_ddpm.common.errors import first_line
+from mindone_ddpm.config.groups import BUILT_IN_DATASETS, EngineConfig
+from mindone_ddpm.data.images import DataError
+
+
+def load_digits_dataset() -> Any:
+    """The 1,797 handwritten digits that scikit-learn ships, 8x8 grey, with labels, as a Hugging Face data set."""
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    pictures = (digits.images * (255.0 / 16.0)).round().astype(np.uint8)
+    files = []
+    for pixels in pictures:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, format="png")
+        files.append({"bytes": file.getvalue(), "path": None})
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=[str(digit) for digit in range(10)])})
+    return Dataset.from_dict({"image": files, "label": digits.target.tolist()}, features=features)
+
+
+def load_hf_dataset(config: EngineConfig) -> Any:
+    """The data set that the configuration names.
+
+    Raises:
+        DataError: it is not there, is empty, or has no such split.
+    """
+    if config.dataset_name in BUILT_IN_DATASETS:
+        return load_digits_dataset()
+    import datasets
+
+    if config.train_data_dir is not None:
+        dataset = _load_folder(config)
+    elif _is_local_folder(str(config.dataset_name)):
+        dataset = _load_saved(str(config.dataset_name))
+    else:
+        try:
+            dataset = datasets.load_dataset(
+                config.dataset_name,
+                config.dataset_config_name,
+                split=config.dataset_split,
+                cache_dir=config.cache_dir,
+                streaming=config.streaming,
+            )
+        except Exception as error:  # the Hub's client raises a dozen kinds
+            reason = first_line(error)
+            raise DataError(
+                f"--dataset_name {config.dataset_name}: not found or not reachable ({reason}). "
+                "A data set on this machine is given by --train_data_dir, or by a folder's path as --dataset_name"
+            ) from error
+    if isinstance(dataset, dict):
+        if config.dataset_split not in dataset:
+            raise DataError(f"--dataset_split {config.dataset_split}: the data set has {', '.join(dataset)}")
+        dataset = dataset[config.dataset_split]
+    return dataset
+
+
+def _is_local_folder(name: str) -> bool:
+    """Whether a data set's name means a folder here: one that looks like a path, or that save_to_disk wrote."""
+    path = Path(name)
+    return name.startswith((".", "/", "~")) or any(
+        (path / file).is_file() for file in ("dataset_info.json", "dataset_dict.json", "state.json")
+    )
+
+
+def _load_saved(folder: str) -> Any:
+    import datasets
+
+    try:
+        return datasets.load_from_disk(folder)
+    except Exception as error:
+        raise DataError(
+            f"--dataset_name {folder}: is not a folder written by save_to_disk; "
+            "a folder of images is given by --train_data_dir"
+        ) from error
+
+
+def _load_folder(config: EngineConfig) -> Any:
+    import datasets
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    folder = Path(str(config.train_data_dir))
+    flag = f"--train_data_dir {folder}"
+    if not folder.is_dir():
+        raise DataError(f"{flag}: no such folder")
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if not files:
+        raise DataError(f"{flag}: the folder is empty")
+    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return _load_saved(str(folder))
+    images = [path for path in files if path.suffix.lower() in ImageFolder.EXTENSIONS]
+    if not images and not any(path.suffix == ".parquet" for path in files):
+        raise DataError(f"{flag}: holds no images and no parquet files")
+    options: dict[str, Any] = {"data_dir": str(folder), "split": config.dataset_split, "cache_dir": config.cache_dir}
+    options["streaming"] = config.streaming
+    # Folders called train, test or validation are splits to `datasets`, which then ignores all others beside them.
+    top = {path.relative_to(folder).parts[0] for path in images}
+    if images and not all(re.match(r"(train|test|val|valid|validation|dev|eval)\b", name) for name in top):
+        options["data_files"] = {config.dataset_split: ["**"]}
+    try:
+        return datasets.load_dataset("imagefolder" if images else "parquet", **options)
+    except Exception as error:
+        reason = first_line(error.__cause__ or error)
+        raise DataError(f"{flag}: cannot be read as a data set ({reason})") from error
+
+
+def find_image_column(dataset: Any, wanted: str | None) -> str:
+    """The column that holds images: the one named, or the only one whose feature type says so.
+
+    Raises:
+        DataError: there is none, there are several, or the one named is no image column.
+    """
+    from datasets import Image as ImageFeature
+    from datasets import Value
+
+    images = [name for name, feature in dataset.features.items() if isinstance(feature, ImageFeature)]
+    # Parquet files written without data sets' metadata keep images as {bytes, path}.
+    images += [n for n, f in dataset.features.items() if isinstance(f, dict) and set(f) == {"bytes", "path"}]
+    if wanted is not None:
+        if wanted not in dataset.features:
+            raise DataError(f"--image_column {wanted}: the data set has {', '.join(dataset.features)}")
+        if wanted not in images and dataset.features[wanted] not in (Value("binary"), Value("large_binary")):
+            raise DataError(
+                f"--image_column {wanted}: is not a column of images; these are: {', '.join(images) or 'none'}"
+            )
+        return wanted
+    if len(images) == 1:
+        return images[0]
+    if not images:
+        raise DataError(f"--image_column: no column of images found among {', '.join(dataset.features)}")
+    raise DataError(f"--image_column: several columns hold images ({', '.join(images)}); name one")
+
+
+def open_dataset(config: EngineConfig) -> tuple[Any, str]:
+    """The data set, cut to ``max_train_samples``, and its column of images, not decoded.
+
+    Raises:
+        DataError: see :func:`load_hf_dataset` and :func:`find_image_column`; or it has no images.
+    """
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+
+    dataset = load_hf_dataset(config)
+    if dataset.features is None:  # a stream without a schema
+        dataset = dataset._resolve_features()
+    column = find_image_column(dataset, config.image_column)
+    dataset = dataset.cast_column(column, ImageFeature(decode=False))
+    if not isinstance(dataset, Dataset):
+        return dataset, column
+    if len(dataset) == 0:
+        raise DataError("the data set has no images")
+    if config.max_train_samples is not None and config.max_train_samples < len(dataset):
+        dataset = dataset.select(range(config.max_train_samples))
+    return (dataset.to_iterable_dataset() if config.streaming else dataset), column

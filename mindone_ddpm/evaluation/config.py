@@ -1,0 +1,111 @@
+"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
+
+Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
+names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.config.fields import check_fields, setting
+from mindone_ddpm.config.groups import INTERPOLATIONS, METRICS, SAMPLERS
+from mindone_ddpm.sampling.config import SamplingBase
+
+
+@dataclass
+class EvaluateConfig(SamplingBase):
+    """How good a model's pictures are, measured against real ones."""
+
+    model: str = setting("", "folder of a saved pipeline, or its name on the Hub; or give --fake")
+    output_dir: str = setting("evaluation", "folder for metrics.json; interrupted, the same command goes on from there")
+    batch_size: int = setting(64, "pictures made, and looked at, at once; does not change the figures", low=1)
+    num_samples: int | None = setting(None, "pictures made for the figures; 10,000 if not given", low=1)
+    scheduler: str = setting("ddim", "sampler", choices=SAMPLERS)
+    eta: float | None = setting(None, "with ddim: 0 no noise on the way, 1 as much as ddpm", low=0, high=1)
+    metrics: str = setting("fid,kid", "figures, with commas between", choices=METRICS, several=True)
+
+    # what it is measured against
+    dataset_name: str | None = setting(None, "data set of real pictures, as in training")
+    dataset_config_name: str | None = setting(None, "configuration of the data set, where it has several")
+    dataset_split: str = setting("train", "split of the data set")
+    train_data_dir: str | None = setting(None, "folder of real pictures, resized as in training")
+    image_column: str | None = setting(None, "column that holds the images; found by its type when not given")
+    max_train_samples: int | None = setting(None, "use only so many real pictures, the first", low=1)
+    resize_mode: str = setting(
+        "squash", "of the real pictures, as in training; crop cuts their middle", choices=["squash", "crop"]
+    )
+    image_interpolation_mode: str = setting("bilinear", "of the real pictures, as in training", choices=INTERPOLATIONS)
+    real: str | None = setting(None, "folder of real pictures, all of one size, taken as they are")
+    real_statistics: str | None = setting(None, "file that --save_real_statistics wrote, instead of real pictures")
+    save_real_statistics: str | None = setting(None, "file for the statistics of the real pictures")
+    fake: str | None = setting(None, "folder of pictures, all of one size, instead of a model")
+
+    # how
+    features: str = setting(
+        "inception", "network whose features are compared; digits: small, built in", choices=["inception", "digits"]
+    )
+    inception_weights: str | None = setting(
+        None, "the FID literature's Inception-v3: a safetensors file, or on the Hub"
+    )
+    resize: str | None = setting(
+        None,
+        "to Inception's 299 pixels; pytorch-fid, if not given, or clean: antialiased, as clean-fid",
+        choices=["pytorch-fid", "clean"],
+    )
+    keep_features: bool = setting(False, "write the features of the pictures to features.npz too")
+    force: bool = setting(False, "give a FID of too few pictures all the same")
+
+
+def check_evaluation(config: EvaluateConfig) -> None:
+    """Raises ConfigError with one line for each problem."""
+    problems = check_fields(config)
+    if bool(config.model) == (config.fake is not None):
+        problems.append("--model or --fake: give one of them: a model, or a folder of pictures")
+    sources = ("dataset_name", "train_data_dir", "real", "real_statistics")
+    given = [f"--{name}" for name in sources if getattr(config, name) is not None]
+    needs_real = set(config.metrics.split(",")) != {"inception_score"}
+    if len(given) > 1:
+        problems.append(f"{' and '.join(given)}: give only one of them")
+    if not given and needs_real:
+        problems.append("--dataset_name, --train_data_dir, --real or --real_statistics: give the real pictures")
+    for name in ("real", "fake"):
+        folder = getattr(config, name)
+        if folder is not None and not Path(folder).is_dir():
+            problems.append(f"--{name} {folder}: no such folder")
+    for name in ("dataset_name", "train_data_dir"):
+        if getattr(config, name) is not None and not config.model:
+            problems.append(f"--{name}: goes with --model, which says how large pictures are; with --fake give --real")
+    if config.features == "inception" and config.inception_weights is None:
+        problems.append(
+            "--inception_weights: give the Inception-v3 of the FID literature as safetensors (docs/metrics.md says how "
+            "to have it), or use --features digits"
+        )
+    if config.eta is not None and config.scheduler != "ddim":
+        problems.append("--eta: is a setting of --scheduler ddim")
+    problems += check_used(config)
+    if problems:
+        raise ConfigError(*problems)
+
+
+def check_used(config: EvaluateConfig) -> list[str]:
+    """One line for each flag that would have no effect beside the others."""
+    of_a_model = ("num_samples", "num_inference_steps", "class_label", "guidance_scale", "eta")
+    of_a_data_set = ("dataset_config_name", "image_column", "max_train_samples")
+    without_effect: dict[str, tuple[str, ...]] = {}
+    if config.fake is not None:
+        without_effect["--fake"] = of_a_model
+    if config.real is not None:
+        without_effect["--real"] = of_a_data_set
+    if config.real_statistics is not None:
+        without_effect["--real_statistics"] = (*of_a_data_set, "save_real_statistics")
+    if config.features == "digits":
+        without_effect["--features digits"] = ("inception_weights", "resize")
+    return [
+        f"--{name}: has no meaning with {other}"
+        for other, names in without_effect.items()
+        for name in names
+        if getattr(config, name) is not None
+    ]

@@ -1,0 +1,251 @@
+"""Networks that turn pictures into features: the Inception-v3 of the FID literature, and a small one for digits.
+
+A feature network takes uint8 pixels (pictures, height, width, channels) and gives features (pictures, width), float32,
+and logits (pictures, classes) where it has classes. What it is, and how it resizes, is part of every figure's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import mint, nn, ops
+
+from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.config.groups import looks_like_hub_name
+from mindone_ddpm.evaluation.convert import check_inception_shapes
+from mindone_ddpm.evaluation.features import as_rgb, resize_as_pytorch_fid, resize_clean
+
+INCEPTION_FILE = "inception-2015-12-05.safetensors"  # its name in a repository on the Hub
+
+
+class Unit(nn.Cell):
+    """Convolution, batch normalisation and ReLU; the normalisation is folded into the convolution."""
+
+    def __init__(self, weights: dict[str, np.ndarray], name: str, stride: int = 1, padding: Any = 0):
+        super().__init__()
+        kernel = weights[f"{name}.conv.weight"].astype(np.float64)
+        variance = weights[f"{name}.bn.running_var"].astype(np.float64)
+        factor = weights[f"{name}.bn.weight"] / np.sqrt(variance + 1e-3)
+        outputs, inputs, height, width = kernel.shape
+        self.conv = mint.nn.Conv2d(inputs, outputs, (height, width), stride=stride, padding=padding)
+        self.conv.weight.set_data(ms.Tensor(kernel * factor[:, None, None, None], ms.float32))
+        shift = weights[f"{name}.bn.bias"] - weights[f"{name}.bn.running_mean"] * factor
+        self.conv.bias.set_data(ms.Tensor(shift, ms.float32))
+
+    def construct(self, x):
+        return ops.relu(self.conv(x))
+
+
+def average_pool(x):
+    """The mean of each 3x3 neighbourhood over what of it lies inside the picture."""
+    inside = ops.avg_pool2d(ops.ones_like(x[:1, :1]), 3, 1, 1)
+    return ops.avg_pool2d(x, 3, 1, 1) / inside
+
+
+def max_pool(x, stride=2, padding=0):
+    return ops.max_pool2d(x, 3, stride, padding)
+
+
+class InceptionA(nn.Cell):
+    def __init__(self, weights, name):
+        super().__init__()
+        self.branch1x1 = Unit(weights, f"{name}.branch1x1")
+        self.branch5x5 = nn.SequentialCell(
+            Unit(weights, f"{name}.branch5x5_1"), Unit(weights, f"{name}.branch5x5_2", padding=2)
+        )
+        self.branch3x3 = nn.SequentialCell(
+            Unit(weights, f"{name}.branch3x3dbl_1"),
+            Unit(weights, f"{name}.branch3x3dbl_2", padding=1),
+            Unit(weights, f"{name}.branch3x3dbl_3", padding=1),
+        )
+        self.branch_pool = Unit(weights, f"{name}.branch_pool")
+
+    def construct(self, x):
+        pooled = self.branch_pool(average_pool(x))
+        return ops.cat((self.branch1x1(x), self.branch5x5(x), self.branch3x3(x), pooled), 1)
+
+
+class InceptionB(nn.Cell):
+    def __init__(self, weights, name):
+        super().__init__()
+        self.branch3x3 = Unit(weights, f"{name}.branch3x3", stride=2)
+        self.double = nn.SequentialCell(
+            Unit(weights, f"{name}.branch3x3dbl_1"),
+            Unit(weights, f"{name}.branch3x3dbl_2", padding=1),
+            Unit(weights, f"{name}.branch3x3dbl_3", stride=2),
+        )
+
+    def construct(self, x):
+        return ops.cat((self.branch3x3(x), self.double(x), max_pool(x)), 1)
+
+
+class InceptionC(nn.Cell):
+    def __init__(self, weights, name):
+        super().__init__()
+        across, down = (0, 3), (3, 0)
+        self.branch1x1 = Unit(weights, f"{name}.branch1x1")
+        self.branch7x7 = nn.SequentialCell(
+            Unit(weights, f"{name}.branch7x7_1"),
+            Unit(weights, f"{name}.branch7x7_2", padding=across),
+            Unit(weights, f"{name}.branch7x7_3", padding=down),
+        )
+        self.double = nn.SequentialCell(
+            Unit(weights, f"{name}.branch7x7dbl_1"),
+            Unit(weights, f"{name}.branch7x7dbl_2", padding=down),
+            Unit(weights, f"{name}.branch7x7dbl_3", padding=across),
+            Unit(weights, f"{name}.branch7x7dbl_4", padding=down),
+            Unit(weights, f"{name}.branch7x7dbl_5", padding=across),
+        )
+        self.branch_pool = Unit(weights, f"{name}.branch_pool")
+
+    def construct(self, x):
+        pooled = self.branch_pool(average_pool(x))
+        return ops.cat((self.branch1x1(x), self.branch7x7(x), self.double(x), pooled), 1)
+
+
+class InceptionD(nn.Cell):
+    def __init__(self, weights, name):
+        super().__init__()
+        self.branch3x3 = nn.SequentialCell(
+            Unit(weights, f"{name}.branch3x3_1"), Unit(weights, f"{name}.branch3x3_2", stride=2)
+        )
+        self.branch7x7 = nn.SequentialCell(
+            Unit(weights, f"{name}.branch7x7x3_1"),
+            Unit(weights, f"{name}.branch7x7x3_2", padding=(0, 3)),
+            Unit(weights, f"{name}.branch7x7x3_3", padding=(3, 0)),
+            Unit(weights, f"{name}.branch7x7x3_4", stride=2),
+        )
+
+    def construct(self, x):
+        return ops.cat((self.branch3x3(x), self.branch7x7(x), max_pool(x)), 1)
+
+
+class InceptionE(nn.Cell):
+    """The last of them pools by the maximum, an oddity of the published network that all figures have in them."""
+
+    def __init__(self, weights, name, pools_by_maximum):
+        super().__init__()
+        across, down = (0, 1), (1, 0)
+        self.pools_by_maximum = pools_by_maximum
+        self.branch1x1 = Unit(weights, f"{name}.branch1x1")
+        self.branch3x3 = Unit(weights, f"{name}.branch3x3_1")
+        self.branch3x3_a = Unit(weights, f"{name}.branch3x3_2a", padding=across)
+        self.branch3x3_b = Unit(weights, f"{name}.branch3x3_2b", padding=down)
+        self.double = nn.SequentialCell(
+            Unit(weights, f"{name}.branch3x3dbl_1"), Unit(weights, f"{name}.branch3x3dbl_2", padding=1)
+        )
+        self.double_a = Unit(weights, f"{name}.branch3x3dbl_3a", padding=across)
+        self.double_b = Unit(weights, f"{name}.branch3x3dbl_3b", padding=down)
+        self.branch_pool = Unit(weights, f"{name}.branch_pool")
+
+    def construct(self, x):
+        one, two = self.branch3x3(x), self.double(x)
+        pooled = max_pool(x, 1, 1) if self.pools_by_maximum else average_pool(x)
+        return ops.cat(
+            (
+                self.branch1x1(x),
+                self.branch3x3_a(one),
+                self.branch3x3_b(one),
+                self.double_a(two),
+                self.double_b(two),
+                self.branch_pool(pooled),
+            ),
+            1,
+        )
+
+
+class InceptionV3(nn.Cell):
+    """Szegedy et al. 2016 as TensorFlow published it in 2015, which FID is defined by; weights named as in PyTorch's.
+
+    Takes (pictures, 3, 299, 299) in [-1, 1]; gives features (pictures, 2048) and logits (pictures, 1008). The logits
+    are without the bias, as the inception score's authors had them.
+    """
+
+    def __init__(self, weights: dict[str, np.ndarray]):
+        super().__init__()
+        self.stem = nn.SequentialCell(
+            Unit(weights, "Conv2d_1a_3x3", stride=2),
+            Unit(weights, "Conv2d_2a_3x3"),
+            Unit(weights, "Conv2d_2b_3x3", padding=1),
+        )
+        self.second = nn.SequentialCell(Unit(weights, "Conv2d_3b_1x1"), Unit(weights, "Conv2d_4a_3x3"))
+        self.mixed = nn.SequentialCell(
+            *[InceptionA(weights, f"Mixed_5{letter}") for letter in "bcd"],
+            InceptionB(weights, "Mixed_6a"),
+            *[InceptionC(weights, f"Mixed_6{letter}") for letter in "bcde"],
+            InceptionD(weights, "Mixed_7a"),
+            InceptionE(weights, "Mixed_7b", pools_by_maximum=False),
+            InceptionE(weights, "Mixed_7c", pools_by_maximum=True),
+        )
+        self.classes = ms.Parameter(ms.Tensor(weights["fc.weight"], ms.float32), name="classes", requires_grad=False)
+
+    def construct(self, x):
+        x = max_pool(self.stem(x))
+        x = max_pool(self.second(x))
+        features = self.mixed(x).mean((2, 3))
+        return features, ops.matmul(features, self.classes.swapaxes(0, 1))
+
+
+def find_inception_weights(name: str | None) -> Path:
+    """The file of weights: a local one, or ``inception-2015-12-05.safetensors`` of a repository on the Hub.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name is None:
+        raise ConfigError(
+            "--inception_weights: give the Inception-v3 of the FID literature as safetensors (see docs/metrics.md), "
+            "or use --features digits"
+        )
+    path = Path(name)
+    if path.is_file():
+        return path
+    if path.exists() or not looks_like_hub_name(name):
+        raise ConfigError(f"--inception_weights {name}: no such file, and no name on the Hub")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, INCEPTION_FILE))
+    except Exception as error:  # the Hub's client raises a dozen kinds
+        raise ConfigError(
+            f"--inception_weights {name}: {INCEPTION_FILE} not found there ({first_line(error)})"
+        ) from error
+
+
+def load_inception(name: str | None, resize: str) -> Inception:
+    """Raises ConfigError if there are no such weights, or they are of another network."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = find_inception_weights(name)
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ConfigError(f"--inception_weights {path}: is no safetensors file ({first_line(error)})") from error
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    try:
+        check_inception_shapes(weights)
+        return Inception(weights, digest, resize)
+    except (KeyError, ValueError, IndexError) as error:
+        raise ConfigError(f"--inception_weights {path}: are of another network ({first_line(error)})") from error
+
+
+class Inception:
+    """The features of FID, KID, precision and recall, and the inception score."""
+
+    prefix, width = "", 2048
+
+    def __init__(self, weights: dict[str, np.ndarray], weights_name: str, resize: str):
+        self.network = InceptionV3(weights)
+        self.network.set_train(False)
+        self.resize: Callable[[np.ndarray], np.ndarray] = resize_clean if resize == "clean" else resize_as_pytorch_fid
+        self.identity = f"inception-v3 {weights_name}, resize {resize}"
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        features, logits = self.network(ms.Tensor(self.resize(as_rgb(pixels)), ms.float32))
+        return features.asnumpy(), logits.asnumpy()

@@ -1,0 +1,219 @@
+"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
+
+Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
+names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.config.fields import setting
+from mindone_ddpm.config.groups import (
+    BETA_SCHEDULES,
+    FIGURES,
+    METRICS,
+    PREDICTION_TYPES,
+    EngineConfig,
+    check_engine,
+    looks_like_hub_name,
+)
+from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS, check_size, preset_for
+
+
+@dataclass
+class TrainingConfig(EngineConfig):
+    """Training a UNet on images. Names and defaults follow the published tutorial and scripts."""
+
+    output_dir: str = setting("ddpm-butterflies-128", "folder for the pipeline, samples and logs")
+
+    # images
+    channels: int = setting(3, "1 grey, 3 RGB, 4 RGBA", low=1)
+    preserve_input_precision: bool = setting(
+        False, "keep 16-bit and float images at their precision instead of rounding them to 8 bits"
+    )
+
+    # model
+    preset: str | None = setting(
+        None,
+        "size of the UNet; by default the one that fits the image size",
+        choices=[*UNET_PRESETS, *PRESET_ALIASES],
+    )
+    model_config_name_or_path: str | None = setting(
+        None, "config.json of a UNet2DModel, or a folder or a Hub name that has one, instead of a preset"
+    )
+    pretrained_model_name_or_path: str | None = setting(
+        None, "pipeline (a folder, or a name on the Hub) to go on from: its UNet and its noise levels"
+    )
+    ddpm_num_steps: int = setting(1000, "noise levels", low=2)
+    ddpm_beta_schedule: str = setting("linear", "how the noise grows", choices=BETA_SCHEDULES)
+    rescale_betas_zero_snr: bool = setting(
+        False, "shift the noise levels so that the last is pure noise; not with prediction_type epsilon"
+    )
+    prediction_type: str = setting("epsilon", "what the UNet predicts", choices=PREDICTION_TYPES)
+    loss_weighting: str = setting(
+        "auto",
+        "of timesteps, without snr_gamma; auto: snr for prediction_type sample, as the published scripts have it, "
+        "else uniform",
+        choices=["auto", "uniform", "snr"],
+    )
+    class_conditional: bool = setting(False, "learn the classes too, so that samples of a class can be asked for")
+    label_column: str | None = setting(None, "column that holds the classes; found by its type when not given")
+    label_dropout: float = setting(0.1, "share of labels left out, which guidance at sampling needs", low=0, high=1)
+
+    # evaluation
+    eval_batch_size: int = setting(16, "images in a grid of samples", low=1)
+    ddpm_num_inference_steps: int = setting(1000, "denoising steps for the grids", low=1)
+    guidance_scale: float = setting(1.0, "for the grids of a class-conditional model; see sampling", low=0)
+    eval_metrics: str | None = setting(
+        None, "figures of quality on the way, with commas between", choices=METRICS, several=True
+    )
+    eval_metrics_steps: int = setting(0, "every so many steps, and at the end; 0: at the end only", low=0)
+    eval_num_samples: int = setting(1000, "pictures made for them", low=2)
+    eval_num_inference_steps: int = setting(50, "denoising steps (DDIM) of those pictures", low=1)
+    eval_features: str = setting(
+        "inception", "network whose features are compared; digits: small, built in", choices=["inception", "digits"]
+    )
+    inception_weights: str | None = setting(
+        None, "the FID literature's Inception-v3: a safetensors file, or on the Hub"
+    )
+    eval_resize: str = setting(
+        "pytorch-fid", "to the network's 299 pixels; clean: antialiased, as clean-fid", choices=["pytorch-fid", "clean"]
+    )
+    validation_split: float = setting(
+        0.0, "share of the images that is not trained on, and whose loss is measured instead", low=0, high=0.9
+    )
+    validation_data_dir: str | None = setting(None, "folder of images whose loss is measured instead")
+    validation_loss_steps: int = setting(0, "measure it every so many steps, and at the end; 0: at the end only", low=0)
+    validation_num_images: int = setting(100, "measure it on at most so many images", low=1)
+    save_best: str | None = setting(
+        None, "keep the pipeline with the best of this figure in best/", choices=list(FIGURES)
+    )
+
+
+# What the published train_unconditional.py scripts have where the tutorial has something else.
+PUBLISHED_SCRIPT_DEFAULTS: dict[str, Any] = {
+    "image_size": 64,
+    "output_dir": "ddpm-model-64",
+    "num_epochs": 100,
+    "save_model_epochs": 10,
+    "resize_mode": "crop",
+    "random_flip": False,
+    "mixed_precision": "no",
+    "checkpoints_total_limit": None,
+    "preset": "tutorial-128",
+}
+
+
+def unet_preset(config: TrainingConfig) -> str:
+    """The name of the preset that a configuration asks for, or that fits its image size."""
+    name = config.preset or preset_for(config.image_size)
+    return PRESET_ALIASES.get(name, name)
+
+
+def read_model_config(config: TrainingConfig, problems: list[str]) -> dict[str, Any] | None:
+    """The UNet's settings: of the preset, or of a local ``config.json``; None where they come from the Hub."""
+    if config.pretrained_model_name_or_path is not None:
+        flag, name = "--pretrained_model_name_or_path", config.pretrained_model_name_or_path
+        places = [Path(name) / "unet" / "config.json"]
+    elif config.model_config_name_or_path is not None:
+        flag, name = "--model_config_name_or_path", config.model_config_name_or_path
+        places = [Path(name), Path(name) / "config.json", Path(name) / "unet" / "config.json"]
+    else:
+        return UNET_PRESETS.get(unet_preset(config))
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        if looks_like_hub_name(name) and not Path(name).exists():
+            return None
+        wanted = "pipeline with unet/config.json" if len(places) == 1 else "file, and no folder with a config.json"
+        problems.append(f"{flag} {name}: no such {wanted}")
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{flag} {name}: {path.name} is not JSON ({error})")
+        return None
+    kind = content.get("_class_name", "UNet2DModel") if isinstance(content, dict) else type(content).__name__
+    if kind != "UNet2DModel":
+        problems.append(f"{flag} {name}: is the configuration of a {kind}; a UNet2DModel is needed")
+        return None
+    return content
+
+
+def check_training(config: TrainingConfig) -> None:
+    """Check all that can be known without the data and without MindSpore.
+
+    Raises:
+        ConfigError: with one line for each problem, all at once.
+    """
+    problems = check_engine(config) + check_objective(config) + check_classes(config) + check_eval_metrics(config)
+    if config.channels not in (1, 3, 4) and config.channels >= 1:
+        problems.append(f"--channels {config.channels}: must be 1 (grey), 3 (RGB) or 4 (RGBA)")
+    if config.ddpm_num_inference_steps > config.ddpm_num_steps:
+        problems.append(
+            f"--ddpm_num_inference_steps {config.ddpm_num_inference_steps}: must be at most "
+            f"--ddpm_num_steps ({config.ddpm_num_steps})"
+        )
+    sources = ("preset", "model_config_name_or_path", "pretrained_model_name_or_path")
+    given = [f"--{name}" for name in sources if getattr(config, name) is not None]
+    if len(given) > 1:
+        problems.append(f"{' and '.join(given)}: give only one of them")
+    model = read_model_config(config, problems)
+    if model is not None and isinstance(model.get("block_out_channels"), (list, tuple)) and config.image_size >= 2:
+        problems += check_size(config.image_size, model["block_out_channels"])
+    for name in ("in_channels", "out_channels"):
+        if model is not None and model.get(name, config.channels) != config.channels:
+            problems.append(f"--channels {config.channels}: the model's {name} is {model[name]}; they must agree")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def check_objective(config: TrainingConfig) -> list[str]:
+    problems = []
+    if config.rescale_betas_zero_snr and config.prediction_type == "epsilon":
+        problems.append(
+            "--rescale_betas_zero_snr and --prediction_type epsilon: from pure noise the noise tells nothing; "
+            "use v_prediction or sample"
+        )
+    if config.snr_gamma is not None and config.loss_weighting != "auto":
+        problems.append("--snr_gamma and --loss_weighting: give only one of them")
+    if config.loss_weighting == "snr" and config.prediction_type != "sample":
+        problems.append(f"--loss_weighting snr: is for --prediction_type sample, not {config.prediction_type}")
+    return problems
+
+
+def check_eval_metrics(config: TrainingConfig) -> list[str]:
+    problems = []
+    wanted = [] if config.eval_metrics is None else config.eval_metrics.split(",")
+    if wanted and config.eval_features == "inception" and config.inception_weights is None:
+        problems.append("--eval_metrics: give --inception_weights (see docs/metrics.md), or --eval_features digits")
+    needed = "precision_recall" if config.save_best in ("precision", "recall") else config.save_best
+    if needed is not None and needed not in wanted:
+        problems.append(f"--save_best {config.save_best}: needs --eval_metrics {needed}")
+    if config.eval_metrics_steps and not wanted:
+        problems.append("--eval_metrics_steps: has a meaning with --eval_metrics only")
+    if config.validation_split and config.validation_data_dir is not None:
+        problems.append("--validation_split and --validation_data_dir: give only one of them")
+    if config.validation_split and config.streaming:
+        problems.append("--validation_split: a stream cannot be split; use --validation_data_dir")
+    if config.validation_loss_steps and not config.validation_split and config.validation_data_dir is None:
+        problems.append("--validation_loss_steps: needs --validation_split or --validation_data_dir")
+    return problems
+
+
+def check_classes(config: TrainingConfig) -> list[str]:
+    problems = []
+    if not config.class_conditional:
+        if config.label_column is not None:
+            problems.append("--label_column: has a meaning with --class_conditional only")
+        if config.guidance_scale != 1:
+            problems.append("--guidance_scale: has a meaning with --class_conditional only")
+    elif config.guidance_scale != 1 and config.label_dropout == 0:
+        problems.append(
+            "--guidance_scale and --label_dropout 0: guidance needs a model that has seen images unlabelled"
+        )
+    return problems

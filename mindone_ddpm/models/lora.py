@@ -1,0 +1,135 @@
+"""Low-rank adapters (Hu et al. 2021): ``W x + (alpha / rank) B A x``, where only A and B are trained.
+
+Saved in diffusers' LoRA format, which ``load_lora_weights`` of mindone and of diffusers reads. mindone's own adapter
+layers do not compile in graph mode, so the layers here are small ones that do; to sample, adapters are added to the
+weights that they belong to, which costs nothing later.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import mint
+from safetensors.numpy import load_file, save_file
+
+from mindone_ddpm.common.errors import ConfigError, first_line
+
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
+
+
+STATE_FILE = "adapters.safetensors"
+
+
+class AdaptedLinear(mint.nn.Linear):
+    """A Linear with an adapter; ``lora_down`` (rank, in) and ``lora_up`` (out, rank) are float32 Parameters."""
+
+    def construct(self, x):
+        dtype = self.compute_dtype
+        x = x.astype(dtype)
+        bias = None if self.bias is None else self.bias.astype(dtype)
+        output = mint.nn.functional.linear(x, self.weight.astype(dtype), bias)
+        low = mint.nn.functional.linear(x, self.lora_down.astype(dtype))
+        return output + self.adapter_scale * mint.nn.functional.linear(low, self.lora_up.astype(dtype))
+
+
+def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence[str]) -> None:
+    """Freeze a network and put an adapter on each Linear whose name ends in one of ``targets``.
+
+    A is drawn from N(0, 1 / rank^2), B is zero: the network answers as before.
+
+    Raises:
+        ConfigError: a target fits no layer.
+    """
+    for parameter in network.get_parameters():
+        parameter.requires_grad = False
+    generator = np.random.default_rng(ms.get_seed() or 0)
+    found = set()
+    for name, cell in network.cells_and_names():
+        target = next((target for target in targets if name == target or name.endswith(f".{target}")), None)
+        if target is None or type(cell) is not mint.nn.Linear:
+            continue
+        found.add(target)
+        down = generator.standard_normal((rank, cell.in_features)) / rank
+        cell.lora_down = ms.Parameter(ms.Tensor(down, ms.float32), name=f"{name}.lora_down")
+        cell.lora_up = ms.Parameter(ms.Tensor(np.zeros((cell.out_features, rank)), ms.float32), name=f"{name}.lora_up")
+        cell.adapter_scale = (rank if alpha is None else alpha) / rank
+        cell.compute_dtype = ms.float32
+        cell.__class__ = AdaptedLinear
+    missing = [target for target in targets if target not in found]
+    if missing:
+        raise ConfigError(f"--lora_target_modules {','.join(missing)}: no linear layer of the UNet has such a name")
+
+
+def named_adapters(network: Any) -> list[tuple[str, ms.Parameter]]:
+    """The adapters' parameters, by the place where they are."""
+    return [
+        (f"{name}.{kind}", getattr(cell, kind))
+        for name, cell in network.cells_and_names()
+        if isinstance(cell, AdaptedLinear)
+        for kind in ("lora_down", "lora_up")
+    ]
+
+
+def save_state(network: Any, folder: Path) -> None:
+    """For a checkpoint: the adapters as they are."""
+    folder.mkdir(parents=True)
+    save_file({name: parameter.asnumpy() for name, parameter in named_adapters(network)}, folder / STATE_FILE)
+
+
+class AdapterFile:
+    """What is saved of a run with adapters, in the way pipelines are saved."""
+
+    def __init__(self, network: Any):
+        self.network = network
+
+    def save_pretrained(self, folder: str, safe_serialization: bool = True) -> None:
+        """Write the adapters, alpha worked into B, in diffusers' format."""
+        weights = {}
+        for name, cell in self.network.cells_and_names():
+            if isinstance(cell, AdaptedLinear):
+                weights[f"unet.{name}.lora.down.weight"] = cell.lora_down.asnumpy()
+                weights[f"unet.{name}.lora.up.weight"] = cell.lora_up.asnumpy() * np.float32(cell.adapter_scale)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file(weights, Path(folder) / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def merge_adapters(network: Any, source: str) -> int:
+    """Add adapters from a folder or a file to the weights of a UNet; how many layers they changed.
+
+    Raises:
+        ConfigError: there is no such file, or it is not for this UNet.
+    """
+    path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
+    try:
+        arrays = load_file(path)
+    except Exception as error:  # OSError, or safetensors' own
+        raise ConfigError(f"--lora {source}: no adapters can be read from {path} ({first_line(error)})") from error
+    others = [name for name in arrays if not name.startswith("unet.")]
+    if others:
+        raise ConfigError(f"--lora {source}: holds {others[0]}; adapters for the UNet alone can be used")
+    places = dict(network.cells_and_names())
+    merged = 0
+    for name, down in arrays.items():
+        found = re.fullmatch(r"unet\.(.+?)(?:\.processor)?\.(lora\.down|lora_A)\.weight", name)
+        if not found:
+            continue
+        layer = found.group(1)
+        up = arrays.get(name.replace("lora.down", "lora.up").replace("lora_A", "lora_B"))
+        cell = places.get(layer)
+        change = None if up is None else (up.reshape(len(up), -1) @ down.reshape(len(down), -1))
+        if change is None or cell is None or change.size != cell.weight.size:
+            raise ConfigError(f"--lora {source}: {name} fits no layer of this UNet")
+        if f"unet.{layer}.alpha" in arrays:
+            change = change * (float(arrays[f"unet.{layer}.alpha"]) / len(down))
+        weight = cell.weight.asnumpy()
+        changed = weight + change.reshape(weight.shape).astype(weight.dtype)
+        cell.weight.set_data(ms.Tensor(changed, cell.weight.dtype))
+        merged += 1
+    if not merged:
+        raise ConfigError(f"--lora {source}: holds no adapters in diffusers' format")
+    return merged

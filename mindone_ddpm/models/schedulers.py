@@ -1,0 +1,73 @@
+"""Factories: the UNet, the noise scheduler and the sampler that a configuration asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.libraries import quiet_imports
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+
+with quiet_imports():
+    from mindone.diffusers import (
+        DDIMScheduler,
+        DDPMScheduler,
+        DPMSolverMultistepScheduler,
+        EulerAncestralDiscreteScheduler,
+        EulerDiscreteScheduler,
+        HeunDiscreteScheduler,
+        PNDMScheduler,
+        UniPCMultistepScheduler,
+    )
+
+SCHEDULERS = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler_ancestral": EulerAncestralDiscreteScheduler,
+    "heun": HeunDiscreteScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "pndm": PNDMScheduler,
+}
+
+
+# mindone has no formula for these where the UNet predicts the image itself.
+WITHOUT_SAMPLE_PREDICTION = ("euler_ancestral", "pndm")
+
+
+def make_noise_scheduler(config: TrainingConfig) -> DDPMScheduler:
+    """The noise levels to train on. With the last one pure noise, sampling must begin there: trailing steps."""
+    return DDPMScheduler(
+        num_train_timesteps=config.ddpm_num_steps,
+        beta_schedule=config.ddpm_beta_schedule,
+        prediction_type=config.prediction_type,
+        rescale_betas_zero_snr=config.rescale_betas_zero_snr,
+        timestep_spacing="trailing" if config.rescale_betas_zero_snr else "leading",
+    )
+
+
+def make_sampler(
+    name: str, scheduler: Any, clip_sample: bool | None = None, timestep_spacing: str | None = None
+) -> Any:
+    """A scheduler of another kind for the same noise levels as ``scheduler``.
+
+    Args:
+        name: one of ``config.SAMPLERS``.
+        clip_sample, timestep_spacing: None keeps what ``scheduler`` has.
+
+    Raises:
+        ConfigError: the kind does not suit what the model predicts.
+    """
+    if name in WITHOUT_SAMPLE_PREDICTION and scheduler.config.prediction_type == "sample":
+        raise ConfigError(f"--scheduler {name}: cannot use a model that predicts the sample; take ddim or dpmsolver++")
+    given: dict[str, Any] = {"clip_sample": clip_sample, "timestep_spacing": timestep_spacing}
+    changes = {key: value for key, value in given.items() if value is not None}
+    if name == "dpmsolver++":
+        changes["algorithm_type"] = "dpmsolver++"
+    return SCHEDULERS[name].from_config(scheduler.config, **changes)
+
+
+def sampler_name(scheduler: Any) -> str:
+    """The name in ``config.SAMPLERS`` of a scheduler's kind, or the kind itself."""
+    return next((name for name, kind in SCHEDULERS.items() if type(scheduler) is kind), type(scheduler).__name__)

@@ -1,0 +1,231 @@
+"""Trackers: where the figures and pictures of a run go. Only the main process has any."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from mindone_ddpm.common.errors import ConfigError, first_line
+
+# What the loop logs: the first three for every step, the others whenever it asks the device.
+SCALARS = (
+    "train/loss",
+    "train/learning_rate",
+    "train/grad_norm",
+    "train/images_per_second",
+    "train/skipped_updates",
+    "train/loss_scale",
+)
+
+
+# What trackers leave in their folder.
+FILES = (
+    "events.out.tfevents.*",
+    "metrics.csv",
+    "evaluation.csv",
+    "metrics.jsonl",
+    "hparams.yml",
+    "wandb",
+    "wandb_run_id.txt",
+)
+
+
+class Tracker:
+    """The contract, and a tracker that keeps nothing."""
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        pass
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Trackers(Tracker):
+    """Several at once."""
+
+    def __init__(self, trackers: Iterable[Tracker]):
+        self.trackers = list(trackers)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for tracker in self.trackers:
+            tracker.scalars(step, values)
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        for tracker in self.trackers:
+            tracker.picture(step, name, picture)
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
+
+
+class TensorBoardTracker(Tracker):
+    """Event files that ``tensorboard --logdir FOLDER`` shows; what an earlier start logged after ``step`` is hidden."""
+
+    def __init__(self, folder: Path, step: int, settings: dict[str, Any]):
+        from tensorboardX import SummaryWriter
+
+        self.writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        if not step:
+            self.writer.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()), 0)
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        self.writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WandbTracker(Tracker):
+    """Weights & Biases; offline with ``WANDB_MODE=offline``. A resumed run goes on under the same id.
+
+    Raises:
+        ConfigError: wandb is not installed, or will not begin a run.
+    """
+
+    def __init__(self, folder: Path, step: int, settings: dict[str, Any]):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ConfigError(
+                "--report_to wandb: is not installed; run `pip install mindone-ddpm[tracking]`"
+            ) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        id_file = folder / "wandb_run_id.txt"
+        known = id_file.read_text(encoding="utf-8").strip() if step and id_file.exists() else None
+        self.wandb = wandb
+        try:
+            self.run = wandb.init(
+                project="mindone-ddpm",
+                dir=str(folder),
+                id=known,
+                resume="allow" if known else None,
+                config=settings,
+                settings=wandb.Settings(silent=True, console="off"),
+            )
+        except Exception as error:  # its client raises many kinds
+            raise ConfigError(
+                f"--report_to wandb: no run could be begun ({first_line(error)}); log in with `wandb login`, or set "
+                "WANDB_MODE=offline"
+            ) from error
+        id_file.write_text(self.run.id, encoding="utf-8")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self.run.log(values, step=step)
+
+    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+        self.run.log({name: self.wandb.Image(picture.convert("RGB"))}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class CsvTracker(Tracker):
+    """One row a step in ``metrics.csv``, and step, name and value of the figures of quality in ``evaluation.csv``.
+
+    Both are written through at once; rows after ``step`` are removed at the start.
+    """
+
+    columns = ("step", *SCALARS)
+
+    def __init__(self, folder: Path, step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.csv"
+        rows = []
+        if self.path.exists():
+            with open(self.path, newline="", encoding="utf-8") as file:
+                # A kill may have cut the last row short.
+                rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= step]
+        with open(self.path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        self.figures = folder / "evaluation.csv"
+        if self.figures.exists():
+            lines = self.figures.read_text(encoding="utf-8").splitlines()
+            parts = [(line, line.split(",")) for line in lines]
+            kept = [line for line, part in parts if len(part) == 3 and part[0].isdigit() and int(part[0]) <= step]
+            self.figures.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        if not values.keys() & {*SCALARS}:  # figures of quality, of which each run has its own
+            with open(self.figures, "a", newline="", encoding="utf-8") as file:
+                csv.writer(file, lineterminator="\n").writerows([step, name, value] for name, value in values.items())
+            return
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.columns, extrasaction="ignore").writerow({"step": step, **values})
+
+
+def _is_whole(row: dict[str, str | None]) -> bool:
+    return None not in row.values() and str(row["step"]).isdigit()
+
+
+class JsonLinesTracker(Tracker):
+    """One object a step in ``metrics.jsonl``, with whatever is logged; later ones are removed at the start."""
+
+    def __init__(self, folder: Path, step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / "metrics.jsonl"
+        kept = []
+        if self.path.exists():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
+                try:
+                    if json.loads(line)["step"] <= step:
+                        kept.append(line)
+                except (ValueError, KeyError, TypeError):
+                    continue  # a kill may have cut the last line short
+        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+
+def make_tracker(names: str, folder: Path, step: int = 0, settings: dict[str, Any] | None = None) -> Tracker:
+    """The trackers in ``names``, with commas between, writing into ``folder`` and going on after ``step``.
+
+    Args:
+        settings: the run's hyperparameters, without secrets; also written to ``hparams.yml``.
+    """
+    chosen = set(names.split(",")) - {"none"}
+    settings = settings or {}
+    if not chosen:
+        return Tracker()
+    folder.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    (folder / "hparams.yml").write_text(text, encoding="utf-8")
+    trackers: list[Tracker] = []
+    if "wandb" in chosen:
+        trackers.append(WandbTracker(folder, step, settings))
+    if "tensorboard" in chosen:
+        trackers.append(TensorBoardTracker(folder, step, settings))
+    if "csv" in chosen:
+        trackers.append(CsvTracker(folder, step))
+    if "jsonl" in chosen:
+        trackers.append(JsonLinesTracker(folder, step))
+    return Trackers(trackers)
+
+
+def clear_logs(folder: Path) -> None:
+    """Remove what trackers left in a folder; all other files stay."""
+    for pattern in FILES:
+        for path in folder.glob(pattern):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

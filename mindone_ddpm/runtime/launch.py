@@ -1,0 +1,349 @@
+"""Start a job on several ranks with msrun, show the main rank's progress, and end it cleanly whatever happens."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+import mindone_ddpm
+from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.config.parse import add_arguments, from_arguments
+from mindone_ddpm.jobs.base import CONFIG_OF_COMMAND
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.runtime.signals import interrupt_watch
+from mindone_ddpm.runtime.start import max_local_ranks
+
+PACKAGE = Path(mindone_ddpm.__file__).parent
+DEFAULT_PORT = 8118
+
+
+SHARED_COMMANDS = ("train", "train_text_to_image", "evaluate")  # what several ranks can share
+
+
+# Names a folder in which each rank writes with what status its work has ended.
+OUTCOMES = "MINDONE_DDPM_OUTCOMES"
+
+
+# What MindSpore's C++ side logs of its connections whatever its log level.
+MINDSPORE_CHATTER = re.compile(rb"\[(?:INFO|WARNING)\] [A-Z_]+\(\d+,[^\n]*\n")
+
+
+def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-n", "--workers", metavar="INT", type=int, required=True, help="ranks on all machines together"
+    )
+    parser.add_argument("--local_workers", metavar="INT", type=int, help="ranks on this machine (default: all)")
+    parser.add_argument("--node_rank", metavar="INT", type=int, default=0, help="number of this machine, from 0")
+    parser.add_argument("--master_addr", metavar="HOST", default="127.0.0.1", help="address of machine 0")
+    parser.add_argument("--master_port", metavar="PORT", type=int, help="free port there (default: found, or 8118)")
+    parser.add_argument(
+        "--cluster_timeout_s", metavar="INT", type=int, default=300, help="wait this long for all ranks (default: 300)"
+    )
+    parser.add_argument(
+        "--stop_timeout_s",
+        metavar="INT",
+        type=int,
+        default=600,
+        help="ranks asked to stop have this long (default: 600)",
+    )
+    parser.add_argument(
+        "--bind_core", action="store_true", help="give each rank the cores that are near its NPU, as msrun finds them"
+    )
+    parser.add_argument(
+        "job", nargs=argparse.REMAINDER, help="the command to run: train ..., or a script and its flags"
+    )
+
+
+def output_dir_of(job: Sequence[str]) -> Path:
+    """Where a job will write, from its flags and its YAML file. Raises ConfigError where those are wrong."""
+    config_class = CONFIG_OF_COMMAND.get(job[0], TrainingConfig)  # a script of one's own trains on images
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    add_arguments(parser, config_class)
+    known, _ = parser.parse_known_args(job[1:])
+    return Path(from_arguments(config_class, known).output_dir)
+
+
+def without_token(job: Sequence[str]) -> tuple[list[str], str | None]:
+    """A command without ``--hub_token``, and that token: msrun writes the command into its log."""
+    rest, token = [], None
+    words = iter(job)
+    for word in words:
+        if word == "--hub_token":
+            token = next(words, None)
+        elif word.startswith("--hub_token="):
+            token = word.partition("=")[2]
+        else:
+            rest.append(word)
+    return rest, token
+
+
+def port_is_free(host: str, port: int) -> bool:
+    """Whether nothing listens there. Raises OSError where there is no such host."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.settimeout(2.0)
+        return probe.connect_ex((host, port)) != 0
+
+
+def find_free_port() -> int:
+    """A port below those that the system gives to outgoing connections, which come and go while ranks start."""
+    while True:
+        port = random.randint(12000, 32000)
+        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def check(arguments: argparse.Namespace) -> None:
+    """Raises ConfigError with all that is wrong."""
+    problems = []
+    local = arguments.local_workers or arguments.workers
+    if not 1 <= local <= arguments.workers:
+        problems.append(f"--local_workers {local}: must be from 1 to -n ({arguments.workers})")
+    if not arguments.job:
+        problems.append("give the command to run after the options, for example: train --dataset_name digits")
+    elif not arguments.job[0].endswith(".py") and arguments.job[0] not in SHARED_COMMANDS:
+        problems.append(
+            f"{arguments.job[0]}: ranks can share {', '.join(SHARED_COMMANDS)}, or a script that ends in .py"
+        )
+    most = max_local_ranks()
+    if most is not None and local > most:
+        problems.append(f"-n: {local} ranks on this machine, which has {most} NPUs; use --local_workers")
+    if arguments.bind_core and most is None:
+        problems.append("--bind_core: no NPU on this machine; on a processor each rank has cores of its own already")
+    several_machines = local < arguments.workers
+    if several_machines and arguments.master_addr in ("127.0.0.1", "localhost"):
+        problems.append("--master_addr: with several machines, give the address of machine 0")
+    if arguments.node_rank < 0:
+        problems.append(f"--node_rank {arguments.node_rank}: must be at least 0")
+    port = arguments.master_port or (DEFAULT_PORT if several_machines else None)
+    if port is not None and not 1024 <= port <= 65535:
+        problems.append(f"--master_port {port}: must be from 1024 to 65535")
+    elif port is not None and arguments.node_rank == 0:
+        try:
+            if not port_is_free(arguments.master_addr, port):
+                problems.append(f"--master_port {port}: is in use; give another")
+        except OSError as error:
+            problems.append(f"--master_addr {arguments.master_addr}: {first_line(error)}")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def launch(arguments: argparse.Namespace) -> int:
+    """Run the job to its end. Returns 0, or the status of the first rank that failed.
+
+    Raises:
+        ConfigError: before anything is started.
+    """
+    check(arguments)
+    local = arguments.local_workers or arguments.workers
+    log_dir = output_dir_of(arguments.job) / "logs" / "workers"
+    log_dir.mkdir(parents=True, exist_ok=True)
+    for old in log_dir.glob("*.log"):
+        old.unlink()
+    job, token = without_token(arguments.job)
+    port = arguments.master_port or (DEFAULT_PORT if local < arguments.workers else find_free_port())
+    bin_dir = str(Path(sys.executable).parent)
+    script = job if job[0].endswith(".py") else [str(PACKAGE / "__main__.py"), *job]
+    command = [
+        *(str(Path(bin_dir) / "msrun"), f"--worker_num={arguments.workers}", f"--local_worker_num={local}"),
+        *(f"--master_addr={arguments.master_addr}", f"--master_port={port}", f"--log_dir={log_dir}", "--join=True"),
+        # The number of no rank: msrun is to show no log, since this program does.
+        *(f"--cluster_time_out={arguments.cluster_timeout_s}", f"--tail_worker_log={arguments.workers}", *script),
+    ]
+    if arguments.bind_core:
+        command.insert(1, "--bind_core=True")
+    if local < arguments.workers:
+        command.insert(1, f"--node_rank={arguments.node_rank}")
+    environment = dict(os.environ)
+    environment["PATH"] = bin_dir + os.pathsep + environment.get("PATH", "")  # msrun starts `python` from PATH
+    environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])])
+    if token is not None:
+        environment["HF_TOKEN"] = token
+    outcomes = Path(tempfile.mkdtemp(prefix="mindone-ddpm-"))
+    environment |= {OUTCOMES: str(outcomes), OUTCOMES + "_RANKS": str(local)}
+    threads = max(1, len(os.sched_getaffinity(0)) // local)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    if max_local_ranks() is None:
+        environment["MINDONE_DDPM_LOCAL_RANKS"] = str(local)
+    with open(log_dir / "msrun.log", "wb") as msrun_log:
+        process = subprocess.Popen(
+            command, stdout=msrun_log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    try:
+        return Job(process, log_dir, outcomes, arguments.node_rank * local, local, arguments.stop_timeout_s).watch()
+    finally:
+        shutil.rmtree(outcomes, ignore_errors=True)
+
+
+def record_outcome(status: int) -> None:
+    """Called by a rank when its work has ended, before MindSpore takes the cluster down: that crashes now and then.
+
+    A rank that did well then waits for the others on its machine, because msrun kills all when one crashes.
+    """
+    if OUTCOMES not in os.environ or "RANK_ID" not in os.environ:
+        return
+    folder = Path(os.environ[OUTCOMES])
+    try:
+        (folder / os.environ["RANK_ID"]).write_text(str(status))
+        while status == 0 and len(list(folder.iterdir())) < int(os.environ[OUTCOMES + "_RANKS"]):
+            time.sleep(0.05)
+    except OSError:
+        pass  # the launcher is gone
+
+
+class Job:
+    """A running msrun with its ranks on this machine."""
+
+    def __init__(
+        self,
+        process: subprocess.Popen,
+        log_dir: Path,
+        outcomes: Path,
+        first_rank: int,
+        num_ranks: int,
+        stop_timeout_s: float,
+    ):
+        self.stop_timeout_s = stop_timeout_s
+        self.outcomes, self.num_ranks = outcomes, num_ranks
+        self.process, self.log_dir, self.first_rank = process, log_dir, first_rank
+        self.workers: dict[int, int] = {}  # process id -> rank
+        self.seen: dict[int, psutil.Process] = {}
+        self.asked_to_stop_at: float | None = None
+        self.stop_signal = 0
+        self.shown: IO[bytes] | None = None
+        self.in_a_line = False  # the main rank's bar ends without one
+
+    def watch(self) -> int:
+        interrupt_watch.receiver = self.ask_to_stop
+        signal.signal(signal.SIGTERM, self.ask_to_stop)
+        failure: tuple[int, int] | None = None
+        try:
+            while self.process.poll() is None and failure is None:
+                self.find_processes()
+                self.show_progress()
+                failure = self.find_failure()
+                if self.asked_to_stop_at and time.monotonic() - self.asked_to_stop_at > self.stop_timeout_s:
+                    print(
+                        f"warning: the ranks did not stop within {self.stop_timeout_s:g} s; ending them",
+                        file=sys.stderr,
+                    )
+                    break
+                time.sleep(0.1)
+            failure = failure or self.find_failure()
+            if failure is not None:
+                self.wait_for_the_others(failure[1])
+            self.show_progress()
+            if self.in_a_line:
+                print(file=sys.stderr)
+        finally:
+            interrupt_watch.receiver = None
+            self.end_all()
+            if self.shown is not None:
+                self.shown.close()
+        return self.verdict(failure)
+
+    def find_processes(self) -> None:
+        """Know every process of the job, and which of them is which rank."""
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self.process.pid).children(recursive=True):
+                self.seen.setdefault(child.pid, child)
+                if child.pid in self.workers:
+                    continue
+                with contextlib.suppress(psutil.Error):
+                    # Between fork and exec a child still shows msrun's own environment: it is asked again next time.
+                    environment = child.environ()
+                    if environment.get("MS_ROLE") == "MS_WORKER" and child.ppid() == self.process.pid:
+                        self.workers[child.pid] = int(environment.get("MS_NODE_ID", environment.get("RANK_ID", -1)))
+
+    def show_progress(self) -> None:
+        """Copy what the first rank here has printed since the last time."""
+        path = self.log_dir / f"worker_{self.first_rank}.log"
+        if self.shown is None:
+            if not path.exists():
+                return
+            self.shown = open(path, "rb")  # noqa: SIM115  (read on until the job ends)
+        new = MINDSPORE_CHATTER.sub(b"", self.shown.read())
+        if new:
+            sys.stderr.buffer.write(new)
+            sys.stderr.flush()
+            self.in_a_line = not new.endswith(b"\n")
+
+    def find_failure(self) -> tuple[int, int] | None:
+        """(process id, exit status) of the first rank that failed, as msrun saw it."""
+        text = (self.log_dir / "msrun.log").read_text(errors="replace")
+        found = re.search(r"Worker process (\d+) exit with exception. Error code: (-?\d+)", text)
+        return (int(found.group(1)), int(found.group(2))) if found else None
+
+    def wait_for_the_others(self, status: int) -> None:
+        """Ranks that were asked to stop end by themselves within moments of each other."""
+        deadline = time.monotonic() + (5.0 if status in (128 + signal.SIGTERM, 128 + signal.SIGINT) else 0.0)
+        while time.monotonic() < deadline and any(psutil.pid_exists(pid) for pid in self.workers):
+            time.sleep(0.1)
+
+    def ask_to_stop(self, number: int, _: object = None) -> None:
+        """Ctrl-C or SIGTERM: the ranks finish their step and write a checkpoint. The second time, all end at once."""
+        if self.asked_to_stop_at is not None:
+            self.end_all()
+            os._exit(128 + number)
+        self.asked_to_stop_at, self.stop_signal = time.monotonic(), number
+        for pid in self.workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+
+    def end_all(self) -> None:
+        self.find_processes()
+        for child in self.seen.values():
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+        self.process.kill()
+        self.process.wait()
+
+    def recorded(self) -> dict[int, int]:
+        """How the work of each rank has ended, where it has."""
+        texts = {int(path.name): path.read_text() for path in self.outcomes.iterdir()}
+        return {rank: int(text) for rank, text in texts.items() if text}
+
+    def verdict(self, failure: tuple[int, int] | None) -> int:
+        recorded = self.recorded()
+        if len(recorded) == self.num_ranks and not any(recorded.values()):
+            return 0  # whatever happened when the cluster was taken down
+        if failure is None:
+            status = self.process.returncode
+            if self.asked_to_stop_at is not None:
+                return 128 + self.stop_signal
+            if status != 0:
+                print(f"error: the ranks did not come together; see {self.log_dir}", file=sys.stderr)
+            return 0 if status == 0 else 1
+        pid, status = failure
+        rank: int | str = self.workers.get(pid, "?")
+        status = recorded.get(self.workers.get(pid, -1)) or status
+        log = self.log_dir / f"worker_{rank}.log"
+        if status in (128 + signal.SIGTERM, 128 + signal.SIGINT) and self.asked_to_stop_at is not None:
+            return 128 + self.stop_signal
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        print(f"error: rank {rank} {how}: {last_words(log)}; its log is {log}", file=sys.stderr)
+        return 128 - status if status < 0 else status
+
+
+def last_words(log: Path) -> str:
+    """The last line of a log that says an error, or the last line."""
+    lines = (
+        [line for line in re.split(r"[\r\n]+", log.read_text(errors="replace")) if line.strip()] if log.exists() else []
+    )
+    errors = [line for line in lines if line.startswith("error: ") or re.match(r"\w*(Error|Exception)\b", line)]
+    return (errors or lines or ["it said nothing"])[-1].strip()[:300]

@@ -1,0 +1,133 @@
+"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
+
+Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
+names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.config.fields import check_fields, setting
+from mindone_ddpm.config.groups import DEVICES, MODES, SAMPLERS, TIMESTEP_SPACINGS
+
+
+@dataclass
+class SamplingBase:
+    """What every kind of sampling from a saved pipeline has."""
+
+    model: str = setting("", "folder of a saved pipeline, or its name on the Hub")
+    output_dir: str = setting("samples", "folder for the pictures and the grid")
+    batch_size: int = setting(16, "pictures denoised at once; does not change them", low=1)
+    num_inference_steps: int | None = setting(
+        None, "denoising steps; by default 1000 with ddpm, 50 with the others", low=1
+    )
+    class_label: str | None = setting(
+        None, "of a class-conditional model: class names or numbers, with commas between; by default all in turn"
+    )
+    guidance_scale: float | None = setting(
+        None, "1 as learnt, more pushes towards the class or the prompt; by default 1 for classes, 7.5 for text", low=0
+    )
+    seed: int = setting(0, "picture i depends on (seed, i) only", low=0, high=2**32 - 1)
+    device: str = setting("auto", "auto takes the first that is there", choices=DEVICES)
+    mode: str = setting("graph", "graph compiles the denoiser; pynative runs it operator by operator", choices=MODES)
+
+
+@dataclass
+class PicturesBase(SamplingBase):
+    """What every kind of sampling into a folder of pictures has."""
+
+    overwrite_output_dir: bool = setting(False, "write into an output_dir that already holds pictures")
+    bit_depth: int = setting(8, "bits a channel in the PNG files, 8 or 16", low=8, high=16)
+
+
+@dataclass
+class SampleConfig(PicturesBase):
+    """Sampling from a saved pipeline."""
+
+    num_images: int = setting(16, "number of pictures", low=1)
+    scheduler: str | None = setting(
+        None, "sampler; by default ddpm, for text the one the pipeline was saved with", choices=SAMPLERS
+    )
+    eta: float | None = setting(None, "with ddim: 0 no noise on the way, 1 as much as ddpm", low=0, high=1)
+    clip_sample: bool | None = setting(None, "with ddpm and ddim: clip the predicted image; as trained by default")
+    timestep_spacing: str | None = setting(
+        None, "how the steps lie among the noise levels; as trained by default", choices=TIMESTEP_SPACINGS
+    )
+    save_trajectory: str = setting(
+        "none", "also how the first eight pictures come about, as a strip or a GIF", choices=["none", "strip", "gif"]
+    )
+    prompt: list[str] | None = setting(None, "of a text-to-image model: one or several texts")
+    prompts_file: str | None = setting(None, "file with a text on each line, instead of --prompt")
+    negative_prompt: str | None = setting(None, "what the pictures shall not show")
+    height: int | None = setting(None, "of a text-to-image model, in pixels; by default as trained", low=8)
+    width: int | None = setting(None, "like height", low=8)
+    lora: str | None = setting(None, "folder or file of LoRA adapters to put on the model")
+
+
+@dataclass
+class InpaintConfig(PicturesBase):
+    """Filling in a part of pictures by RePaint (Lugmayr et al. 2022)."""
+
+    output_dir: str = setting("inpainted", "folder for the pictures")
+    image: str = setting("", "picture, or folder of pictures, to complete")
+    mask: str = setting("", "picture: white is kept, black is made anew")
+    num_images: int = setting(4, "versions of each picture", low=1)
+    num_inference_steps: int | None = setting(250, "denoising steps, without those that are done again", low=1)
+    jump_length: int = setting(10, "steps of each jump back", low=1)
+    jump_n_sample: int = setting(10, "times that each stretch is gone through", low=1)
+
+
+@dataclass
+class InterpolateConfig(PicturesBase):
+    """Pictures between two pictures (Ho et al. 2020, section 4.4)."""
+
+    output_dir: str = setting("interpolated", "folder for the pictures")
+    image_a: str = setting("", "the first picture")
+    image_b: str = setting("", "the last picture")
+    num_images: int = setting(9, "pictures in the row, with both ends", low=2)
+    strength: float = setting(
+        0.5, "how far into the noise, from 0 to 1: little keeps the pictures, much invents", above=0, high=1
+    )
+    scheduler: str = setting("ddim", "sampler", choices=["ddpm", "ddim"])
+
+
+def check_sampling_base(config: PicturesBase) -> list[str]:
+    problems = check_fields(config)
+    if not config.model:
+        problems.append("--model: give the folder of a saved pipeline")
+    if config.bit_depth not in (8, 16):
+        problems.append(f"--bit_depth {config.bit_depth}: must be 8 or 16")
+    return problems
+
+
+def check_sampling(config: SampleConfig) -> None:
+    """Raises ConfigError with one line for each problem."""
+    problems = check_sampling_base(config)
+    if config.eta is not None and config.scheduler != "ddim":
+        problems.append("--eta: is a setting of --scheduler ddim")
+    if config.clip_sample is not None and config.scheduler not in (None, "ddpm", "ddim"):
+        problems.append(f"--clip_sample: is a setting of ddpm and ddim; {config.scheduler} has none")
+    if config.prompt is not None and config.prompts_file is not None:
+        problems.append("--prompt and --prompts_file: give only one of them")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def check_inpainting(config: InpaintConfig) -> None:
+    """Raises ConfigError with one line for each problem."""
+    problems = check_sampling_base(config)
+    problems += [f"--{name}: give a picture" for name in ("image", "mask") if not getattr(config, name)]
+    if config.num_inference_steps is not None and config.jump_length >= config.num_inference_steps:
+        problems.append(f"--jump_length {config.jump_length}: must be below --num_inference_steps")
+    if problems:
+        raise ConfigError(*problems)
+
+
+def check_interpolation(config: InterpolateConfig) -> None:
+    """Raises ConfigError with one line for each problem."""
+    problems = check_sampling_base(config)
+    problems += [f"--{name}: give a picture" for name in ("image_a", "image_b") if not getattr(config, name)]
+    if problems:
+        raise ConfigError(*problems)

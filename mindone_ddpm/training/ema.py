@@ -1,0 +1,79 @@
+"""Exponential moving average of the weights: updated inside the compiled step, swapped in for evaluation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn, ops
+
+from mindone_ddpm.backends import kernels
+from mindone_ddpm.config.groups import EngineConfig
+
+
+def ema_decays(
+    total_steps: int, inv_gamma: float = 1.0, power: float = 0.75, max_decay: float = 0.9999, fixed: float | None = None
+) -> np.ndarray:
+    """The decay used in the update after each optimiser step, float64 of shape (total_steps,).
+
+    After step n (from 1) it is ``1 - (1 + (n - 1) / inv_gamma)^-power``, at most ``max_decay``, as in the published
+    scripts: 0 in the first update, so that the average starts as a copy. ``fixed`` replaces it from the first step on.
+    """
+    if fixed is not None:
+        return np.full(total_steps, fixed, dtype=np.float64)
+    before = np.arange(total_steps, dtype=np.float64)
+    return np.minimum(1.0 - (1.0 + before / inv_gamma) ** -power, max_decay)
+
+
+class ExponentialMovingAverage(nn.Cell):
+    """The average of ``parameters``, kept on the device beside them.
+
+    Args:
+        parameters: what is averaged, float32.
+        decays: of each optimiser step; see :func:`ema_decays`.
+    """
+
+    num_columns = 1
+
+    def __init__(self, parameters: ms.ParameterTuple, decays: np.ndarray):
+        super().__init__(auto_prefix=False)
+        self.parameters = parameters
+        self.averages = parameters.clone(prefix="ema", init="same")
+        self.decays = decays
+        self.zero = ms.Tensor(0.0, ms.float32)
+        self.move = kernels.average_kernel(parameters)
+
+    def columns(self) -> np.ndarray:
+        """Its column of the step table: 1 - decay, float64 of shape (steps, 1)."""
+        return (1.0 - self.decays)[:, None]
+
+    def construct(self, share, finite):
+        """Move the averages by ``share`` of the way to the parameters; not at all where ``finite`` is false."""
+        return self.move(ops.select(finite, share, self.zero), self.averages, self.parameters)
+
+    def beside(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
+        """For each name and parameter of a network: the name and what stands for it in the averaged network."""
+        average_of = {id(parameter): average for parameter, average in zip(self.parameters, self.averages, strict=True)}
+        return [(name, average_of.get(id(parameter), parameter)) for name, parameter in named]
+
+    @contextlib.contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """The parameters hold the averages inside, and their own values again afterwards, whatever happens."""
+        kept = self.parameters.clone(prefix="kept", init="zeros")
+        for keeper, parameter, average in zip(kept, self.parameters, self.averages, strict=True):
+            ops.assign(keeper, parameter)
+            ops.assign(parameter, average)
+        try:
+            yield
+        finally:
+            for keeper, parameter in zip(kept, self.parameters, strict=True):
+                ops.assign(parameter, keeper)
+
+
+def make_ema(config: EngineConfig, parameters: ms.ParameterTuple, total_steps: int) -> ExponentialMovingAverage | None:
+    if not config.use_ema:
+        return None
+    decays = ema_decays(total_steps, config.ema_inv_gamma, config.ema_power, config.ema_max_decay, config.ema_decay)
+    return ExponentialMovingAverage(parameters, decays)

@@ -1,0 +1,125 @@
+"""Interchange with PyTorch's diffusers, both ways, run for real in an environment of its own (scripts/peer.sh)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from conftest import ROOT, peer_python, run_program
+
+from mindone_ddpm.data.randomness import random_stream
+from mindone_ddpm.jobs.text_to_image.captions import open_captioned
+from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
+from mindone_ddpm.jobs.text_to_image.job import make_text_to_image_job
+from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents
+from mindone_ddpm.models import lora, pipelines, schedulers
+
+pytestmark = pytest.mark.peer
+STEPS = 50
+
+
+def run_peer(script: str, *arguments: object) -> str:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        [str(peer_python()), str(ROOT / "tests" / "programs" / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**environment, "HF_HUB_OFFLINE": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def compare(folder: Path) -> tuple[float, float]:
+    """Largest difference between our answer and diffusers' for the pipeline in a folder: forward, trajectory."""
+    theirs = np.load(folder / "answer.npz")
+    pipeline = pipelines.load_pipeline(str(folder))
+    unet = pipeline.unet.set_train(False)
+    labels = ms.Tensor([0, 1], ms.int32) if unet.config.num_class_embeds else None
+    output = unet(ms.Tensor(theirs["noise"]), ms.Tensor([10, 700], ms.int32), labels)[0].asnumpy()
+    scheduler = schedulers.make_sampler("ddim", pipeline.scheduler)
+    scheduler.set_timesteps(STEPS)
+    images = ms.Tensor(theirs["noise"])
+    for timestep in scheduler.timesteps.asnumpy().tolist():
+        answer = unet(images, ms.Tensor([timestep] * 2, ms.int32), labels)[0]
+        images = scheduler.step(answer, ms.Tensor(timestep), images)[0]
+    differences = np.abs(output - theirs["output"]).max(), np.abs(images.asnumpy() - theirs["trajectory"]).max()
+    print(f"{folder.name}: forward {differences[0]:.1e}, trajectory {differences[1]:.1e}")
+    return differences
+
+
+@pytest.mark.parametrize("kind", [pytest.param("ddpm", marks=pytest.mark.slow), "ddim"])
+def test_a_pipeline_of_diffusers_samples_here_and_goes_on_here(tmp_path, graph_mode, kind):
+    folder = tmp_path / kind
+    run_peer("peer_reference.py", "make", folder, kind)
+    forward, trajectory = compare(folder)
+    assert forward < 1e-4 and trajectory < 1e-3
+
+    tuned = tmp_path / "tuned"
+    result = run_program(
+        *("train", "--dataset_name", "digits", "--pretrained_model_name_or_path", folder, "--image_size", 16),
+        *("--max_train_steps", 3, "--train_batch_size", 4, "--save_image_epochs", 0, "--output_dir", tuned),
+        *("--lr_scheduler", "constant", "--learning_rate", 1e-4, "--max_grad_norm", 0),
+    )
+    assert result.returncode == 0, result.stderr
+    before, after = (pipelines.load_pipeline(str(path)) for path in (folder, tuned))
+    assert after.scheduler.config.prediction_type == before.scheduler.config.prediction_type
+    assert after.scheduler.config.beta_schedule == before.scheduler.config.beta_schedule
+    moved = np.abs(before.unet.conv_in.weight.asnumpy() - after.unet.conv_in.weight.asnumpy()).max()
+    assert 1e-5 < moved < 1e-3  # it went on from where it was
+
+
+@pytest.mark.parametrize("classes", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_a_pipeline_of_ours_samples_in_diffusers(tmp_path, graph_mode, digits_flags, classes):
+    folder = tmp_path / "ours"
+    more = ["--class_conditional"] if classes else []
+    result = run_program("train", *digits_flags, "--max_train_steps", 5, "--output_dir", folder, *more)
+    assert result.returncode == 0, result.stderr
+    run_peer("peer_reference.py", "answer", folder)
+    forward, trajectory = compare(folder)
+    assert forward < 1e-4 and trajectory < 1e-3
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_the_loss_of_a_captioned_batch_is_that_of_diffusers(
+    graph_mode, stable_diffusion, captioned_digits, tmp_path, rank
+):
+    """Autoencoder, text encoder, noise, UNet and loss; with adapters as `load_lora_weights` reads them."""
+    config = TextToImageConfig(
+        pretrained_model_name_or_path=str(stable_diffusion),
+        dataset_name=str(captioned_digits),
+        image_size=16,
+        center_crop=True,
+        mixed_precision="no",
+        rank=rank,
+        lora_alpha=None if rank is None else 8.0,
+    )
+    records, column = open_captioned(config)
+    job = make_text_to_image_job(config, records, column)
+    generator = np.random.default_rng(0)
+    for name, parameter in lora.named_adapters(job.unet):
+        if name.endswith("lora_up"):
+            parameter.set_data(ms.Tensor(0.1 * generator.standard_normal(parameter.shape), ms.float32))
+    made = job.make_batch(np.arange(8), [random_stream(0, 2, place) for place in range(8)])
+    np.savez(tmp_path / "batch.npz", **dict(zip(job.columns, made, strict=False)))
+    ours = job.loss_cell().set_train(False)(*[ms.Tensor(array) for array in made]).asnumpy()
+    adapters = []
+    if rank is not None:
+        job.pipeline().save_pretrained(str(tmp_path / "adapters"))
+        adapters = [tmp_path / "adapters"]
+    run_peer("peer_text_to_image.py", stable_diffusion, tmp_path / "batch.npz", *adapters)
+    answer = np.load(tmp_path / "answer.npz")
+    frozen = FrozenLatents(job.base.vae, job.base.text_encoder).set_train(False)
+    batch = {name: ms.Tensor(array) for name, array in zip(job.columns, made, strict=False)}
+    latents, embeddings = frozen(batch["images"], batch["posterior_noise"], batch["tokens"])
+    np.testing.assert_allclose(latents.asnumpy(), answer["latents"], atol=1e-4)
+    np.testing.assert_allclose(embeddings.asnumpy(), answer["embeddings"], atol=1e-4)
+    theirs = answer["loss"]
+    print(f"loss of a captioned batch, rank {rank}: largest difference {np.abs(ours - theirs).max():.1e}")
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert ours.std() > 0.01

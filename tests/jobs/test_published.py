@@ -1,0 +1,143 @@
+"""The command lines of the published train_unconditional.py scripts, and what their own tests look for."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from PIL import Image
+
+from mindone_ddpm.output.checkpoint import checkpoints_in
+
+SCRIPT = ROOT / "examples" / "unconditional" / "train_unconditional.py"
+# The dummy model of those tests, in the form in which it is published.
+DUMMY_MODEL = {
+    "_class_name": "UNet2DModel",
+    "_diffusers_version": "0.1.1",
+    "act_fn": "silu",
+    "attention_head_dim": 8,
+    "block_out_channels": [8, 16],
+    "center_input_sample": False,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "downsample_padding": 1,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 3,
+    "layers_per_block": 1,
+    "mid_block_scale_factor": 1,
+    "norm_eps": 1e-05,
+    "norm_num_groups": 4,
+    "out_channels": 3,
+    "sample_size": 16,
+    "time_embedding_type": "positional",
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}
+
+
+@pytest.fixture
+def stand_ins(tmp_path) -> Path:
+    """A folder with `data` (six photographs-to-be of two classes) and `ddpm_dummy`."""
+    from datasets import ClassLabel, Dataset, Features
+    from datasets import Image as ImageFeature
+
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)) for _ in range(6)]
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["a", "b"])})
+    dataset = Dataset.from_dict({"image": pictures, "label": [0, 1, 0, 1, 0, 1]}, features=features)
+    dataset.save_to_disk(tmp_path / "data")
+    (tmp_path / "ddpm_dummy").mkdir()
+    (tmp_path / "ddpm_dummy" / "config.json").write_text(json.dumps(DUMMY_MODEL))
+    return tmp_path
+
+
+def run_script(folder: Path, command: str) -> subprocess.CompletedProcess:
+    """Everything after the script's name, as it stands there; data and model are the stand-ins."""
+    command = command.replace("huggan/flowers-102-categories", str(folder / "data"))
+    command = command.replace("hf-internal-testing/dummy_image_class_data", str(folder / "data"))
+    command = command.replace("diffusers/ddpm_dummy", str(folder / "ddpm_dummy"))
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), *shlex.split(command)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [step for step, _ in checkpoints_in(folder)]
+
+
+COMMON = """
+    --dataset_name hf-internal-testing/dummy_image_class_data
+    --model_config_name_or_path diffusers/ddpm_dummy
+    --resolution 16
+    --output_dir out
+    --train_batch_size 1
+    --gradient_accumulation_steps 1
+    --ddpm_num_inference_steps 2
+    --learning_rate 1e-3
+    --lr_warmup_steps 5
+"""
+
+
+@pytest.mark.slow
+def test_the_scripts_own_test_of_checkpoints(stand_ins):
+    """Two at most are kept; more are removed when a run that goes on allows fewer."""
+    run_script(stand_ins, f"{COMMON} --num_epochs 1 --checkpointing_steps=2 --checkpoints_total_limit=2")
+    out = stand_ins / "out"
+    for name in ("unet/diffusion_pytorch_model.safetensors", "scheduler/scheduler_config.json", "model_index.json"):
+        assert (out / name).is_file()
+    assert json.loads((out / "model_index.json").read_text())["_class_name"] == "DDPMPipeline"
+    assert steps_of(out) == [4, 6]
+    run_script(
+        stand_ins,
+        f"{COMMON} --num_epochs 2 --checkpointing_steps=2 --checkpoints_total_limit=3 "
+        "--resume_from_checkpoint=checkpoint-6",
+    )
+    assert steps_of(out) == [8, 10, 12]
+
+
+def test_the_guides_commands(stand_ins):
+    """As in both guides, but for the length of the run, and the small model, which their full one would replace."""
+    shorter = "--num_epochs=1 --model_config_name_or_path diffusers/ddpm_dummy --ddpm_num_inference_steps 2"
+    result = run_script(
+        stand_ins,
+        '--dataset_name="huggan/flowers-102-categories" --resolution=16 --center_crop --random_flip '
+        '--output_dir="ddpm-ema-flowers-64" --train_batch_size=4 --num_epochs=100 --gradient_accumulation_steps=1 '
+        "--use_ema --learning_rate=1e-4 --lr_warmup_steps=500 --mixed_precision=no --logger=tensorboard "
+        f"--enable_xformers_memory_efficient_attention --preserve_input_precision --local_rank=-1 {shorter}",
+    )
+    out = stand_ins / "ddpm-ema-flowers-64"
+    assert (out / "unet" / "diffusion_pytorch_model.safetensors").is_file()
+    assert "6 images at 16x16" in result.stderr + result.stdout
+    assert list((out / "logs").glob("events.out.tfevents.*"))
+    (stand_ins / "pictures").mkdir()
+    for number in range(4):
+        Image.new("RGB", (20, 20), (60 * number, 0, 0)).save(stand_ins / "pictures" / f"{number}.jpg")
+    run_script(
+        stand_ins,
+        '--train_data_dir="pictures" --resolution=16 --output_dir="own" --train_batch_size=4 --num_epochs=100 '
+        "--gradient_accumulation_steps=1 --learning_rate=1e-4 --lr_warmup_steps=500 --mixed_precision=no "
+        f"--report_to=tensorboard --distributed {shorter}",
+    )
+    assert (stand_ins / "own" / "samples" / "0001.png").is_file()
+
+
+def test_defaults_are_the_scripts(stand_ins):
+    result = run_script(stand_ins, "--dataset_name huggan/flowers-102-categories --print_config")
+    config = yaml.safe_load(result.stdout)
+    assert (config["image_size"], config["num_epochs"], config["save_model_epochs"]) == (64, 100, 10)
+    assert (config["output_dir"], config["preset"], config["resize_mode"]) == ("ddpm-model-64", "tutorial-128", "crop")
+    assert config["random_flip"] is False and config["mixed_precision"] == "no"

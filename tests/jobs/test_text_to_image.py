@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+from conftest import PROGRAMS, ROOT, run_program
+from make_stable_diffusion import NUMBERS, digits
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.data.images import DataError
+from mindone_ddpm.data.randomness import random_stream
+from mindone_ddpm.jobs.base import check
+from mindone_ddpm.jobs.text_to_image.captions import Captions, find_caption_column, open_captioned
+from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
+from mindone_ddpm.jobs.text_to_image.job import make_text_to_image_job
+from mindone_ddpm.jobs.text_to_image.latents import cache_key
+from mindone_ddpm.models import lora, pipelines
+from mindone_ddpm.models.unet import num_parameters
+from mindone_ddpm.sampling.prompts import generate_from_prompts
+
+
+@pytest.fixture
+def config(stable_diffusion, captioned_digits, tmp_path) -> TextToImageConfig:
+    return TextToImageConfig(
+        pretrained_model_name_or_path=str(stable_diffusion),
+        dataset_name=str(captioned_digits),
+        image_size=16,
+        center_crop=True,
+        mixed_precision="no",
+        cache_dir=str(tmp_path / "cache"),
+    )
+
+
+def make_job(config):
+    records, column = open_captioned(config)
+    return make_text_to_image_job(config, records, column)
+
+
+def batch_of(job, indices=range(8), place=0):
+    generators = [random_stream(0, 2, place + number) for number in range(len(indices))]
+    return dict(zip(job.columns, job.make_batch(np.asarray(indices), generators), strict=False))
+
+
+# --- captions
+
+
+def dataset_of(**columns):
+    from datasets import Dataset
+
+    return Dataset.from_dict(columns)
+
+
+def test_the_column_of_captions_is_found():
+    assert find_caption_column(dataset_of(image=[1], text=["a"], file=["b"]), None) == "text"
+    assert find_caption_column(dataset_of(image=[1], words=["a"]), None) == "words"
+    assert find_caption_column(dataset_of(image=[1], words=[["a", "b"]]), "words") == "words"
+    for columns, wanted, message in (
+        ({"image": [1]}, None, "--caption_column: no column of captions among image"),
+        ({"a": ["x"], "b": ["x"]}, None, r"--caption_column: several columns hold text \(a, b\); name one"),
+        ({"image": [1], "text": ["a"]}, "words", "--caption_column words: the data set has image, text"),
+        ({"image": [1]}, "image", "--caption_column image: holds"),
+    ):
+        with pytest.raises(DataError, match=message):
+            find_caption_column(dataset_of(**columns), wanted)
+
+
+class Words:
+    """A tokenizer: a number for each word."""
+
+    model_max_length = 5
+
+    def __call__(self, texts, max_length=None, padding=None, truncation=False, verbose=True):
+        ids = [[len(word) for word in text.split()] for text in texts]
+        if padding:
+            ids = [(one + [0] * max_length)[:max_length] for one in ids]
+        return type("Encoding", (), {"input_ids": ids})()
+
+
+class Records:
+    def __init__(self, texts):
+        self.dataset = {"text": texts}
+
+
+def test_one_of_several_captions_is_chosen_and_long_ones_are_counted():
+    captions = Captions(Records([["a", "b", "c"], "one two three four five six", ""]), "text", Words())
+    assert [captions.choose(0, choice) for choice in (0.0, 0.4, 0.99)] == ["a", "b", "c"]
+    assert captions.choose(2, 0.5) == ""
+    assert captions.remark() == "; 1 are longer than 5 tokens and are cut off there"
+    assert captions.tokens(["one three", ""]).tolist() == [[3, 5, 0, 0, 0], [0] * 5]
+
+
+@pytest.mark.parametrize("value", [None, [], [None]])
+def test_an_image_without_a_caption_is_named(value):
+    with pytest.raises(DataError, match="image 1 of the data set, column 'text': has no caption"):
+        Captions(Records(["a", value]), "text", Words())
+
+
+def test_captions_are_left_out_in_their_share(graph_mode, config):
+    job = make_job(replace(config, caption_dropout=0.3))
+    empty = job.captions.tokens([""])[0]
+    tokens = np.concatenate([batch_of(job, [0] * 50, place=50 * n)["tokens"] for n in range(10)])
+    share = (tokens == empty).all(1).mean()
+    assert 0.23 < share < 0.37
+
+
+# --- batches and the cache
+
+
+def test_batches(graph_mode, config):
+    job = make_job(config)
+    assert job.columns == ("noise", "timesteps", "images", "posterior_noise", "tokens", "weights")
+    batch = batch_of(job)
+    assert batch["noise"].shape == batch["posterior_noise"].shape == (8, 4, 8, 8)
+    assert batch["images"].shape == (8, 3, 16, 16) and batch["tokens"].shape == (8, 16)
+    assert {value.dtype for value in batch.values()} == {np.dtype(np.float32), np.dtype(np.int32)}
+    text = job.base.tokenizer.decode(batch["tokens"][3], skip_special_tokens=True)
+    assert text == "a handwritten three"  # the built-in digits begin with 0, 1, 2, 3
+    trained = {parameter.name for parameter in job.unet.trainable_params()}
+    assert trained and not any(p.requires_grad for p in [*job.base.vae.get_parameters()])
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_cache_gives_what_the_networks_give(graph_mode, config, flip):
+    config = replace(config, random_flip=flip, noise_offset=0.1, input_perturbation=0.1, caption_dropout=0.2)
+    plain, cached = make_job(config), make_job(replace(config, cache_latents=True))
+    cached.before_training(show_progress=False)
+    losses = []
+    for job in (plain, cached):
+        batch = batch_of(job)
+        cell = job.loss_cell().set_train(False)
+        losses.append(cell(*[ms.Tensor(batch[name]) for name in job.columns[:-1]]).asnumpy())
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_the_cache_is_taken_up_and_left_when_anything_changes(graph_mode, config, monkeypatch):
+    config = replace(config, cache_latents=True)
+    job = make_job(config)
+    job.before_training(show_progress=False)
+    monkeypatch.setattr("mindone_ddpm.jobs.text_to_image.latents._fill", None)  # it must not be made again
+    again = make_job(config)
+    again.before_training(show_progress=False)
+    keys = {cache_key(config, job.records, job.captions, job.base)}
+    turned = make_job(replace(config, random_flip=True))
+    keys.add(cache_key(config, turned.records, turned.captions, turned.base))
+    fewer = make_job(replace(config, max_train_samples=100))
+    keys.add(cache_key(config, fewer.records, fewer.captions, fewer.base))
+    job.captions.known[0] = ["another text"]
+    keys.add(cache_key(config, job.records, job.captions, job.base))
+    weight = next(iter(again.base.vae.get_parameters()))
+    weight.set_data(weight + 1)
+    keys.add(cache_key(config, again.records, again.captions, again.base))
+    assert len(keys) == 5
+
+
+# --- LoRA
+
+
+def test_adapters_at_zero_change_nothing_and_alone_are_trained(graph_mode, config):
+    inputs = [
+        ms.Tensor(np.random.default_rng(0).standard_normal(shape), ms.float32) for shape in ((2, 4, 8, 8), (2, 16, 32))
+    ]
+    timesteps = ms.Tensor([3, 700], ms.int32)
+    plain, adapted = make_job(config).unet, make_job(replace(config, rank=4)).unet
+    answers = [unet.set_train(False)(inputs[0], timesteps, inputs[1])[0].asnumpy() for unet in (plain, adapted)]
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)
+    assert {parameter.name.split(".")[-1] for parameter in adapted.trainable_params()} == {"lora_down", "lora_up"}
+    assert num_parameters(adapted) < 0.1 * num_parameters(plain)
+
+
+def test_saved_adapters_merged_are_the_adapted_model(graph_mode, config, tmp_path):
+    job = make_job(replace(config, rank=4, lora_alpha=2.0))
+    generator = np.random.default_rng(0)
+    for name, parameter in lora.named_adapters(job.unet):
+        if name.endswith("lora_up"):
+            parameter.set_data(ms.Tensor(0.1 * generator.standard_normal(parameter.shape), ms.float32))
+    inputs = [ms.Tensor(generator.standard_normal(shape), ms.float32) for shape in ((2, 4, 8, 8), (2, 16, 32))]
+    timesteps = ms.Tensor([3, 700], ms.int32)
+    expected = job.unet.set_train(False)(inputs[0], timesteps, inputs[1])[0].asnumpy()
+    job.pipeline().save_pretrained(str(tmp_path))
+    other = make_job(config).unet
+    before = other.set_train(False)(inputs[0], timesteps, inputs[1])[0].asnumpy()
+    assert lora.merge_adapters(other, str(tmp_path)) == len(lora.named_adapters(job.unet)) // 2
+    found = other(inputs[0], timesteps, inputs[1])[0].asnumpy()
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert np.abs(expected - before).max() > 1e-2
+
+
+def test_adapters_that_fit_nothing_are_refused(graph_mode, config, tmp_path):
+    with pytest.raises(ConfigError, match="--lora_target_modules to_nothing: no linear layer"):
+        make_job(replace(config, rank=4, lora_target_modules="to_k,to_nothing"))
+    unet = make_job(config).unet
+    with pytest.raises(ConfigError, match=r"--lora .*: no adapters can be read"):
+        lora.merge_adapters(unet, str(tmp_path))
+    save_file({"unet.nowhere.lora.down.weight": np.zeros((2, 2), np.float32)}, tmp_path / lora.WEIGHTS_FILE)
+    with pytest.raises(ConfigError, match=r"unet\.nowhere\.lora\.down\.weight fits no layer"):
+        lora.merge_adapters(unet, str(tmp_path))
+
+
+# --- pictures for prompts
+
+
+def test_a_picture_is_the_pipelines_own_and_depends_on_seed_and_number(graph_mode, config):
+    pipeline = pipelines.load_text_pipeline(str(config.pretrained_model_name_or_path))
+    prompts = ["a handwritten one", "a handwritten two", "a handwritten one"]
+
+    def make(**values):
+        settings = {"numbers": range(3), "batch_size": 3, "num_inference_steps": 3, "seed": 1, "guidance_scale": 3.0}
+        return generate_from_prompts(pipeline, prompts, **{**settings, **values})
+
+    whole = make()
+    assert whole.shape == (3, 16, 16, 3) and whole.min() >= 0 and whole.max() <= 1
+    np.testing.assert_allclose(make(batch_size=2), whole, atol=2e-3)
+    assert np.abs(make(seed=2) - whole).max() > 0.01
+    single = pipeline(
+        "a handwritten two",
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        generator=[random_stream(1, 3, 1)],
+        output_type="np",
+    )[0]
+    np.testing.assert_allclose(single[0], whole[1], atol=2e-3)
+
+
+# --- the whole, through the command line
+
+
+def distance_from_class(model: Path, number: int) -> float:
+    """Root mean square between pictures made for a class's prompt and the mean picture of the class."""
+    pictures, labels = digits()
+    seen = (pictures[labels == number].mean(0) / 2 + 0.5).transpose(1, 2, 0)
+    made = generate_from_prompts(
+        pipelines.load_text_pipeline(str(model)),
+        [f"a handwritten {NUMBERS[number]}"] * 8,
+        numbers=range(8),
+        batch_size=8,
+        num_inference_steps=20,
+        seed=0,
+        guidance_scale=1.0,
+    )
+    return float(np.sqrt(np.square(made - seen).mean()))
+
+
+@pytest.mark.slow
+def test_in_200_steps_the_loss_falls_and_pictures_come_closer_to_their_class(graph_mode, text_flags, tmp_path):
+    program = [sys.executable, str(PROGRAMS / "make_stable_diffusion.py"), str(tmp_path / "sd"), "150"]
+    subprocess.run(program, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    base, out = tmp_path / "sd" / "pipeline", tmp_path / "run"
+    result = run_program(
+        "train_text_to_image", *text_flags, "--pretrained_model_name_or_path", base, "--cache_latents",
+        "--max_train_steps", 200, "--train_batch_size", 32, "--logging_steps", 1, "--validation_prompts",
+        "a handwritten zero", "a handwritten one", "--num_validation_inference_steps", 3, "--output_dir", out,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    losses = [float(line.split(",")[1]) for line in (out / "logs" / "metrics.csv").read_text().splitlines()[1:]]
+    print(f"loss {np.mean(losses[:5]):.3f} in the first five steps, {np.mean(losses[-20:]):.3f} in the last twenty")
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:5])
+    with Image.open(max((out / "samples").glob("*.png"))) as grid:
+        assert grid.size == (2 * 66 + 2, 66 + 2)
+    for number in (0, 1):
+        before, after = distance_from_class(base, number), distance_from_class(out, number)
+        print(f"a handwritten {NUMBERS[number]}: {before:.3f} from its class before, {after:.3f} after")
+        assert after < 0.85 * before
+
+
+@pytest.mark.slow
+def test_adapters_through_the_command_line(text_flags, stable_diffusion, tmp_path):
+    out = tmp_path / "run"
+    flags = ["--rank", 2, "--max_train_steps", 3, "--output_dir", out]
+    result = run_program("train_text_to_image", *text_flags, *flags)
+    assert result.returncode == 0, result.stderr
+    assert "LoRA adapters of rank 2" in result.stderr + result.stdout
+    assert not (out / "unet").exists()
+    names = load_file(out / lora.WEIGHTS_FILE)
+    assert all(name.startswith("unet.") and ".lora." in name for name in names)
+    result = run_program(
+        "sample", "--model", stable_diffusion, "--lora", out, "--prompt", "a handwritten two", "--num_images", 1,
+        "--num_inference_steps", 2, "--scheduler", "ddim", "--output_dir", tmp_path / "pictures",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "pictures" / "00000.png").exists()
+
+
+def test_what_will_not_do_is_told_in_one_line(text_flags, stable_diffusion, tmp_path):
+    other = tmp_path / "xl"
+    other.mkdir()
+    (other / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+    for flags, message in (
+        (["--pretrained_model_name_or_path", other], "is a StableDiffusionXLPipeline, which is not supported"),
+        (["--resolution", 18], "need a multiple of 4, for example 16 or 20"),
+        (["--caption_column", "image"], "--caption_column image: holds"),
+    ):
+        result = run_program("train_text_to_image", *text_flags, *flags, "--output_dir", tmp_path / "out")
+        assert result.returncode in (1, 2) and message in result.stderr, result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+        assert not (tmp_path / "out").exists()
+
+
+def test_settings_that_contradict(config):
+    for change, message in (
+        ({"pretrained_model_name_or_path": None}, "--pretrained_model_name_or_path: give"),
+        ({"cache_latents": True, "center_crop": False}, "--cache_latents: random crops cannot be kept"),
+        ({"use_8bit_adam": True}, "--use_8bit_adam: MindSpore has no 8-bit Adam"),
+        ({"lora_alpha": 4.0}, "--lora_alpha: has a meaning with --rank only"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            check(replace(config, **change))

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from conftest import run_program, set_mode
+
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
+from mindone_ddpm.models import schedulers
+from mindone_ddpm.models.precision import set_compute_precision
+from mindone_ddpm.models.unet import checkpoint_gradients, make_unet
+from mindone_ddpm.objectives.ddpm import DenoisingLoss
+from mindone_ddpm.training.optimizers import make_optimizer
+from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
+
+CONFIG = TrainingConfig(preset="tiny", image_size=8, channels=1)
+GENERATOR = np.random.default_rng(0)
+BATCH = [
+    ms.Tensor(GENERATOR.standard_normal((4, 1, 8, 8)), ms.float32),
+    ms.Tensor(GENERATOR.standard_normal((4, 1, 8, 8)), ms.float32),
+    ms.Tensor(GENERATOR.integers(0, 1000, 4), ms.int32),
+    ms.Tensor(np.ones(4), ms.float32),
+]
+
+
+def train_three_steps(prepare, loss_scale=1.0):
+    ms.set_seed(0)
+    unet = make_unet(CONFIG)
+    prepare(unet)
+    scheduler = schedulers.make_noise_scheduler(CONFIG)
+    optimizer = make_optimizer(CONFIG, ms.ParameterTuple(unet.trainable_params()))
+    boundary = OptimizerUpdate(optimizer, np.full(10, 1e-3), 1.0, loss_scale)
+    loss = DenoisingLoss(scheduler.alphas_cumprod.asnumpy(), "epsilon")
+    loss_cell = UnconditionalLoss(unet, loss, has_labels=False, has_input_noise=False, keys=None)
+    step = DiffusionTrainStep(loss_cell, boundary).set_train()
+    results = [[float(value) for value in step.run([BATCH])[:2]] for _ in range(3)]
+    return np.array(results), unet, boundary
+
+
+@pytest.fixture(scope="module")
+def full_precision():
+    set_mode("graph")
+    return train_three_steps(lambda unet: None)
+
+
+def test_fp16_computes_in_half_and_keeps_masters_in_float32(full_precision):
+    results, unet, boundary = train_three_steps(lambda unet: set_compute_precision(unet, "fp16"), 65536.0)
+    expected, reference, _ = full_precision
+    np.testing.assert_allclose(results, expected, rtol=2e-2)
+    assert (results != expected).any()
+    assert int(boundary.skips) == 0
+    assert {parameter.dtype for parameter in unet.trainable_params()} == {ms.float32}
+    assert [p.name for p in unet.trainable_params()] == [p.name for p in reference.trainable_params()]
+    assert unet(*BATCH[:1], BATCH[2])[0].dtype == ms.float16
+
+
+def test_an_overflowing_scale_in_fp16_is_skipped_until_it_fits():
+    set_mode("graph")
+    _, _, boundary = train_three_steps(lambda unet: set_compute_precision(unet, "fp16"), 2.0**40)
+    assert (int(boundary.step), int(boundary.skips)) == (0, 3)
+
+
+def test_gradient_checkpointing_gives_the_same_losses_and_gradients(full_precision):
+    results, unet, _ = train_three_steps(checkpoint_gradients)
+    expected, reference, _ = full_precision
+    np.testing.assert_allclose(results, expected, rtol=1e-5)
+    for found, wanted in zip(unet.trainable_params(), reference.trainable_params(), strict=True):
+        # Adam turns the rounding of a gradient near 0 into a step of up to the learning rate.
+        np.testing.assert_allclose(found.asnumpy(), wanted.asnumpy(), atol=2e-4)
+
+
+def test_gradient_checkpointing_in_pynative():
+    set_mode("pynative")
+    try:
+        plain, _, _ = train_three_steps(lambda unet: None)
+        results, _, _ = train_three_steps(checkpoint_gradients)
+        np.testing.assert_allclose(results, plain, rtol=1e-5)
+    finally:
+        set_mode("graph")
+
+
+def test_a_precision_without_kernels_is_refused_before_training(tmp_path):
+    result = run_program(
+        "train", "--dataset_name", "digits", "--channels", 1, "--image_size", 8, "--mixed_precision", "bf16",
+        "--output_dir", tmp_path / "run",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert "--mixed_precision bf16: this CPU has no kernels for it; use no or fp16" in result.stderr
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,129 @@
+"""The page about a run."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from conftest import run_program
+from PIL import Image
+
+from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.output import report
+
+
+class Reader(HTMLParser):
+    """Notes titles, cells and whatever would be fetched from elsewhere; complains about tags that do not match."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.titles, self.outside, self.text = [], [], [], ""
+        self.pictures: list[Image.Image] = []
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        source = given.get("src") or given.get("href")
+        if source and source.startswith("data:image/png;base64,"):
+            self.pictures.append(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+        elif source:
+            self.outside.append(source)
+        if tag not in ("meta", "img", "input", "br", "line", "circle", "polyline"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in ("line", "circle", "polyline"):
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+        if self.open and self.open[-1] in ("h1", "h2", "figcaption"):
+            self.titles.append(data)
+
+
+def read(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    assert reader.open == [] and reader.outside == []
+    return reader
+
+
+def test_a_real_run_on_one_page(digits_flags, tmp_path):
+    folder = tmp_path / "a <run>"
+    result = run_program(
+        *("train", *digits_flags, "--max_train_steps", 60, "--save_image_epochs", 1, "--eval_batch_size", 4),
+        *("--ddpm_num_inference_steps", 2, "--validation_split", 0.1, "--validation_loss_steps", 20),
+        *("--validation_num_images", 10, "--checkpointing_steps", 30, "--output_dir", folder),
+    )
+    assert result.returncode == 0, result.stderr
+    result = run_program("report", folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == str(folder / "report.html")
+    page = read(folder / "report.html")
+    for title in (
+        "a <run>",
+        "Samples over the epochs",
+        "From noise to pictures, at the last of these",
+        "loss",
+        "learning rate",
+        "images a second",
+        "Settings",
+        "Versions",
+    ):
+        assert title in page.titles, title
+    assert "validation_loss" in page.titles and "Loss by timestep" in page.titles
+    assert "Data: above as stored, below as the model sees it" in page.titles
+    epochs = len(list((folder / "samples").glob("*.png")))
+    assert len(page.pictures) == epochs + 2 and epochs > 1
+    with Image.open(folder / "trajectory.png") as strip:
+        assert strip.size == (2 * 66 + 2, 4 * 66 + 2)  # four pictures, each after both steps
+    assert "0.001" in page.text and "mindspore" in page.text  # the learning rate set, and a version
+    content = (folder / "report.html").read_text()
+    assert content.count("hidden=") == epochs - 1  # one grid is seen
+    assert "http" not in re.sub(r"data:image/png;base64,[^\"]*", "", content)
+
+
+def test_lines_are_where_the_values_are():
+    chart = report.line_chart([[(0.0, 1.0), (10.0, 3.0), (20.0, 2.0)]], "x", 640, 240)
+    found = re.search(r'points="([^"]*)"', chart).group(1)
+    assert found == "62.0,214.0 345.0,10.0 628.0,112.0"
+
+
+def test_long_curves_are_thinned_by_means():
+    points = {step: float(step % 2) for step in range(1, 6001)}
+    drawn = report.thinned(points)
+    assert len(drawn) == 600 and all(value == 0.5 for _, value in drawn)
+    assert report.thinned({1: float("nan"), 2: 5.0}) == [(2.0, 5.0)]
+
+
+def test_odd_files_cost_their_part_alone(tmp_path):
+    (tmp_path / "samples").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "samples" / "0001.png")
+    (tmp_path / "samples" / "0002.png").write_bytes(b"no picture")
+    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "evaluation.csv").write_text(
+        "1,eval/validation_loss_t000-499,nan\n1,eval/validation_loss_t500-999,0.5\n"
+    )
+    page = read(report.write_report(tmp_path))
+    assert len(page.pictures) == 1 and "0002.png cannot be read" in page.text
+    assert "nan" not in re.sub(r"data:image/png;base64,[^\"]*", "", (tmp_path / "report.html").read_text())
+
+
+def test_the_data_of_text_to_image(captioned_digits, tmp_path):
+    settings = {"dataset_name": str(captioned_digits), "image_size": 16}
+    assert "data:image/png" in report.data_preview(settings)
+    assert "data:image/png" in report.data_preview({**settings, "rank": 4})
+
+
+def test_folders_without_a_run(tmp_path):
+    with pytest.raises(ConfigError, match="no such folder"):
+        report.write_report(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="holds no run"):
+        report.write_report(tmp_path)
+    (tmp_path / "training_config.yaml").write_text("[unclosed")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        report.write_report(tmp_path)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mindone_ddpm.config.fields import as_dict
+from mindone_ddpm.config.parse import to_yaml
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.output.tracking import clear_logs, make_tracker
+
+
+def log(names, folder, steps, start=0, **settings):
+    tracker = make_tracker(names, folder, start, settings)
+    for step in steps:
+        tracker.scalars(step, {"train/loss": 1.0 / step, "train/learning_rate": 0.5, "train/grad_norm": 2.0})
+    tracker.picture(steps[-1], "samples", Image.new("RGB", (8, 8)))
+    tracker.close()
+
+
+def test_several_at_once(tmp_path):
+    log("csv,jsonl,tensorboard", tmp_path, [1, 2, 3], learning_rate=1e-4)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        assert [float(row["train/loss"]) for row in csv.DictReader(file)] == [1.0, 1 / 2, 1 / 3]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[2] == {"step": 3, "train/loss": 1 / 3, "train/learning_rate": 0.5, "train/grad_norm": 2.0}
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
+    assert "learning_rate: 0.0001" in (tmp_path / "hparams.yml").read_text()
+    clear_logs(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["csv", "jsonl"])
+def test_what_was_logged_after_the_checkpoint_is_logged_anew(tmp_path, name):
+    log(name, tmp_path, [1, 2, 3, 4])
+    path = tmp_path / f"metrics.{name}"
+    path.write_text(path.read_text() + ('{"step": 5, "tr' if name == "jsonl" else "5,0.1"))
+    log(name, tmp_path, [3, 4, 5], start=2)
+    text = path.read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in text] if name == "jsonl" else [int(r.split(",")[0]) for r in text[1:]]
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_wandb_offline_and_resumed(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)
+    log("wandb", tmp_path / "logs", [1, 2], learning_rate=1e-4)
+    first = (tmp_path / "logs" / "wandb_run_id.txt").read_text()
+    log("wandb", tmp_path / "logs", [3], start=2)
+    assert (tmp_path / "logs" / "wandb_run_id.txt").read_text() == first
+    stored = list((tmp_path / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert stored and b"train/loss" in b"".join(path.read_bytes() for path in stored)
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_the_token_is_written_nowhere(tmp_path):
+    config = TrainingConfig(dataset_name="digits", hub_token="hf_secret_thing")
+    assert "hf_secret_thing" not in to_yaml(config)
+    log("csv,jsonl,tensorboard", tmp_path, [1], **as_dict(config))
+    for path in tmp_path.iterdir():
+        assert b"hf_secret_thing" not in path.read_bytes(), path
+    assert np.any([b"digits" in path.read_bytes() for path in tmp_path.glob("events*")])

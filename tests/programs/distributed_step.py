@@ -1,0 +1,55 @@
+"""Run under msrun by test_distributed.py: one linear model on two ranks, each with inputs of its own.
+
+Writes what each rank ends with to <folder>/rank<r>.json.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent.parent / folder) for folder in (".", "training")]
+
+import numpy as np  # noqa: E402
+
+from mindone_ddpm.runtime import start  # noqa: E402
+
+here = start.start("CPU", sys.argv[2], seed=0)
+
+import mindspore as ms  # noqa: E402
+from test_step import BETA1, BETA2, DECAY, EPSILON, RATE, LinearLoss, batch  # noqa: E402
+
+from mindone_ddpm.runtime import distributed  # noqa: E402
+from mindone_ddpm.training.optimizers import AdamW  # noqa: E402
+from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate  # noqa: E402
+
+loss = LinearLoss()
+if here.rank == 1:
+    loss.weight.set_data(ms.Tensor(np.full((3, 2), 9.0), ms.float32))  # to be replaced by rank 0's
+parameters = ms.ParameterTuple(loss.trainable_params())
+distributed.broadcast_parameters(here, parameters)
+optimizer = AdamW(parameters, BETA1, BETA2, EPSILON, DECAY)
+boundary = OptimizerUpdate(optimizer, np.full(9, RATE), max_grad_norm=1.0, world_size=here.world_size)
+step = DiffusionTrainStep(loss, boundary)
+
+# Rank 0 has two samples, rank 1 one sample and one filling.
+x = [np.array([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]]), np.array([[2.0, 0.0, 1.0], [7.0, 7.0, 7.0]])][here.rank]
+weights = [[1.0, 1.0], [1.0, 0.0]][here.rank]
+overflowing = x * (np.inf if here.rank == 1 else 1.0)
+
+results = []
+for inputs in (x, overflowing, x):
+    mean_loss, norm, _ = step.run([batch(inputs, weights)])
+    results.append({"loss": float(mean_loss), "norm": float(norm), "skips": int(boundary.skips)})
+record = {
+    "results": results,
+    "weight": loss.weight.asnumpy().tolist(),
+    "step": int(boundary.step),
+    "any": [distributed.any_rank(here, here.rank == 1), distributed.any_rank(here, False)],
+    "shared": distributed.broadcast_object(here, {"from": here.rank, "text": "x" * 70_000 + "\u4e2d"})
+    == {
+        "from": 0,
+        "text": "x" * 70_000 + "\u4e2d",
+    },
+    "gathered": distributed.gather_rows(here, np.full((2, 1), 0.25 + here.rank, np.float32)).ravel().tolist(),
+}
+(Path(sys.argv[1]) / f"rank{here.rank}.json").write_text(json.dumps(record))
