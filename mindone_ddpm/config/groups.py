@@ -1,8 +1,4 @@
-"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
-
-Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
-names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
-"""
+"""Groups of settings. Each is a flat dataclass; a configuration is a class that inherits the groups it needs."""
 
 from __future__ import annotations
 
@@ -66,10 +62,9 @@ MODES = ("graph", "pynative")
 
 
 @dataclass
-class EngineConfig:
-    """What every kind of training has: data, objective, optimiser, output, machine."""
+class DataConfig:
+    """Which images, and how they are prepared."""
 
-    # data
     dataset_name: str | None = setting(
         None, "'digits' (built in), a data set's name on the Hugging Face Hub, or a folder written by save_to_disk"
     )
@@ -105,7 +100,11 @@ class EngineConfig:
         1024, "keep the resized images in memory if they take at most this many MiB; 0: never", low=0
     )
 
-    # objective
+
+@dataclass
+class LossConfig:
+    """The training loss."""
+
     loss_type: str = setting("mse", "distance between prediction and target", choices=LOSS_TYPES)
     huber_c: float = setting(0.1, "with loss_type huber: below this it is quadratic, above linear", above=0)
     snr_gamma: float | None = setting(None, "weigh timesteps by Min-SNR with this gamma; 5 is recommended", above=0)
@@ -114,13 +113,22 @@ class EngineConfig:
         0.0, "add noise of this scale to the input's noise, but not to the target; 0.1 is recommended", low=0
     )
 
-    # training
-    output_dir: str = setting("model", "folder for the pipeline, samples and logs")
-    overwrite_output_dir: bool = setting(False, "allow an output_dir that already holds a run")
+
+@dataclass
+class LoopConfig:
+    """How long a run is, and the size of its updates."""
+
     train_batch_size: int = setting(16, "images per device and micro-batch", low=1)
     num_epochs: int = setting(50, "passes over the data", aliases=["num_train_epochs"], low=1)
     max_train_steps: int | None = setting(None, "optimiser steps; decides over num_epochs when given", low=1)
     gradient_accumulation_steps: int = setting(1, "micro-batches per optimiser step", low=1)
+    seed: int = setting(0, "decides initial weights, data order, flips, noise and samples", low=0, high=2**32 - 1)
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimizer and its learning-rate schedule."""
+
     learning_rate: float = setting(1e-4, "peak learning rate", above=0)
     scale_lr: bool = setting(False, "multiply the learning rate by ranks x batch x accumulation")
     lr_scheduler: str = setting("cosine", "schedule, by optimiser step", choices=LR_SCHEDULERS)
@@ -143,6 +151,12 @@ class EngineConfig:
     adam_weight_decay: float = setting(1e-6, "decoupled weight decay", low=0)
     adam_epsilon: float = setting(1e-8, "added to the denominator", above=0)
     max_grad_norm: float = setting(1.0, "clip the global gradient norm to this; 0: do not clip", low=0)
+
+
+@dataclass
+class PrecisionConfig:
+    """Compute precision, loss scaling and memory."""
+
     mixed_precision: str = setting(
         "auto",
         "compute precision; auto: fp16 on Ascend and GPU, no (float32) on CPU",
@@ -157,19 +171,41 @@ class EngineConfig:
     enable_xformers_memory_efficient_attention: bool = setting(
         False, "on Ascend: mindone's fused attention; elsewhere there is none, and attention stays as it is"
     )
+
+
+@dataclass
+class EMAConfig:
+    """The moving average of the weights."""
+
     use_ema: bool = setting(False, "keep a moving average of the weights; samples and the pipeline are made with it")
     ema_inv_gamma: float = setting(1.0, "the decay after step n is 1 - (1 + (n-1)/inv_gamma)^-power", above=0)
     ema_power: float = setting(0.75, "see ema_inv_gamma", above=0)
     ema_max_decay: float = setting(0.9999, "the decay's upper bound", low=0)
     ema_decay: float | None = setting(None, "a fixed decay instead", low=0)
-    seed: int = setting(0, "decides initial weights, data order, flips, noise and samples", low=0, high=2**32 - 1)
 
-    # output
+
+@dataclass
+class OutputConfig:
+    """What a run writes, and when."""
+
+    output_dir: str = setting("model", "folder for the pipeline, samples and logs")
+    overwrite_output_dir: bool = setting(False, "allow an output_dir that already holds a run")
     save_image_epochs: int = setting(
         10, "epochs between grids of samples; 0: never", aliases=["save_images_epochs"], low=0
     )
     save_model_epochs: int = setting(30, "epochs between saved pipelines (and one at the end)", low=0)
     save_dtype: str = setting("float32", "type of the saved pipeline's weights", choices=["float32", "fp16", "bf16"])
+    logging_dir: str = setting("logs", "folder for the trackers, inside output_dir")
+    logging_steps: int = setting(10, "steps between fetches of the loss from the device", low=1)
+    report_to: str = setting(
+        "tensorboard", "trackers, with commas between", aliases=["logger"], choices=TRACKERS, several=True
+    )
+
+
+@dataclass
+class CheckpointConfig:
+    """Checkpoints, and resuming from them."""
+
     checkpointing_steps: int = setting(500, "optimiser steps between checkpoints; 0: none", low=0)
     checkpoints_total_limit: int | None = setting(2, "keep this many checkpoints, the newest; none: all", low=1)
     resume_from_checkpoint: str | None = setting(
@@ -179,11 +215,11 @@ class EngineConfig:
     on_checkpoint_error: str = setting(
         "continue", "when a checkpoint cannot be written: go on with the old one, or stop", choices=["continue", "stop"]
     )
-    logging_dir: str = setting("logs", "folder for the trackers, inside output_dir")
-    logging_steps: int = setting(10, "steps between fetches of the loss from the device", low=1)
-    report_to: str = setting(
-        "tensorboard", "trackers, with commas between", aliases=["logger"], choices=TRACKERS, several=True
-    )
+
+
+@dataclass
+class HubConfig:
+    """The Hugging Face Hub."""
 
     push_to_hub: bool = setting(False, "upload the pipeline to the Hugging Face Hub whenever it is saved")
     hub_model_id: str | None = setting(
@@ -193,7 +229,11 @@ class EngineConfig:
     hub_token: str | None = setting(None, "token for the Hub; better given by HF_TOKEN or a login", secret=True)
     hub_license: str | None = setting(None, "licence named in the model card, such as apache-2.0")
 
-    # machine
+
+@dataclass
+class MachineConfig:
+    """The device, and the ranks."""
+
     distributed: bool = setting(False, "accepted for old command lines: a launch by msrun is noticed by itself")
     local_rank: int | None = setting(None, "accepted for old command lines, like distributed")
     step_timeout_s: float = setting(
@@ -210,6 +250,22 @@ class EngineConfig:
         "keep the compiled step for the next start of the same run; auto: on a processor, where this was tried",
         choices=["auto", "on", "off"],
     )
+
+
+@dataclass
+class EngineConfig(
+    MachineConfig,
+    HubConfig,
+    CheckpointConfig,
+    OutputConfig,
+    EMAConfig,
+    PrecisionConfig,
+    OptimizerConfig,
+    LoopConfig,
+    LossConfig,
+    DataConfig,
+):
+    """The settings that every kind of training has."""
 
 
 def looks_like_hub_name(name: str) -> bool:
@@ -261,3 +317,12 @@ def parse_step_rules(text: str) -> tuple[list[tuple[float, int]], float]:
     if untils != sorted(set(untils)) or any(factor < 0 for factor, _ in rules) or float(last) < 0:
         raise ValueError(text)
     return rules, float(last)
+
+
+@dataclass
+class LabelConfig:
+    """Training with classes."""
+
+    class_conditional: bool = setting(False, "learn the classes too, so that samples of a class can be asked for")
+    label_column: str | None = setting(None, "column that holds the classes; found by its type when not given")
+    label_dropout: float = setting(0.1, "share of labels left out, which guidance at sampling needs", low=0, high=1)

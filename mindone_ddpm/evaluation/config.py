@@ -11,8 +11,44 @@ from pathlib import Path
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import check_fields, setting
-from mindone_ddpm.config.groups import INTERPOLATIONS, METRICS, SAMPLERS
+from mindone_ddpm.config.groups import FIGURES, INTERPOLATIONS, METRICS, SAMPLERS
 from mindone_ddpm.sampling.config import SamplingBase
+
+
+@dataclass
+class EvaluationConfig:
+    """Metrics measured during training."""
+
+    eval_metrics: str | None = setting(
+        None, "figures of quality on the way, with commas between", choices=METRICS, several=True
+    )
+    eval_metrics_steps: int = setting(0, "every so many steps, and at the end; 0: at the end only", low=0)
+    eval_num_samples: int = setting(1000, "pictures made for them", low=2)
+    eval_num_inference_steps: int = setting(50, "denoising steps (DDIM) of those pictures", low=1)
+    eval_features: str = setting(
+        "inception", "network whose features are compared; digits: small, built in", choices=["inception", "digits"]
+    )
+    inception_weights: str | None = setting(
+        None, "the FID literature's Inception-v3: a safetensors file, or on the Hub"
+    )
+    eval_resize: str = setting(
+        "pytorch-fid", "to the network's 299 pixels; clean: antialiased, as clean-fid", choices=["pytorch-fid", "clean"]
+    )
+    save_best: str | None = setting(
+        None, "keep the pipeline with the best of this figure in best/", choices=list(FIGURES)
+    )
+
+
+@dataclass
+class ValidationConfig:
+    """The loss on held-out images, measured during training."""
+
+    validation_split: float = setting(
+        0.0, "share of the images that is not trained on, and whose loss is measured instead", low=0, high=0.9
+    )
+    validation_data_dir: str | None = setting(None, "folder of images whose loss is measured instead")
+    validation_loss_steps: int = setting(0, "measure it every so many steps, and at the end; 0: at the end only", low=0)
+    validation_num_images: int = setting(100, "measure it on at most so many images", low=1)
 
 
 @dataclass

@@ -14,85 +14,28 @@ from typing import Any
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import setting
 from mindone_ddpm.config.groups import (
-    BETA_SCHEDULES,
-    FIGURES,
-    METRICS,
-    PREDICTION_TYPES,
     EngineConfig,
+    LabelConfig,
     check_engine,
     looks_like_hub_name,
 )
+from mindone_ddpm.evaluation.config import EvaluationConfig, ValidationConfig
+from mindone_ddpm.models.config import ModelConfig
 from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS, check_size, preset_for
+from mindone_ddpm.objectives.config import NoiseScheduleConfig
 
 
 @dataclass
-class TrainingConfig(EngineConfig):
+class TrainingConfig(ValidationConfig, EvaluationConfig, LabelConfig, NoiseScheduleConfig, ModelConfig, EngineConfig):
     """Training a UNet on images. Names and defaults follow the published tutorial and scripts."""
 
     output_dir: str = setting("ddpm-butterflies-128", "folder for the pipeline, samples and logs")
-
-    # images
-    channels: int = setting(3, "1 grey, 3 RGB, 4 RGBA", low=1)
     preserve_input_precision: bool = setting(
         False, "keep 16-bit and float images at their precision instead of rounding them to 8 bits"
     )
-
-    # model
-    preset: str | None = setting(
-        None,
-        "size of the UNet; by default the one that fits the image size",
-        choices=[*UNET_PRESETS, *PRESET_ALIASES],
-    )
-    model_config_name_or_path: str | None = setting(
-        None, "config.json of a UNet2DModel, or a folder or a Hub name that has one, instead of a preset"
-    )
-    pretrained_model_name_or_path: str | None = setting(
-        None, "pipeline (a folder, or a name on the Hub) to go on from: its UNet and its noise levels"
-    )
-    ddpm_num_steps: int = setting(1000, "noise levels", low=2)
-    ddpm_beta_schedule: str = setting("linear", "how the noise grows", choices=BETA_SCHEDULES)
-    rescale_betas_zero_snr: bool = setting(
-        False, "shift the noise levels so that the last is pure noise; not with prediction_type epsilon"
-    )
-    prediction_type: str = setting("epsilon", "what the UNet predicts", choices=PREDICTION_TYPES)
-    loss_weighting: str = setting(
-        "auto",
-        "of timesteps, without snr_gamma; auto: snr for prediction_type sample, as the published scripts have it, "
-        "else uniform",
-        choices=["auto", "uniform", "snr"],
-    )
-    class_conditional: bool = setting(False, "learn the classes too, so that samples of a class can be asked for")
-    label_column: str | None = setting(None, "column that holds the classes; found by its type when not given")
-    label_dropout: float = setting(0.1, "share of labels left out, which guidance at sampling needs", low=0, high=1)
-
-    # evaluation
     eval_batch_size: int = setting(16, "images in a grid of samples", low=1)
     ddpm_num_inference_steps: int = setting(1000, "denoising steps for the grids", low=1)
     guidance_scale: float = setting(1.0, "for the grids of a class-conditional model; see sampling", low=0)
-    eval_metrics: str | None = setting(
-        None, "figures of quality on the way, with commas between", choices=METRICS, several=True
-    )
-    eval_metrics_steps: int = setting(0, "every so many steps, and at the end; 0: at the end only", low=0)
-    eval_num_samples: int = setting(1000, "pictures made for them", low=2)
-    eval_num_inference_steps: int = setting(50, "denoising steps (DDIM) of those pictures", low=1)
-    eval_features: str = setting(
-        "inception", "network whose features are compared; digits: small, built in", choices=["inception", "digits"]
-    )
-    inception_weights: str | None = setting(
-        None, "the FID literature's Inception-v3: a safetensors file, or on the Hub"
-    )
-    eval_resize: str = setting(
-        "pytorch-fid", "to the network's 299 pixels; clean: antialiased, as clean-fid", choices=["pytorch-fid", "clean"]
-    )
-    validation_split: float = setting(
-        0.0, "share of the images that is not trained on, and whose loss is measured instead", low=0, high=0.9
-    )
-    validation_data_dir: str | None = setting(None, "folder of images whose loss is measured instead")
-    validation_loss_steps: int = setting(0, "measure it every so many steps, and at the end; 0: at the end only", low=0)
-    validation_num_images: int = setting(100, "measure it on at most so many images", low=1)
-    save_best: str | None = setting(
-        None, "keep the pipeline with the best of this figure in best/", choices=list(FIGURES)
-    )
 
 
 # What the published train_unconditional.py scripts have where the tutorial has something else.
