@@ -1,6 +1,6 @@
-"""What a diffusion model is trained towards: noise levels, targets, distances, weights of timesteps.
+"""Discrete denoising diffusion: noise levels, targets, distances, weights of timesteps.
 
-The same for every job. With ``a_t`` the product of the alphas up to timestep t, a noisy sample is
+With ``a_t`` the product of the alphas up to timestep t, a noisy sample is
 ``x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) eps`` (Ho et al. 2020, equation 4), and its signal-to-noise ratio is
 ``SNR(t) = a_t / (1 - a_t)``.
 """
@@ -11,7 +11,10 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import ops
+
+from mindone_ddpm.config.groups import LossConfig
+from mindone_ddpm.objectives.base import Objective
 
 
 def timestep_weights(
@@ -20,9 +23,8 @@ def timestep_weights(
     """The weight of each timestep in the loss, float64 of shape (num_train_timesteps,).
 
     Args:
-        snr_gamma: Min-SNR (Hang et al. 2023, section 3.4): the loss on x_0 is weighed by min(SNR, gamma), and the other
-            two so that they come to the same: min(SNR, gamma) / SNR for ``epsilon``, / (SNR + 1) for
-            ``v_prediction``.
+        snr_gamma: Min-SNR (Hang et al. 2023, section 3.4): the loss on x_0 has the weight min(SNR, gamma). The others
+            have the equivalent one: min(SNR, gamma) / SNR for ``epsilon``, / (SNR + 1) for ``v_prediction``.
         weighting: without ``snr_gamma``: ``uniform``, or ``snr`` itself (Salimans & Ho 2022, equation 9).
     """
     alphas = alphas_cumprod.astype(np.float64)
@@ -35,7 +37,7 @@ def timestep_weights(
     return capped if prediction_type == "sample" else capped / (snr + 1.0)
 
 
-class DenoisingLoss(nn.Cell):
+class DDPMObjective(Objective):
     """The denoising loss of each sample (Ho et al. 2020, equation 14, and its x0 and v forms).
 
     The target is ``eps`` (epsilon), ``x_0`` (sample), or ``sqrt(a_t) eps - sqrt(1 - a_t) x_0`` (v_prediction;
@@ -48,6 +50,7 @@ class DenoisingLoss(nn.Cell):
         loss_type: ``mse``, ``l1`` or ``huber``.
         huber_c: c.
         weights: of each timestep, see :func:`timestep_weights`; None: all 1.
+        scheduler: a DDPMScheduler with these noise levels, for sampling.
     """
 
     def __init__(
@@ -57,9 +60,11 @@ class DenoisingLoss(nn.Cell):
         loss_type: str = "mse",
         huber_c: float = 0.1,
         weights: np.ndarray | None = None,
+        scheduler: Any = None,
     ):
         super().__init__(auto_prefix=False)
         alphas = alphas_cumprod.astype(np.float64)
+        self.num_train_timesteps = len(alphas)
         self.signal = ms.Tensor(np.sqrt(alphas), ms.float32)
         self.spread = ms.Tensor(np.sqrt(1.0 - alphas), ms.float32)
         self.prediction_type = prediction_type
@@ -67,21 +72,48 @@ class DenoisingLoss(nn.Cell):
         self.huber_c = huber_c
         self.is_weighted = weights is not None and not np.all(weights == 1.0)
         self.weights = ms.Tensor(np.ones(1) if weights is None else weights, ms.float32)
+        self._scheduler = scheduler
 
-    def add_noise(self, samples, noise, timesteps):
-        """Noisy samples, same shape as ``samples``; ``timesteps`` int32 of shape (batch,)."""
-        signal = ops.gather(self.signal, timesteps, 0).reshape(-1, 1, 1, 1)
-        spread = ops.gather(self.spread, timesteps, 0).reshape(-1, 1, 1, 1)
-        return signal * samples + spread * noise
+    @classmethod
+    def for_scheduler(cls, scheduler: Any, config: LossConfig | None = None, weighting: str = "auto") -> DDPMObjective:
+        """The objective on a scheduler's noise levels; without ``config`` the plain mean squared error.
 
-    def target(self, samples, noise, timesteps):
-        if self.prediction_type == "epsilon":
-            return noise
+        ``weighting`` is ``uniform``, ``snr``, or ``auto``: snr where the model predicts the sample, else uniform.
+        """
+        alphas, kind = scheduler.alphas_cumprod.asnumpy(), scheduler.config.prediction_type
+        if config is None:
+            return cls(alphas, kind, scheduler=scheduler)
+        if weighting == "auto":
+            weighting = "snr" if kind == "sample" else "uniform"
+        weights = timestep_weights(alphas, kind, config.snr_gamma, weighting)
+        return cls(alphas, kind, config.loss_type, config.huber_c, weights, scheduler)
+
+    def draw_time(self, rng: np.random.Generator, bucket: int = 0, num_buckets: int = 1) -> int:
+        first, end = (self.num_train_timesteps * b // num_buckets for b in (bucket, bucket + 1))
+        return int(rng.integers(first, max(end, first + 1)))
+
+    def bucket_names(self, num_buckets: int) -> list[str]:
+        """Such as ``t000-099``."""
+        edges = [self.num_train_timesteps * bucket // num_buckets for bucket in range(num_buckets + 1)]
+        return [f"t{edges[b]:03d}-{edges[b + 1] - 1:03d}" for b in range(num_buckets)]
+
+    def scheduler(self) -> Any:
+        return self._scheduler
+
+    def identity(self) -> dict[str, Any]:
+        return {name: value for name, value in self._scheduler.config.items() if not name.startswith("_")}
+
+    def corrupt(self, samples, noise, times, input_noise=None):
+        signal = ops.gather(self.signal, times, 0).reshape(-1, 1, 1, 1)
+        spread = ops.gather(self.spread, times, 0).reshape(-1, 1, 1, 1)
+        model_input = signal * samples + spread * (noise if input_noise is None else input_noise)
+        target = noise
         if self.prediction_type == "sample":
-            return samples
-        signal = ops.gather(self.signal, timesteps, 0).reshape(-1, 1, 1, 1)
-        spread = ops.gather(self.spread, timesteps, 0).reshape(-1, 1, 1, 1)
-        return signal * noise - spread * samples
+            target = samples
+        elif self.prediction_type == "v_prediction":
+            target = signal * noise - spread * samples
+        weight = ops.gather(self.weights, times, 0) if self.is_weighted else None
+        return model_input, times, target, weight
 
     def distance(self, error):
         if self.loss_type == "l1":
@@ -90,40 +122,7 @@ class DenoisingLoss(nn.Cell):
             return 2.0 * self.huber_c * (ops.sqrt(ops.square(error) + self.huber_c**2) - self.huber_c)
         return ops.square(error)
 
-    def construct(self, prediction, samples, noise, timesteps):
-        """The loss of each sample, float32 of shape (batch,)."""
-        error = prediction.astype(ms.float32) - self.target(samples, noise, timesteps)
+    def loss(self, prediction, target, weight):
+        error = prediction.astype(ms.float32) - target
         loss = self.distance(error).mean((1, 2, 3))
-        if self.is_weighted:
-            loss = loss * ops.gather(self.weights, timesteps, 0)
-        return loss
-
-
-def make_denoising_loss(config: Any, scheduler: Any) -> DenoisingLoss:
-    """The loss that a configuration asks for, on a noise scheduler's levels."""
-    alphas = scheduler.alphas_cumprod.asnumpy()
-    kind = scheduler.config.prediction_type
-    weighting = getattr(config, "loss_weighting", "uniform")
-    if weighting == "auto":
-        weighting = "snr" if kind == "sample" else "uniform"
-    weights = timestep_weights(alphas, kind, config.snr_gamma, weighting)
-    return DenoisingLoss(alphas, kind, config.loss_type, config.huber_c, weights)
-
-
-def draw_noise(generator: np.random.Generator, out: np.ndarray, config: Any) -> np.ndarray | None:
-    """Draw a sample's noise into ``out``, float32 of shape (channels, height, width).
-
-    With ``noise_offset``, a number a channel is added everywhere in it (Guttenberg 2023, "Diffusion with offset
-    noise").
-
-    Returns:
-        With ``input_perturbation``, the noise that goes into the input in its stead: the same and some more (Ning et
-        al. 2023, algorithm 1); else None.
-    """
-    generator.standard_normal(out=out, dtype=np.float32)
-    if config.noise_offset:
-        out += config.noise_offset * generator.standard_normal((len(out), 1, 1), dtype=np.float32)
-    if not config.input_perturbation:
-        return None
-    more = generator.standard_normal(out.shape, dtype=np.float32)
-    return out + np.float32(config.input_perturbation) * more
+        return loss if weight is None else loss * weight

@@ -1,15 +1,13 @@
-"""The one loop. :func:`train_loop` reads from top to bottom: prepare, loop, finish."""
+"""What happens between the steps of a run: progress, samples, checkpoints, pipelines, evaluators."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +16,40 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mindone_ddpm.common import files
-from mindone_ddpm.common.errors import first_line
-from mindone_ddpm.config.groups import FIGURES
-from mindone_ddpm.config.parse import to_yaml
-from mindone_ddpm.evaluation.in_training import Evaluator
-from mindone_ddpm.evaluation.validation_loss import ValidationLoss
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.output import checkpoint, hub, tracking
+from mindone_ddpm.common.errors import UserError, first_line
+from mindone_ddpm.common.files import atomic_path, write_text
+from mindone_ddpm.config.groups import HIGHER_IS_BETTER
+from mindone_ddpm.evaluation.evaluator import Evaluator
+from mindone_ddpm.output import checkpoint, hub
 from mindone_ddpm.output.card import write_card
+from mindone_ddpm.output.tracking import Tracker
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.distributed import Watchdog
 from mindone_ddpm.runtime.signals import StopRequest
 from mindone_ddpm.sampling import grids
+from mindone_ddpm.training.run import Training
 from mindone_ddpm.training.schedule import Progress
-from mindone_ddpm.training.setup import Training, TrainingError
+
+STEPS_BETWEEN_STOP_CHECKS = 20  # of sampling, where ranks must agree: each check is a collective
 
 
-class Report:
-    """The bar and the tracker. Losses stay on the device until :meth:`fetch`."""
+class TrainingError(UserError):
+    """Training cannot go on; the message is one line for the user."""
 
-    def __init__(self, training: Training, progress: Progress, tracker: tracking.Tracker):
+
+class EvaluationStopped(Exception):
+    """A request to stop arrived during sampling or an evaluator, which is left unfinished."""
+
+
+def is_due(count: int, every: int) -> bool:
+    return every > 0 and count % every == 0
+
+
+class ProgressReport:
+    """The progress bar and the tracker. Losses stay on the device until :meth:`fetch`."""
+
+    def __init__(self, training: Training, progress: Progress, tracker: Tracker):
         self.training, self.progress, self.tracker = training, progress, tracker
-        self.images_per_step = training.plan.global_batch_size * training.config.gradient_accumulation_steps
         self.known_step = progress.step
         self.pending: list[tuple[ms.Tensor, ms.Tensor, ms.Tensor]] = []
         self.since = time.perf_counter()
@@ -55,13 +64,13 @@ class Report:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens inside out of the rate."""
+        """Leave the time spent inside out of the rate."""
         paused_at = time.perf_counter()
         yield
         self.since += time.perf_counter() - paused_at
 
     def fetch(self) -> None:
-        """Bring what is pending to the host, resolve_auto the true step, and show and track it.
+        """Copy pending results to the host, set the true step, show and track them.
 
         Raises:
             TrainingError: a loss is not finite, or too many updates were skipped in a row.
@@ -72,13 +81,13 @@ class Report:
         self.pending = []
         seconds = max(time.perf_counter() - self.since, 1e-9)
         self.since = time.perf_counter()
-        boundary, progress, rates = self.training.boundary, self.progress, self.training.rates
-        progress.step, progress.skips = int(boundary.step.asnumpy()), int(boundary.skips.asnumpy())
+        update, progress, rates = self.training.update, self.progress, self.training.rates
+        progress.step, progress.skips = int(update.step.asnumpy()), int(update.skips.asnumpy())
 
         occasional = {
-            "train/images_per_second": len(results) * self.images_per_step / seconds,
+            "train/images_per_second": len(results) * self.training.images_per_step / seconds,
             "train/skipped_updates": float(progress.skips),
-            "train/loss_scale": float(boundary.loss_scale.asnumpy()),
+            "train/loss_scale": float(update.loss_scale.asnumpy()),
         }
         made = [(loss, norm) for loss, norm, consecutive_skips in results if consecutive_skips == 0]
         for loss, norm in made:
@@ -110,256 +119,186 @@ class Report:
         self.bar.close()
 
 
-class LookStopped(Exception):
-    """Leaves a grid of samples, or a measure, unfinished."""
+# --- samples -------------------------------------------------------------------------------------------------------
 
 
-def save_samples(
-    training: Training, epoch: int, progress: Progress, tracker: tracking.Tracker, stop: StopRequest, watch: Watchdog
-) -> None:
-    """Write ``samples/<epoch>.png``: a grid from generators of its own, so that training's randomness is left alone.
+@dataclass
+class SampleGrids:
+    """Grids of samples, ``samples/<epoch>.png``, from generators of their own: training's randomness stays as it is.
 
-    Each rank makes its share of the pictures. Beside, ``trajectory.png``: how the first few came out of the noise.
+    Each rank makes its share of the images. ``trajectory.png`` shows how the first few come out of the noise.
     """
-    job, runtime = training.job, training.runtime
-    share = -(-job.num_samples // runtime.world_size)
-    numbers = range(runtime.rank * share, (runtime.rank + 1) * share)
-    bar = tqdm(
-        total=job.num_sampling_steps,
-        desc=f"sampling, epoch {epoch}",
-        unit="step",
-        leave=False,
-        dynamic_ncols=True,
-        disable=not runtime.is_main,
-    )
 
-    steps_done = 0
-    trajectory = grids.Trajectory(job.num_sampling_steps)
+    training: Training
+    tracker: Tracker
+    stop: StopRequest
+    watchdog: Watchdog
 
-    def on_step(images: Any) -> None:
-        nonlocal steps_done
-        steps_done += 1
-        bar.update()
-        watch.enter("sampling")
-        if job.steps_show_pictures and runtime.is_main:
-            trajectory.add(images)
-        # Ranks must agree, and asking them costs a little.
-        if (runtime.world_size == 1 or steps_done % 20 == 0) and distributed.any_rank(runtime, stop.requested):
-            raise LookStopped
+    @property
+    def are_wanted(self) -> bool:
+        return self.training.config.save_image_epochs > 0 and self.training.job.num_samples > 0
 
-    with bar, contextlib.suppress(LookStopped), training.evaluation_weights():
-        values = distributed.gather_rows(runtime, job.sample(numbers, on_step))[: job.num_samples]
-        if runtime.is_main:
-            grid = grids.make_grid(grids.to_pixels(values))
-            if write_grid(grid, samples_path(training, epoch)):
-                tracker.picture(progress.step, "samples", grid)
-            if trajectory.frames:
-                write_grid(trajectory.strip(), training.output_dir / grids.TRAJECTORY_STRIP)
+    def path(self, epoch: int) -> Path:
+        return self.training.output_dir / "samples" / f"{epoch:04d}.png"
 
+    def save(self, epoch: int, step: int) -> None:
+        """Make and write the grid of an epoch; a request to stop leaves it unwritten."""
+        job, runtime = self.training.job, self.training.runtime
+        share = -(-job.num_samples // runtime.world_size)
+        sample_ids = range(runtime.rank * share, (runtime.rank + 1) * share)
+        trajectory = grids.Trajectory(job.num_sampling_steps)
+        with self._bar(epoch) as bar, contextlib.suppress(EvaluationStopped), self.training.averaged_weights():
+            values = job.sample(sample_ids, self._make_on_step(bar, trajectory))
+            values = distributed.gather_rows(runtime, values)[: job.num_samples]
+            if runtime.is_main:
+                grid = grids.make_grid(grids.to_pixels(values))
+                if write_grid(grid, self.path(epoch)):
+                    self.tracker.image(step, "samples", grid)
+                if trajectory.frames:
+                    write_grid(trajectory.strip(), self.training.output_dir / grids.TRAJECTORY_STRIP)
 
-def shows_samples(training: Training) -> bool:
-    return training.config.save_image_epochs > 0 and training.job.num_samples > 0
+    def _bar(self, epoch: int) -> tqdm:
+        return tqdm(
+            total=self.training.job.num_sampling_steps,
+            desc=f"sampling, epoch {epoch}",
+            unit="step",
+            leave=False,
+            dynamic_ncols=True,
+            disable=not self.training.runtime.is_main,
+        )
 
+    def _make_on_step(self, bar: tqdm, trajectory: grids.Trajectory) -> Callable[[ms.Tensor], None]:
+        job, runtime = self.training.job, self.training.runtime
+        steps_done = 0
 
-def samples_path(training: Training, epoch: int) -> Path:
-    return training.output_dir / "samples" / f"{epoch:04d}.png"
+        def on_step(images: ms.Tensor) -> None:
+            nonlocal steps_done
+            steps_done += 1
+            bar.update()
+            self.watchdog.enter("sampling")
+            if job.steps_show_images and runtime.is_main:
+                trajectory.add(images)
+            asks = runtime.world_size == 1 or steps_done % STEPS_BETWEEN_STOP_CHECKS == 0
+            if asks and distributed.any_rank(runtime, self.stop.requested):
+                raise EvaluationStopped
+
+        return on_step
 
 
 def write_grid(grid: Image.Image, path: Path) -> bool:
-    """Write a grid, whole or not at all; whether it is there. A full disk costs the grid, not the run."""
-    beside = path.with_name(f".{path.name}")
+    """Write a grid; whether it was written. A full disk costs the grid, not the run."""
     try:
         path.parent.mkdir(exist_ok=True)
-        grid.save(beside, format="png")
-        os.replace(beside, path)
-        return True
+        with atomic_path(path) as tmp_path:
+            grid.save(tmp_path, format="png")
     except OSError as error:
         tqdm.write(f"warning: {path}: the samples could not be written ({error.strerror or error})", file=sys.stderr)
         return False
-    finally:
-        beside.unlink(missing_ok=True)
+    return True
 
 
-def save_pipeline(training: Training) -> None:
-    """Save the pipeline, with the averaged weights where there are any.
+# --- results -------------------------------------------------------------------------------------------------------
+
+
+def save_product(training: Training, folder: Path | None = None) -> None:
+    """Save the job's result (a pipeline, adapters), with the averaged weights where there are any.
 
     Raises:
         TrainingError: it could not be written.
     """
     if not training.runtime.is_main:
         return
-    with training.evaluation_weights():
-        pipeline = training.job.pipeline()
+    folder = folder or training.output_dir
+    with training.averaged_weights():
         try:
-            checkpoint.save_pipeline(pipeline, training.output_dir, training.config.save_dtype)
+            checkpoint.save_product(training.job.save, training.job.product, folder, training.config.save_dtype)
         except Exception as error:  # OSError, or safetensors' own for the same
-            raise TrainingError(
-                f"{training.output_dir}: the pipeline could not be saved ({first_line(error)})"
-            ) from error
+            noun = training.job.product.noun
+            raise TrainingError(f"{folder}: the {noun} could not be saved ({first_line(error)})") from error
 
 
 def publish(training: Training, progress: Progress, uploader: hub.Uploader | None) -> None:
     """Write the model card, and send what is there to the Hub if that is asked for."""
     if not training.runtime.is_main:
         return
+    job = training.job
     try:
-        write_card(training.config, training.job, training.output_dir, progress.step, training.schedule.total_steps)
-    except Exception as error:  # a full disk, a tracker's file that somebody else has changed: never worth a run
+        write_card(
+            training.config, job.product, job.describe(), training.output_dir, progress.step,
+            training.schedule.total_steps,
+        )  # fmt: skip
+    except Exception as error:  # a full disk, a metrics file that somebody else has changed: never worth a run
         tqdm.write(f"warning: the model card could not be written ({first_line(error)})", file=sys.stderr)
     if uploader is not None:
-        uploader.submit(f"Pipeline after step {progress.step}")
+        uploader.submit(f"{job.product.noun.capitalize()} after step {progress.step}")
 
 
-def open_output_dir(training: Training, progress: Progress) -> None:
-    """Make the output folder ready: cleared for a new run, tidied for one that goes on."""
-    if not training.runtime.is_main:
-        return
-    output_dir = training.output_dir
-    if not progress.resumed:
-        if checkpoint.run_products(output_dir):
-            tracking.clear_logs(output_dir / training.config.logging_dir)
-        checkpoint.clear_run(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint.clear_leftovers(output_dir)
-    files.write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(training.config))
-
-
-def evaluate_quality(
-    training: Training,
-    progress: Progress,
-    evaluator: Evaluator,
-    tracker: tracking.Tracker,
-    on_batch: Callable[[str], None],
-) -> None:
-    """Compute the figures with the averaged weights, track and show them, and keep the best pipeline."""
-    with training.evaluation_weights():
-        found = evaluator.figures(lambda: on_batch("evaluating"))
-    tracker.scalars(progress.step, {f"eval/{name}": value for name, value in found.items()})
-    if training.runtime.is_main:
-        figures = ", ".join(f"{name} {value:.5g}" for name, value in found.items() if not name.endswith("_std"))
-        tqdm.write(f"step {progress.step:,}: {figures}", file=sys.stderr)
-    figure = evaluator.config.save_best
-    if figure is None:
-        return
-    now = {"figure": figure, "value": found[evaluator.named(figure)], "step": progress.step, **evaluator.conditions}
-    if is_better(now, progress.best):
-        progress.best = now
-        save_best(training, now)
-
-
-def is_better(now: dict[str, Any], best: dict[str, Any] | None) -> bool:
-    """Whether a value takes the place of the best one; of figures measured otherwise, the newer counts."""
-    facts = now.keys() - {"value", "step"}
-    if best is None or any(now[name] != best.get(name) for name in facts):
-        return True
-    return now["value"] > best["value"] if FIGURES[now["figure"]] else now["value"] < best["value"]
-
-
-def save_best(training: Training, about: dict[str, Any]) -> None:
-    """Write the pipeline into ``best/``, and of what it is the best beside it."""
-    if not training.runtime.is_main:
-        return
-    folder = training.output_dir / checkpoint.BEST
-    with training.evaluation_weights():
-        try:
-            checkpoint.save_pipeline(training.job.pipeline(), folder, training.config.save_dtype)
-            files.write_text(folder / "best.json", json.dumps(about) + "\n")
-        except Exception as error:  # OSError, or safetensors' own for the same
-            tqdm.write(f"warning: {folder}: could not be written ({first_line(error)})", file=sys.stderr)
+# --- evaluators ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Measure:
-    """Something that is measured every so many steps (0: never in between), and at the end."""
+class EvaluatorRunner:
+    """Runs a job's evaluators when they are due, tracks their metrics, and saves the best product."""
 
-    name: str
-    every: int
-    run: Callable[[], None]
+    training: Training
+    progress: Progress
+    tracker: Tracker
+    stop: StopRequest
+    watchdog: Watchdog
+    evaluators: list[Evaluator] = field(default_factory=list)
 
+    def any_is_due(self) -> bool:
+        return any(is_due(self.progress.step, evaluator.every) for evaluator in self.evaluators)
 
-def make_measures(
-    training: Training,
-    progress: Progress,
-    tracker: tracking.Tracker,
-    watch: Watchdog,
-    stop: StopRequest,
-    evaluator: Evaluator | None,
-) -> list[Measure]:
-    config = training.config
-    measures: list[Measure] = []
-    if not isinstance(config, TrainingConfig):
-        return measures
+    def run_due(self, is_over: bool) -> bool:
+        """Run those that are due at this step and did not run yet; whether a request to stop arrived meanwhile."""
+        for evaluator in self.evaluators:
+            due = is_over or is_due(self.progress.step, evaluator.every)
+            if not due or self.progress.evaluated.get(evaluator.name) == self.progress.step:
+                continue
+            try:
+                self._run(evaluator)
+            except EvaluationStopped:
+                return True
+            self.progress.evaluated[evaluator.name] = self.progress.step
+        return False
 
-    def on_batch(doing: str) -> None:
-        watch.enter(doing)
-        if distributed.any_rank(training.runtime, stop.requested):
-            raise LookStopped
+    def _run(self, evaluator: Evaluator) -> None:
+        def on_batch() -> None:
+            self.watchdog.enter(f"evaluating {evaluator.name}")
+            if distributed.any_rank(self.training.runtime, self.stop.requested):
+                raise EvaluationStopped
 
-    held_out = training.records.held_out
-    if held_out is not None:
-        validation = ValidationLoss(
-            training.runtime,
-            training.unet,
-            training.job.scheduler,
-            held_out,
-            config.validation_num_images,
-            config.train_batch_size,
-        )
-        measure = partial(evaluate_validation_loss, training, progress, validation, tracker, on_batch)
-        measures.append(Measure("validation_loss", config.validation_loss_steps, measure))
-    if evaluator is not None:
-        measure = partial(evaluate_quality, training, progress, evaluator, tracker, on_batch)
-        measures.append(Measure("quality", config.eval_metrics_steps, measure))
-    return measures
+        step = self.progress.step
+        with self.training.averaged_weights():
+            found = evaluator.run(on_batch)
+        self.tracker.scalars(step, {f"eval/{name}": value for name, value in found.items()})
+        if self.training.runtime.is_main:
+            text = ", ".join(f"{name} {found[name]:.5g}" for name in evaluator.shown(found))
+            tqdm.write(f"step {step:,}: {text}", file=sys.stderr)
+        metric = evaluator.best_metric
+        if metric is None:
+            return
+        now = {"figure": metric, "value": found[evaluator.key_of(metric)], "step": step, **evaluator.conditions}
+        if is_better(now, self.progress.best):
+            self.progress.best = now
+            self._save_best(now)
 
-
-def take_measures(measures: list[Measure], progress: Progress, over: bool) -> bool:
-    """Take those that are due at this step, and were not taken yet; whether a request to stop came in between."""
-    for measure in measures:
-        due = over or is_due(progress.step, measure.every)
-        if not due or progress.measured.get(measure.name) == progress.step:
-            continue
+    def _save_best(self, about: dict[str, Any]) -> None:
+        """Save the product into ``best/``, with a file that says what it is the best of."""
+        if not self.training.runtime.is_main:
+            return
+        folder = self.training.output_dir / checkpoint.BEST
         try:
-            measure.run()
-        except LookStopped:
-            return True
-        progress.measured[measure.name] = progress.step
-    return False
+            save_product(self.training, folder)
+            write_text(folder / "best.json", json.dumps(about) + "\n")
+        except (TrainingError, OSError) as error:
+            tqdm.write(f"warning: {folder}: could not be written ({first_line(error)})", file=sys.stderr)
 
 
-def evaluate_validation_loss(
-    training: Training,
-    progress: Progress,
-    validation: ValidationLoss,
-    tracker: tracking.Tracker,
-    on_batch: Callable[[str], None],
-) -> None:
-    """Compute the loss on the pictures put aside, with the averaged weights; track it and show its mean."""
-    with training.evaluation_weights():
-        found = validation.figures(lambda: on_batch("measuring the validation loss"))
-    tracker.scalars(progress.step, {f"eval/{name}": value for name, value in found.items()})
-    if training.runtime.is_main:
-        tqdm.write(f"step {progress.step:,}: validation_loss {found['validation_loss']:.5g}", file=sys.stderr)
-
-
-def make_evaluator(training: Training) -> Evaluator | None:
-    """What computes figures on the way, where they are asked for; says beforehand what that costs."""
-    config = training.config
-    if not isinstance(config, TrainingConfig) or config.eval_metrics is None:
-        return None
-    evaluator = Evaluator(config, training.runtime, training.job)
-    evaluator.prepare()
-    steps = training.schedule.total_steps
-    times = 1 if not config.eval_metrics_steps else -(-steps // config.eval_metrics_steps)
-    images = steps * training.plan.global_batch_size * config.gradient_accumulation_steps
-    if training.runtime.is_main:
-        cost = evaluator.share_of_training(images, times)
-        seen = f"and {config.eval_features} looks at {config.eval_num_samples:,} pictures each time"
-        tqdm.write(
-            f"{'figures':>8}: {config.eval_metrics}, {times} time(s), some {cost:.0%} of the training's time, {seen}"
-        )
-    return evaluator
-
-
-def is_due(count: int, every: int) -> bool:
-    return every > 0 and count % every == 0
+def is_better(now: dict[str, Any], best: dict[str, Any] | None) -> bool:
+    """Whether a value replaces the best one; values measured under other conditions do not compare: the newer counts."""
+    facts = now.keys() - {"value", "step"}
+    if best is None or any(now[name] != best.get(name) for name in facts):
+        return True
+    return now["value"] > best["value"] if HIGHER_IS_BETTER[now["figure"]] else now["value"] < best["value"]

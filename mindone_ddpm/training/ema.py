@@ -53,7 +53,7 @@ class ExponentialMovingAverage(nn.Cell):
         """Move the averages by ``share`` of the way to the parameters; not at all where ``finite`` is false."""
         return self.move(ops.select(finite, share, self.zero), self.averages, self.parameters)
 
-    def beside(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
+    def averaged(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
         """For each name and parameter of a network: the name and what stands for it in the averaged network."""
         average_of = {id(parameter): average for parameter, average in zip(self.parameters, self.averages, strict=True)}
         return [(name, average_of.get(id(parameter), parameter)) for name, parameter in named]

@@ -1,97 +1,77 @@
-"""What makes a run the same run: settings that must not change on resume, and the key of its compiled graph."""
+"""What makes a run the same run: what a checkpoint must agree with, and the key of the compiled graph."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mindone_ddpm.backends import kernels
 from mindone_ddpm.common.libraries import versions
-from mindone_ddpm.config.fields import as_dict
+from mindone_ddpm.config.fields import as_dict, settings_by_resume, settings_outside_graph
 from mindone_ddpm.runtime import graph_cache
 
 if TYPE_CHECKING:
-    from mindone_ddpm.training.setup import Training
-
-# Settings that may not change from one start of a run to the next: with another value, going on is not the same run.
-DECISIVE_SETTINGS = (
-    "image_size",
-    "resize_mode",
-    "center_crop",
-    "random_flip",
-    "image_interpolation_mode",
-    "random_vertical_flip",
-    "streaming",
-    "streaming_buffer_size",
-    "dataloader_drop_last",
-    "loss_type",
-    "huber_c",
-    "snr_gamma",
-    "noise_offset",
-    "input_perturbation",
-    "gradient_accumulation_steps",
-    "optimizer",
-    "mixed_precision",
-    "use_ema",
-    "seed",
-)
-
-
-# Settings that shape the rest of the run, and are told when they change.
-SHAPING_SETTINGS = (
-    "train_batch_size",
-    "num_epochs",
-    "max_train_steps",
-    "learning_rate",
-    "scale_lr",
-    "lr_scheduler",
-    "lr_warmup_steps",
-    "lr_num_cycles",
-    "lr_power",
-    "lr_step_rules",
-    "loss_scaling",
-    "loss_scale",
-)
+    from mindone_ddpm.data.records import ImageRecords
+    from mindone_ddpm.training.run import Training
 
 
 def identity_of(training: Training) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be this run's."""
-    names = (*DECISIVE_SETTINGS, *training.job.decisive_settings)
-    settings = {name: getattr(training.config, name) for name in names}
-    unet = {key: value for key, value in dict(training.unet.config).items() if not key.startswith("_")}
-    return {
-        **settings,
-        "global_batch_size": training.plan.global_batch_size,
-        "data": f"{len(training.records)} images, {training.data_fingerprint}",
-        "unet": {key: list(value) if isinstance(value, tuple) else value for key, value in sorted(unet.items())},
-    }
+    """What must be the same for a checkpoint to be this run's: locked settings, data, networks, objective. JSON."""
+    config, batch_size = training.config, training.plan.global_batch_size
+    settings = {name: getattr(config, name) for name in settings_by_resume(type(config), "locked")}
+    return {**settings, "global_batch_size": batch_size, **training.data_identity, **training.job.identity()}
 
 
-PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
+def identity_of_data(datasets: Sequence[ImageRecords]) -> dict[str, str]:
+    """Size and fingerprint of each data set, under ``data``, ``data_2``, ..."""
+    texts = [f"{len(records)} images, {records.fingerprint()}" for records in datasets]
+    return {"data" if number == 1 else f"data_{number}": text for number, text in enumerate(texts, 1)}
 
 
 def graph_key(training: Training) -> str | None:
-    """What the compiled step is filed under; None where it is not kept."""
+    """The name under which the compiled step is cached; None where it is not cached."""
     config, runtime = training.config, training.runtime
-    wanted = config.compile_cache == "on" or (config.compile_cache == "auto" and runtime.caches_graphs)
+    wanted = config.compile_cache == "on" or (config.compile_cache == "auto" and runtime.backend.caches_graphs)
     if not wanted or runtime.mode != "graph" or not is_cacheable(training):
         return None
-    # Where it is written, and from where it goes on, are the only settings that surely leave no trace in the graph.
-    settings = {name: value for name, value in as_dict(config).items() if name not in PLACES}
+    outside = settings_outside_graph(type(config))
     facts = {
-        "settings": settings,
+        "settings": {name: value for name, value in as_dict(config).items() if name not in outside},
         "identity": identity_of(training),
         "schedule": (training.schedule.total_steps, training.plan.num_samples),
-        "noise": {name: value for name, value in training.job.scheduler.config.items() if not name.startswith("_")},
         "ranks": (runtime.rank, runtime.world_size, runtime.device),
-        "others": training.job.frozen_settings,
-        "operators": (kernels.installed(), os.environ.get("ONEDNN_MAX_CPU_ISA")),
+        "backend": runtime.backend.graph_facts(),
         "versions": versions(),
     }
     return graph_cache.fingerprint(facts)
 
 
 def is_cacheable(training: Training) -> bool:
-    """Whether all that is compiled is this package's or mindone's: nobody can know what a user's own cells hold."""
+    """Whether all that is compiled comes from this package or mindone: what custom cells hold cannot be known."""
     kinds = [type(training.job), *(type(cell) for _, cell in training.step_cell.cells_and_names())]
     return all(kind.__module__.split(".")[0] in ("mindone_ddpm", "mindone", "mindspore") for kind in kinds)
+
+
+def differences(training: Training, record: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """How a run differs from the one that wrote a checkpoint: what must be the same, and what is only reported.
+
+    Args:
+        record: of the checkpoint. What an older version did not write there is not compared.
+    """
+    config, before = training.config, record["config"]
+    old, new = record["identity"], identity_of(training)
+    locked = []
+    for name in settings_by_resume(type(config), "locked"):
+        if name in before and before[name] != getattr(config, name):
+            locked.append(f"{name} is {getattr(config, name)}, was {before[name]}")
+    for name in new.keys() - {*settings_by_resume(type(config), "locked")}:
+        if name not in old:
+            continue
+        if isinstance(new[name], dict):
+            for key, value in new[name].items():
+                if old[name].get(key) != value:
+                    locked.append(f"{name} {key} is {value}, was {old[name].get(key)}")
+        elif old[name] != new[name]:
+            locked.append(f"{name} is {new[name]}, was {old[name]}")
+    shaping = [(name, before.get(name), getattr(config, name)) for name in settings_by_resume(type(config), "report")]
+    shaping.append(("ranks", record["world_size"], training.plan.world_size))
+    return locked, [f"{name} is {now}, was {was}" for name, was, now in shaping if was != now]

@@ -1,39 +1,52 @@
-"""The one loop. :func:`train_loop` reads from top to bottom: prepare, loop, finish."""
+"""The one training loop. :func:`train_loop` reads from top to bottom: prepare, loop, finish."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from mindone_ddpm.common.errors import UserError
+from mindone_ddpm.common.files import write_text
 from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.config.groups import EngineConfig
-from mindone_ddpm.output import hub, tracking
+from mindone_ddpm.config.parse import to_yaml
+from mindone_ddpm.evaluation.evaluator import Evaluator
+from mindone_ddpm.output import checkpoint, hub, tracking
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.distributed import Watchdog
 from mindone_ddpm.runtime.signals import StopRequest
-from mindone_ddpm.training.callbacks import (
-    Report,
-    is_due,
-    make_evaluator,
-    make_measures,
-    open_output_dir,
-    publish,
-    samples_path,
-    save_pipeline,
-    save_samples,
-    shows_samples,
-    take_measures,
-)
+from mindone_ddpm.training.callbacks import EvaluatorRunner, ProgressReport, SampleGrids, is_due, publish, save_product
 from mindone_ddpm.training.resume import resume, save_checkpoint
+from mindone_ddpm.training.run import Training
 from mindone_ddpm.training.schedule import Progress
-from mindone_ddpm.training.setup import Stopped, Training, prepare
+from mindone_ddpm.training.setup import prepare
 
 
-def train(config: EngineConfig) -> Path:
-    """Train as configured; the folder returned holds a pipeline that ``DDPMPipeline.from_pretrained`` loads.
+class Stopped(UserError):
+    """A signal stopped the run, after a checkpoint was written."""
+
+    prefix = ""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.exit_status = 128 + signal_number
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a finished run leaves: its folder, the optimizer steps done, and the updates skipped."""
+
+    output_dir: Path
+    steps: int
+    skipped_updates: int
+
+
+def train(config: EngineConfig) -> TrainingResult:
+    """Train as configured. The result's ``output_dir`` holds a pipeline that mindone and diffusers load.
 
     Raises:
         ConfigError, DataError, DeviceError, CheckpointError: before anything is written.
@@ -43,41 +56,37 @@ def train(config: EngineConfig) -> Path:
     return train_loop(prepare(config))
 
 
-def train_loop(training: Training) -> Path:
-    """Run the loop to its end and save the pipeline; returns its folder. Raises what :func:`train` does."""
+def train_loop(training: Training) -> TrainingResult:
+    """Run the loop to its end and save the result. Raises what :func:`train` does."""
     # Prepare.
-    config, runtime, schedule = training.config, training.runtime, training.schedule
-    watch = Watchdog(runtime, config.step_timeout_s)
+    config, runtime, schedule, job = training.config, training.runtime, training.schedule, training.job
+    watchdog = Watchdog(runtime, config.step_timeout_s)
     if runtime.is_main:
         for name, value in training.describe().items():
             tqdm.write(f"{name:>8}: {value}")
-    watch.enter("taking up the checkpoint")
+    watchdog.enter("resuming from the checkpoint")
     progress = resume(training)
-    watch.leave()
-    if training.job.needs_pictures:
-        training.records.cache(config.cache_images_mib, show_progress=runtime.is_main)
-    with distributed.main_first(runtime):
-        training.job.before_training(show_progress=runtime.is_main)
-    evaluator = make_evaluator(training)
+    watchdog.leave()
+    job.before_training(show_progress=runtime.is_main)
+    evaluators = prepare_evaluators(training)
     open_output_dir(training, progress)
-    logs = training.output_dir / config.logging_dir
-    trackers = config.report_to if runtime.is_main else "none"
-    tracker = tracking.make_tracker(trackers, logs, progress.step, as_dict(config))
-    report = Report(training, progress, tracker)
+    tracker = open_tracker(training, progress)
+    report = ProgressReport(training, progress, tracker)
+    uploader = hub.Uploader(config, training.output_dir) if config.push_to_hub and runtime.is_main else None
     saved_step = progress.step if progress.resumed else None
     windows = training.windows(progress.batch_number)
     over = schedule.is_over(progress.step, progress.batch_number)
-    uploader = hub.Uploader(config, training.output_dir) if config.push_to_hub and runtime.is_main else None
 
     # Loop.
     with StopRequest() as stop, contextlib.closing(report), contextlib.closing(tracker):
-        measures = make_measures(training, progress, tracker, watch, stop, evaluator)
-        # What a stop left out before.
-        stopping = progress.resumed and take_measures(measures, progress, over)
+        runner = EvaluatorRunner(training, progress, tracker, stop, watchdog, evaluators)
+        samples = SampleGrids(training, tracker, stop, watchdog)
+        # Evaluators that an earlier stop left out.
+        stopping = progress.resumed and runner.run_due(over)
         while not over:
-            watch.enter("waiting for data", share_of_limit=0.5)
+            watchdog.enter("waiting for data", share_of_limit=0.5)
             window = next(windows)
-            watch.enter("in a step, where ranks wait for each other")
+            watchdog.enter("in a step, where ranks wait for each other")
             report.pending.append(training.step(window))
             progress.step += 1
             progress.batch_number += len(window)
@@ -90,44 +99,77 @@ def train_loop(training: Training) -> Path:
                 or is_due(progress.step, config.logging_steps)
                 or is_due(progress.step, config.checkpointing_steps)
                 or stopping
-                or any(is_due(progress.step, measure.every) for measure in measures)
+                or runner.any_is_due()
             ):
                 report.fetch()  # from here on the step is the true one: skipped updates do not count
                 stopping = distributed.any_rank(runtime, stop.requested or stopping)
             over = schedule.is_over(progress.step, progress.batch_number)
 
             with report.paused():
-                stopping = stopping or take_measures(measures, progress, over)
+                stopping = stopping or runner.run_due(over)
                 due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
                 if (due or stopping) and progress.step != saved_step and save_checkpoint(training, progress):
                     saved_step = progress.step
                 if stopping and not over:
-                    watch.enter("waiting for the others to stop")
-                    distributed.barrier(runtime)  # nobody leaves before the checkpoint is whole
+                    watchdog.enter("waiting for the others to stop")
+                    distributed.barrier(runtime)  # nobody leaves before the checkpoint is complete
                     raise Stopped(stop.signal_number or signal.SIGTERM, stop_message(training, progress, saved_step))
                 saves = over or (epoch_ends and is_due(epoch, config.save_model_epochs))
                 if saves:
-                    save_pipeline(training)
-                if shows_samples(training) and (over or (epoch_ends and is_due(epoch, config.save_image_epochs))):
-                    save_samples(training, epoch, progress, tracker, stop, watch)
+                    save_product(training)
+                if samples.are_wanted and (over or (epoch_ends and is_due(epoch, config.save_image_epochs))):
+                    samples.save(epoch, progress.step)
                 if saves and not over:
                     publish(training, progress, uploader)
 
-        # Finish. A run that was killed after its last checkpoint has all but these.
-        if runtime.is_main and not (training.output_dir / training.job.product_file).exists():
-            save_pipeline(training)
+        # Finish. A run that was killed after its last checkpoint lacks only these.
+        if runtime.is_main and not (training.output_dir / job.product.index_file).exists():
+            save_product(training)
         epoch, _ = schedule.epoch(progress.batch_number)
-        missing = shows_samples(training) and not samples_path(training, epoch).exists()
+        missing = samples.are_wanted and not samples.path(epoch).exists()
         if distributed.broadcast_object(runtime, missing) and not stop.requested:
-            save_samples(training, epoch, progress, tracker, stop, watch)
-        watch.enter("waiting for the others to end")
+            samples.save(epoch, progress.step)
+        watchdog.enter("waiting for the others to end")
         distributed.barrier(runtime)
-        watch.leave()
-    # After the last word between the ranks, which do not wait for each other as long as an upload may take.
+        watchdog.leave()
+    # After the last collective: ranks do not wait for each other as long as an upload may take.
     publish(training, progress, uploader)
     if uploader is not None:
         uploader.finish()
-    return training.output_dir
+    return TrainingResult(training.output_dir, progress.step, progress.skips)
+
+
+def prepare_evaluators(training: Training) -> list[Evaluator]:
+    """The job's evaluators, ready to run; says beforehand what they cost."""
+    evaluators = training.job.evaluators()
+    for evaluator in evaluators:
+        evaluator.prepare()
+        cost = evaluator.describe_cost(training.schedule.total_steps, training.images_per_step)
+        if cost and training.runtime.is_main:
+            tqdm.write(f"{'metrics':>8}: {cost}")
+    return evaluators
+
+
+def open_output_dir(training: Training, progress: Progress) -> None:
+    """Make the output folder ready: cleared for a new run, leftovers removed for one that resumes."""
+    if not training.runtime.is_main:
+        return
+    output_dir = training.output_dir
+    if not progress.resumed:
+        if checkpoint.run_products(output_dir):
+            tracking.clear_logs(output_dir / training.config.logging_dir)
+        checkpoint.clear_run(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    checkpoint.clear_leftovers(output_dir)
+    write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(training.config, training.job.product.command))
+
+
+def open_tracker(training: Training, progress: Progress) -> tracking.Tracker:
+    config = training.config
+    if not training.runtime.is_main:
+        return tracking.NoTracker()
+    logs = training.output_dir / config.logging_dir
+    return tracking.make_tracker(config.report_to, logs, progress.step, as_dict(config))
 
 
 def stop_message(training: Training, progress: Progress, saved_step: int | None) -> str:

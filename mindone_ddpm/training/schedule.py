@@ -1,4 +1,4 @@
-"""The one loop. :func:`train_loop` reads from top to bottom: prepare, loop, finish."""
+"""How long a run is, and where it stands."""
 
 from __future__ import annotations
 
@@ -60,4 +60,4 @@ class Progress:
     skips: int = 0
     resumed: bool = False
     best: dict[str, Any] | None = None  # figure, value, step, and how it was measured: of --save_best
-    measured: dict[str, int] = field(default_factory=dict)  # at which step each measure was last taken
+    evaluated: dict[str, int] = field(default_factory=dict)  # the step at which each evaluator last ran

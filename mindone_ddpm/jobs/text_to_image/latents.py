@@ -1,8 +1,9 @@
-"""What the frozen networks answer: inside the compiled step, or once over the data and kept on disk."""
+"""Outputs of the frozen networks: inside the compiled step, or computed once over the data and cached on disk."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -22,7 +23,7 @@ from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.jobs.text_to_image.captions import Captions
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 
-BATCH = 16
+BATCH_SIZE = 16
 
 
 class LatentMoments(nn.Cell):
@@ -56,39 +57,53 @@ class FrozenLatents(nn.Cell):
         return ops.stop_gradient(mean + deviation * posterior_noise), ops.stop_gradient(embeddings)
 
 
-class LatentCache:
-    """Means and deviations of every image (and of its mirror image), and the embedding of every caption.
+def flip_variants(records: ImageRecords) -> list[tuple[bool, bool]]:
+    """(horizontal, vertical) of every way in which training may flip an image; the first is not flipped."""
+    across = (False, True) if records.random_flip else (False,)
+    down = (False, True) if records.random_vertical_flip else (False,)
+    return [(horizontal, vertical) for vertical, horizontal in itertools.product(down, across)]
 
-    They lie in ``.npy`` files that are mapped into memory, in a folder whose name is a digest of all that they depend
-    on: another image, caption, weight or setting gives another folder.
+
+class LatentCache:
+    """Means and deviations of every image in each of its flip variants, and the embedding of every caption.
+
+    They are memory-mapped ``.npy`` files in a folder named by a digest of all that they depend on: another image,
+    caption, weight or setting gives another folder.
     """
 
-    def __init__(self, folder: Path, captions: Captions):
+    def __init__(self, folder: Path, records: ImageRecords, captions: Captions):
         self.means = np.load(folder / "means.npy", mmap_mode="r")
         self.deviations = np.load(folder / "deviations.npy", mmap_mode="r")
         self.texts = np.load(folder / "embeddings.npy", mmap_mode="r")
-        self.place_of = {text: number for number, text in enumerate(captions.all_texts)}
+        self.place_of_text = {text: number for number, text in enumerate(captions.all_texts)}
+        self.place_of_variant = {variant: number for number, variant in enumerate(flip_variants(records))}
 
-    def latents(self, indices: np.ndarray, flips: Sequence[bool], posterior_noise: np.ndarray) -> np.ndarray:
-        """Latents like ``posterior_noise``, float32 (batch, channels, height, width)."""
-        flipped = np.asarray(flips, int)
-        return self.means[flipped, indices] + self.deviations[flipped, indices] * posterior_noise
+    def latents(
+        self, indices: np.ndarray, flips: Sequence[tuple[bool, bool]], posterior_noise: np.ndarray
+    ) -> np.ndarray:
+        """Latents like ``posterior_noise``, float32 (batch, channels, height, width).
+
+        Args:
+            flips: (horizontal, vertical) of each image.
+        """
+        variants = np.array([self.place_of_variant[flip] for flip in flips])
+        return self.means[variants, indices] + self.deviations[variants, indices] * posterior_noise
 
     def embeddings(self, texts: Sequence[str]) -> np.ndarray:
         """Float32 of shape (batch, tokens, features)."""
-        return self.texts[[self.place_of[text] for text in texts]]
+        return self.texts[[self.place_of_text[text] for text in texts]]
 
     @staticmethod
     def open(
         config: TextToImageConfig, records: ImageRecords, captions: Captions, base: Any, show_progress: bool
     ) -> LatentCache:
-        """Take up what is on disk, or make it."""
+        """Load what is on disk, or compute it."""
         root = cache_dir() if config.cache_dir is None else Path(config.cache_dir).expanduser() / "mindone_ddpm"
         folder = root / "latents" / cache_key(config, records, captions, base)
         if not (folder / "embeddings.npy").exists():
             folder.mkdir(parents=True, exist_ok=True)
             _fill(folder, records, captions, base, show_progress)
-        return LatentCache(folder, captions)
+        return LatentCache(folder, records, captions)
 
 
 def cache_key(config: TextToImageConfig, records: ImageRecords, captions: Captions, base: Any) -> str:
@@ -98,6 +113,7 @@ def cache_key(config: TextToImageConfig, records: ImageRecords, captions: Captio
         "size": records.size,
         "resize": [records.resize_mode, records.interpolation],
         "flip": records.random_flip,
+        **({"vertical_flip": True} if records.random_vertical_flip else {}),
         "precision": config.mixed_precision,
         "scale": base.vae.config.scaling_factor,
         "texts": captions.all_texts,
@@ -114,38 +130,45 @@ def cache_key(config: TextToImageConfig, records: ImageRecords, captions: Captio
 
 
 def _fill(folder: Path, records: ImageRecords, captions: Captions, base: Any, show_progress: bool) -> None:
-    moments = LatentMoments(base.vae).set_train(False)
-    mirrors = 2 if records.random_flip else 1
-    total = mirrors * len(records)
-    with (
-        tqdm(total=total, desc="caching latents", unit="img", disable=not show_progress) as bar,
-        tempfile.TemporaryDirectory(dir=folder) as beside,
-    ):
-        arrays: list[Any] = []
-        for mirror in range(mirrors):
-            for start in range(0, len(records), BATCH):
-                pictures = np.stack([records.picture(index) for index in batch_places(start, BATCH, len(records))])
-                pictures = pictures[..., ::-1] if mirror else pictures
-                images = pictures.astype(np.float32) / records.half_range - 1.0
-                made = [value.asnumpy() for value in moments(ms.Tensor(images))]
+    with tempfile.TemporaryDirectory(dir=folder) as tmp_path:
+        _encode_images(Path(tmp_path), records, base.vae, show_progress)
+        _encode_texts(Path(tmp_path), captions, base.text_encoder)
+        for name in ("means", "deviations", "embeddings"):  # the last one says that all are there
+            os.replace(Path(tmp_path) / f"{name}.npy", folder / f"{name}.npy")
+
+
+def _encode_images(folder: Path, records: ImageRecords, vae: Any, show_progress: bool) -> None:
+    moments = LatentMoments(vae).set_train(False)
+    variants = flip_variants(records)
+    arrays: list[Any] = []
+    with tqdm(
+        total=len(variants) * len(records), desc="caching latents", unit="img", disable=not show_progress
+    ) as bar:
+        for variant, (horizontal, vertical) in enumerate(variants):
+            for start in range(0, len(records), BATCH_SIZE):
+                places = batch_places(start, BATCH_SIZE, len(records))
+                pixels = np.stack([records.image(place) for place in places])
+                pixels = pixels[..., ::-1] if horizontal else pixels
+                pixels = pixels[..., ::-1, :] if vertical else pixels
+                made = [value.asnumpy() for value in moments(ms.Tensor(records.scaled(pixels)))]
                 if not arrays:
-                    shape = (mirrors, len(records), *made[0].shape[1:])
+                    shape = (len(variants), len(records), *made[0].shape[1:])
                     arrays = [
-                        np.lib.format.open_memmap(Path(beside) / f"{name}.npy", "w+", np.float32, shape)
+                        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, shape)
                         for name in ("means", "deviations")
                     ]
-                count = min(BATCH, len(records) - start)
+                count = min(BATCH_SIZE, len(records) - start)
                 for array, values in zip(arrays, made, strict=True):
-                    array[mirror, start : start + count] = values[:count]
+                    array[variant, start : start + count] = values[:count]
                 bar.update(count)
-        for array in arrays:
-            array.flush()
-        texts = captions.all_texts
-        embeddings = []
-        for start in range(0, len(texts), BATCH):
-            group = [texts[place] for place in batch_places(start, BATCH, len(texts))]
-            embedded = base.text_encoder(ms.Tensor(captions.tokens(group)))[0].asnumpy().astype(np.float32)
-            embeddings.append(embedded[: len(texts) - start])
-        np.save(Path(beside) / "embeddings.npy", np.concatenate(embeddings))
-        for name in ("means", "deviations", "embeddings"):  # the last one says that all are there
-            os.replace(Path(beside) / f"{name}.npy", folder / f"{name}.npy")
+    for array in arrays:
+        array.flush()
+
+
+def _encode_texts(folder: Path, captions: Captions, text_encoder: Any) -> None:
+    texts, embeddings = captions.all_texts, []
+    for start in range(0, len(texts), BATCH_SIZE):
+        group = [texts[place] for place in batch_places(start, BATCH_SIZE, len(texts))]
+        embedded = text_encoder(ms.Tensor(captions.tokens(group)))[0].asnumpy().astype(np.float32)
+        embeddings.append(embedded[: len(texts) - start])
+    np.save(folder / "embeddings.npy", np.concatenate(embeddings))

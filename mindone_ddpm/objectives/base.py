@@ -1,0 +1,76 @@
+"""What every training objective offers, so that a job never asks which one it has.
+
+An objective says how a sample is corrupted at a time, what the network must predict there, and how the prediction
+becomes a loss. It runs inside the compiled step; its times are drawn on the host, sample by sample.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from mindspore import nn
+
+from mindone_ddpm.config.groups import LossConfig
+
+
+class Objective(nn.Cell):
+    """Base class. ``time_dtype`` is the type of the times in a batch.
+
+    Subclasses set ``loss_type``, ``huber_c`` and give :meth:`draw_time`, :meth:`corrupt`, :meth:`scheduler`.
+    """
+
+    time_dtype: Any = np.int32
+
+    def draw_time(self, rng: np.random.Generator, bucket: int = 0, num_buckets: int = 1) -> float:
+        """One time from the training distribution; with buckets, from one of ``num_buckets`` equal ranges of times."""
+        raise NotImplementedError
+
+    def bucket_names(self, num_buckets: int) -> list[str]:
+        """What to call the equal ranges of times in a metric's name, from clean to noisy."""
+        raise NotImplementedError
+
+    def corrupt(self, samples, noise, times, input_noise=None):
+        """What goes into the network and what must come out.
+
+        Args:
+            samples, noise: float32 of shape (batch, channels, height, width).
+            times: of shape (batch,), of ``time_dtype``.
+            input_noise: what corrupts the input in place of ``noise``; the target keeps ``noise``.
+
+        Returns:
+            model_input like ``samples``, model_time (batch,), target like ``samples``, and the loss weight of each
+            sample, float32 (batch,), or None where all weights are 1.
+        """
+        raise NotImplementedError
+
+    def loss(self, prediction, target, weight):
+        """The loss of each sample, float32 of shape (batch,): mean distance over its elements, times its weight."""
+        raise NotImplementedError
+
+    def scheduler(self) -> Any:
+        """The scheduler (of mindone) that samples from a model trained this way; it is saved with the pipeline."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the training beside the settings; JSON."""
+        raise NotImplementedError
+
+
+def draw_noise(rng: np.random.Generator, out: np.ndarray, config: LossConfig) -> np.ndarray | None:
+    """Draw a sample's noise into ``out``, float32 of shape (channels, height, width).
+
+    With ``noise_offset``, one number per channel is added to all of its elements (Guttenberg 2023, "Diffusion with
+    offset noise").
+
+    Returns:
+        With ``input_perturbation``, the noise that corrupts the input instead: the same with more noise added (Ning et
+        al. 2023, algorithm 1); else None.
+    """
+    rng.standard_normal(out=out, dtype=np.float32)
+    if config.noise_offset:
+        out += config.noise_offset * rng.standard_normal((len(out), 1, 1), dtype=np.float32)
+    if not config.input_perturbation:
+        return None
+    more = rng.standard_normal(out.shape, dtype=np.float32)
+    return out + np.float32(config.input_perturbation) * more
