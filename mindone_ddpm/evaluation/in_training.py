@@ -1,81 +1,107 @@
-"""Measure a model, or a folder of pictures, against real pictures: sample, look, gather, merge, compare."""
+"""FID, KID, precision and recall of a model in training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.evaluation import metrics
+from mindone_ddpm.evaluation.config import EvaluationConfig
 from mindone_ddpm.evaluation.feature_networks import make_features
 from mindone_ddpm.evaluation.metrics import Statistics
 from mindone_ddpm.evaluation.statistics import Gathering, kept_statistics, name_figures, sampled, source_of
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import schedulers
 from mindone_ddpm.runtime.start import Runtime
 from mindone_ddpm.sampling import generate
 
+BATCH_SIZE = 50
+FORWARD_PASSES_PER_TRAINED_IMAGE = 3  # a step costs about three forward passes
 
-class Evaluator:
-    """Figures of a model in training: of pictures made by DDIM with the weights that it has, split over the ranks."""
 
-    batch_size = 50
+class QualityEvaluator:
+    """Metrics of images made by DDIM with the current weights, split over the ranks; an Evaluator.
 
-    def __init__(self, config: TrainingConfig, runtime: Runtime, job: Any):
-        assert config.eval_metrics is not None
-        self.config, self.runtime, self.job = config, runtime, job
-        self.wanted = config.eval_metrics.split(",")
-        self.network = make_features(config.eval_features, config.inception_weights, config.eval_resize)
+    Args:
+        settings: ``eval_metrics`` must be set.
+        records: the real images.
+        unet, scheduler: what makes the images.
+        seed, guidance_scale: of the images.
+    """
+
+    name = "quality"
+
+    def __init__(
+        self,
+        settings: EvaluationConfig,
+        runtime: Runtime,
+        records: ImageRecords,
+        unet: Any,
+        scheduler: Any,
+        seed: int,
+        guidance_scale: float = 1.0,
+    ):
+        assert settings.eval_metrics is not None
+        self.settings, self.runtime, self.records, self.unet, self.scheduler = settings, runtime, records, unet, scheduler
+        self.seed, self.guidance_scale = seed, guidance_scale
+        self.every, self.best_metric = settings.eval_metrics_steps, settings.save_best
+        self.wanted = settings.eval_metrics.split(",")
+        self.network = make_features(settings.eval_features, settings.inception_weights, settings.eval_resize)
         self.real: Statistics | None = None
 
     def prepare(self) -> None:
-        """Look at the real pictures.
+        """Extract the features of the real images.
 
         Raises:
             ConfigError: more denoising steps are asked for than the model has noise levels.
-            MetricError: the pictures, real or to be made, are too few for a figure.
+            MetricError: the images, real or generated, are too few for a metric.
         """
-        config = self.config
-        generate.check_steps("--eval_num_inference_steps", config.eval_num_inference_steps, self.job.scheduler)
+        settings = self.settings
+        generate.check_steps("--eval_num_inference_steps", settings.eval_num_inference_steps, self.scheduler)
         advice = " (--eval_num_samples), or --eval_metrics kid"
-        metrics.check_count(self.wanted, config.eval_num_samples, self.network.width, advice=advice)
+        metrics.check_count(self.wanted, settings.eval_num_samples, self.network.width, advice=advice)
         if self.wanted != ["inception_score"]:
-            source, count, what = source_of(self.job.records)
+            source, count, what = source_of(self.records)
             metrics.check_count(self.wanted, count, self.network.width, advice=", or --eval_metrics kid")
-            self.real = kept_statistics(self.network, self.wanted, source, count, what, self.batch_size, self.runtime)
+            self.real = kept_statistics(self.network, self.wanted, source, count, what, BATCH_SIZE, self.runtime)
 
-    def share_of_training(self, total_images: int, evaluations: int) -> float:
-        """The cost of all evaluations as a share of that of the steps: a step costs about three ways forward."""
-        config = self.config
-        return evaluations * config.eval_num_samples * config.eval_num_inference_steps / (3 * total_images)
+    def describe_cost(self, total_steps: int, images_per_step: int) -> str:
+        settings = self.settings
+        times = 1 if not self.every else -(-total_steps // self.every)
+        passes = times * settings.eval_num_samples * settings.eval_num_inference_steps
+        cost = passes / (FORWARD_PASSES_PER_TRAINED_IMAGE * total_steps * images_per_step)
+        return (
+            f"{settings.eval_metrics}, {times} time(s), some {cost:.0%} of the training's time, and "
+            f"{settings.eval_features} features of {settings.eval_num_samples:,} images each time"
+        )
 
-    def figures(self, on_batch: Callable[[], object]) -> dict[str, float]:
-        """By the names that they have in ``metrics.json``; ``on_batch`` is called as :meth:`Gathering.run` does."""
-        config, unet = self.config, self.job.unet
-        pictures = sampled(
-            unet,
-            schedulers.make_sampler("ddim", self.job.scheduler),
-            generate.choose_labels(unet, None, config.eval_num_samples),
-            self.batch_size,
-            num_inference_steps=config.eval_num_inference_steps,
-            seed=config.seed,
-            guidance_scale=config.guidance_scale,
+    def run(self, on_batch: Callable[[], object]) -> dict[str, float]:
+        """By the names that metrics have in ``metrics.json``."""
+        settings = self.settings
+        images = sampled(
+            self.unet,
+            schedulers.make_sampler("ddim", self.scheduler),
+            generate.choose_labels(self.unet, None, settings.eval_num_samples),
+            BATCH_SIZE,
+            num_inference_steps=settings.eval_num_inference_steps,
+            seed=self.seed,
+            guidance_scale=self.guidance_scale,
         )
         gathering = Gathering(self.network, self.wanted, False, None, "")
-        count = config.eval_num_samples
-        fake = gathering.run(pictures, count, self.batch_size, self.runtime, "evaluating", on_batch)
-        return name_figures(self.network, metrics.figures(self.wanted, self.real, fake, seed=config.seed))
+        fake = gathering.run(images, settings.eval_num_samples, BATCH_SIZE, self.runtime, "evaluating", on_batch)
+        return name_figures(self.network, metrics.figures(self.wanted, self.real, fake, seed=self.seed))
+
+    def shown(self, found: dict[str, float]) -> list[str]:
+        return [name for name in found if not name.endswith("_std")]
+
+    def key_of(self, metric: str) -> str:
+        return next(iter(name_figures(self.network, {metric: 0.0})))
 
     @property
     def conditions(self) -> dict[str, Any]:
-        """What must be the same for two values of a figure to compare."""
-        config = self.config
         return {
             "features": self.network.identity,
-            "num_samples": config.eval_num_samples,
-            "num_inference_steps": config.eval_num_inference_steps,
-            "guidance_scale": config.guidance_scale,
+            "num_samples": self.settings.eval_num_samples,
+            "num_inference_steps": self.settings.eval_num_inference_steps,
+            "guidance_scale": self.guidance_scale,
         }
-
-    def named(self, figure: str) -> str:
-        """What a figure of ``--save_best`` is called among :meth:`figures`."""
-        return next(iter(name_figures(self.network, {figure: 0.0})))

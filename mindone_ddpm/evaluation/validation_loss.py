@@ -1,93 +1,110 @@
-"""The loss on pictures that are not trained on, by how noisy they are, with the same noise every time."""
+"""The loss on held-out images, by noise level, with the same noise every time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindspore import nn
 
 from mindone_ddpm.data.randomness import VALIDATION_STREAM, batch_places, random_stream
-from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.evaluation.statistics import rank_batches
-from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
-from mindone_ddpm.objectives.ddpm import DenoisingLoss
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime
+from mindone_ddpm.sampling.generate import evaluating
 
 NUM_BUCKETS = 10
+SEED = 0  # of noise and times, whatever the run's seed is, so that runs compare
 
-
-SEED = 0  # of noise and timesteps, whatever the run's seed is, so that runs compare
+# Gives the columns of one row: (index of an image, its generator, bucket of times) to arrays by column.
+MakeRow = Callable[[int, np.random.Generator, int], dict[str, Any]]
 
 
 class ValidationLoss:
-    """The mean squared error of what the UNet predicts, for each of ten equal ranges of timesteps.
+    """The plain loss of a network for each of ten equal ranges of times; an Evaluator.
 
-    Every picture is looked at once in each range. Whatever loss a run trains on, and however it weighs timesteps, this
-    one is plain; it compares between runs that predict the same thing.
+    Every image is measured once in each range. Whatever loss a run trains on, and however it weights noise levels, this
+    one is the mean squared error; it compares between runs that predict the same thing.
 
     Args:
-        records: the pictures; ``num_images`` of them, evenly spread, since classes may lie one after the other.
-        batch_size: of the forward passes. The figures are the same for any, and for any number of ranks, to rounding.
+        network: put into evaluation mode while it is measured.
+        loss: takes the columns, in their order, and returns the loss of each row, float32 of shape (batch,).
+        columns: names and types of the columns that ``make_row`` gives.
+        num_held_out: images there are; at most ``num_images`` of them are used, evenly spread, since classes may come
+            one after the other.
+        batch_size: of the forward passes. The metrics are the same for any, and for any number of ranks, to rounding.
+        bucket_names: of the ten ranges.
+        every: steps between measurements.
     """
 
+    name = "validation_loss"
+    best_metric = None
+
     def __init__(
-        self, runtime: Runtime, unet: Any, scheduler: Any, records: ImageRecords, num_images: int, batch_size: int
+        self,
+        runtime: Runtime,
+        network: nn.Cell,
+        loss: nn.Cell,
+        columns: dict[str, Any],
+        make_row: MakeRow,
+        num_held_out: int,
+        num_images: int,
+        batch_size: int,
+        bucket_names: Sequence[str],
+        every: int,
     ):
-        self.runtime, self.unet, self.records, self.batch_size = runtime, unet, records, batch_size
-        self.num_images = min(num_images, len(records))
-        self.indices = np.linspace(0, len(records) - 1, self.num_images).round().astype(int).tolist()
-        self.num_train_timesteps = scheduler.config.num_train_timesteps
-        loss = DenoisingLoss(scheduler.alphas_cumprod.asnumpy(), scheduler.config.prediction_type)
-        self.cell = UnconditionalLoss(unet, loss, records.labels is not None, False, None)
+        self.runtime, self.network, self.loss, self.columns = runtime, network, loss, columns
+        self.make_row, self.batch_size, self.every = make_row, batch_size, every
+        self.num_images = min(num_images, num_held_out)
+        self.indices = np.linspace(0, num_held_out - 1, self.num_images).round().astype(int).tolist()
+        self.bucket_names = bucket_names
 
     @property
-    def num_forward(self) -> int:
-        """Pictures that go through the UNet for one look."""
+    def num_rows(self) -> int:
+        """Forward passes of single images in one measurement."""
         return self.num_images * NUM_BUCKETS
 
-    def sample(self, number: int) -> tuple[np.ndarray, np.ndarray, int, int]:
-        """Look ``number``: the picture in [-1, 1] and its noise, float32 of shape (channels, size, size), its timestep,
-        and its label (0 where there is none)."""
+    def row(self, number: int) -> dict[str, Any]:
+        """The columns of row ``number``, from a generator of its own."""
         place, bucket = divmod(number, NUM_BUCKETS)
-        index = self.indices[place]
-        generator = random_stream(SEED, VALIDATION_STREAM, number)
-        pixels = self.records.picture(index)
-        picture = pixels.astype(np.float32) / np.float32(self.records.half_range) - np.float32(1.0)
-        first, end = (self.num_train_timesteps * b // NUM_BUCKETS for b in (bucket, bucket + 1))
-        timestep = int(generator.integers(first, max(end, first + 1)))
-        label = 0 if self.records.labels is None else self.records.label(index)
-        return picture, generator.standard_normal(picture.shape, dtype=np.float32), timestep, label
+        return self.make_row(self.indices[place], random_stream(SEED, VALIDATION_STREAM, number), bucket)
 
-    def measure(self, on_batch: Callable[[], object]) -> np.ndarray:
-        """The mean in each range, float64 of shape (10,), over all ranks.
-
-        ``on_batch`` is called before each batch, equally often on every rank.
-        """
+    def bucket_means(self, on_batch: Callable[[], object]) -> np.ndarray:
+        """The mean loss in each range, float64 of shape (10,), over all ranks."""
         sums = np.zeros(NUM_BUCKETS)
-        training = self.unet.training
-        self.unet.set_train(False)
-        try:
-            for numbers in rank_batches(self.runtime, self.num_forward, self.batch_size):
+        with evaluating(self.network):
+            for numbers in rank_batches(self.runtime, self.num_rows, self.batch_size):
                 on_batch()
                 if not numbers:
                     continue
-                filled = [numbers[place] for place in batch_places(0, self.batch_size, len(numbers))]
-                pictures, noise, timesteps, labels = zip(*map(self.sample, filled), strict=True)
-                columns = [ms.Tensor(np.stack(pictures)), ms.Tensor(np.stack(noise)), ms.Tensor(timesteps, ms.int32)]
-                if self.cell.has_labels:
-                    columns.append(ms.Tensor(labels, ms.int32))
-                losses = self.cell(*columns).asnumpy().astype(np.float64)[: len(numbers)]
+                rows = [self.row(numbers[place]) for place in batch_places(0, self.batch_size, len(numbers))]
+                columns = [
+                    ms.Tensor(np.stack([row[name] for row in rows]), dtype) for name, dtype in self.columns.items()
+                ]
+                losses = self.loss(*columns).asnumpy().astype(np.float64)[: len(numbers)]
                 np.add.at(sums, np.array(numbers) % NUM_BUCKETS, losses)
-        finally:
-            self.unet.set_train(training)
         return distributed.sum_exactly(self.runtime, sums) / self.num_images
 
-    def figures(self, on_batch: Callable[[], object]) -> dict[str, float]:
-        """The mean over all ranges, and that of each by its timesteps, such as ``validation_loss_t000-099``."""
-        means = self.measure(on_batch)
-        edges = [self.num_train_timesteps * bucket // NUM_BUCKETS for bucket in range(NUM_BUCKETS + 1)]
-        names = [f"validation_loss_t{edges[b]:03d}-{edges[b + 1] - 1:03d}" for b in range(NUM_BUCKETS)]
+    def prepare(self) -> None:
+        """Nothing has to be known before."""
+
+    def describe_cost(self, total_steps: int, images_per_step: int) -> str:
+        return ""
+
+    def run(self, on_batch: Callable[[], object]) -> dict[str, float]:
+        """The mean over all ranges, and that of each, such as ``validation_loss_t000-099``."""
+        means = self.bucket_means(on_batch)
+        names = [f"validation_loss_{name}" for name in self.bucket_names]
         return {"validation_loss": float(means.mean()), **dict(zip(names, means.tolist(), strict=True))}
+
+    def shown(self, found: dict[str, float]) -> list[str]:
+        return ["validation_loss"]
+
+    def key_of(self, metric: str) -> str:
+        return metric
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        return {"num_images": self.num_images}

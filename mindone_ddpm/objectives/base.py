@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import nn
 
@@ -15,11 +16,12 @@ from mindone_ddpm.config.groups import LossConfig
 
 
 class Objective(nn.Cell):
-    """Base class. ``time_dtype`` is the type of the times in a batch.
+    """Base class. ``time_type`` is MindSpore's type of the times in a batch, ``time_dtype`` NumPy's.
 
     Subclasses set ``loss_type``, ``huber_c`` and give :meth:`draw_time`, :meth:`corrupt`, :meth:`scheduler`.
     """
 
+    time_type: Any = ms.int32
     time_dtype: Any = np.int32
 
     def draw_time(self, rng: np.random.Generator, bucket: int = 0, num_buckets: int = 1) -> float:

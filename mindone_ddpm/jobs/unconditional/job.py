@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.evaluation.evaluator import Evaluator
 from mindone_ddpm.evaluation.in_training import QualityEvaluator
-from mindone_ddpm.evaluation.validation_loss import ValidationLoss
+from mindone_ddpm.evaluation.validation_loss import NUM_BUCKETS, ValidationLoss
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
 from mindone_ddpm.models.dropout import DropoutKeys, draw_dropout_key
@@ -172,11 +174,39 @@ class UnconditionalJob:
         if self.records.held_out is not None:
             found.append(self._validation_loss(self.records.held_out))
         if config.eval_metrics is not None:
-            found.append(QualityEvaluator(config, self.runtime, self.records, self.unet, self.objective.scheduler()))
+            scheduler, guidance_scale = self.objective.scheduler(), config.guidance_scale
+            found.append(
+                QualityEvaluator(config, self.runtime, self.records, self.unet, scheduler, config.seed, guidance_scale)
+            )
         return found
 
     def _validation_loss(self, held_out: ImageRecords) -> ValidationLoss:
-        raise NotImplementedError
+        config, objective = self.config, self.objective
+        plain = DDPMObjective.for_scheduler(objective.scheduler())
+        columns: dict[str, Any] = {"images": ms.float32, "noise": ms.float32, "timesteps": objective.time_type}
+        if held_out.labels is not None:
+            columns["labels"] = ms.int32
+
+        def make_row(index: int, rng: np.random.Generator, bucket: int) -> dict[str, Any]:
+            image = held_out.scaled(held_out.image(index))
+            row: dict[str, Any] = {"images": image, "timesteps": objective.draw_time(rng, bucket, NUM_BUCKETS)}
+            row["noise"] = rng.standard_normal(image.shape, dtype=np.float32)
+            if held_out.labels is not None:
+                row["labels"] = held_out.label(index)
+            return row
+
+        return ValidationLoss(
+            self.runtime,
+            self.unet,
+            CalledByName(UnconditionalLoss(self.unet, plain), tuple(columns)),
+            columns,
+            make_row,
+            num_held_out=len(held_out),
+            num_images=config.validation_num_images,
+            batch_size=config.train_batch_size,
+            bucket_names=objective.bucket_names(NUM_BUCKETS),
+            every=config.validation_loss_steps,
+        )
 
 
 def network_identity(network: Any) -> dict[str, Any]:
