@@ -77,3 +77,77 @@ def check_fields(config: Any) -> list[str]:
         elif above is not None and value <= above:
             problems.append(f"--{item.name} {value}: must be above {above}")
     return problems
+
+
+LOCKED = frozenset(
+    [
+        "image_size",
+        "resize_mode",
+        "center_crop",
+        "random_flip",
+        "image_interpolation_mode",
+        "random_vertical_flip",
+        "streaming",
+        "streaming_buffer_size",
+        "dataloader_drop_last",
+        "loss_type",
+        "huber_c",
+        "snr_gamma",
+        "noise_offset",
+        "input_perturbation",
+        "gradient_accumulation_steps",
+        "optimizer",
+        "mixed_precision",
+        "use_ema",
+        "seed",
+        "channels",
+        "preserve_input_precision",
+        "ddpm_num_steps",
+        "ddpm_beta_schedule",
+        "rescale_betas_zero_snr",
+        "prediction_type",
+        "loss_weighting",
+        "class_conditional",
+        "label_dropout",
+        "validation_split",
+        "caption_dropout",
+        "cache_latents",
+        "rank",
+        "lora_alpha",
+        "lora_target_modules",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_epsilon",
+        "adam_weight_decay",
+        "max_grad_norm",
+        "ema_inv_gamma",
+        "ema_power",
+        "ema_max_decay",
+        "ema_decay",
+    ]
+)
+REPORT = frozenset(
+    [
+        "train_batch_size",
+        "num_epochs",
+        "max_train_steps",
+        "learning_rate",
+        "scale_lr",
+        "lr_scheduler",
+        "lr_warmup_steps",
+        "lr_num_cycles",
+        "lr_power",
+        "lr_step_rules",
+        "loss_scaling",
+        "loss_scale",
+    ]
+)
+
+
+def settings_by_resume(config_class, kind):
+    kinds = {"locked": LOCKED, "report": REPORT}[kind]
+    return tuple(item.name for item in dataclasses.fields(config_class) if item.name in kinds)
+
+
+def settings_outside_graph(config_class):
+    return {"output_dir", "overwrite_output_dir", "resume_from_checkpoint"}

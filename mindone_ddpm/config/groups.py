@@ -43,7 +43,7 @@ METRICS = ("fid", "kid", "precision_recall", "inception_score")
 
 
 # What they give, and whether more is better.
-FIGURES = {"fid": False, "kid": False, "precision": True, "recall": True, "inception_score": True}
+HIGHER_IS_BETTER = {"fid": False, "kid": False, "precision": True, "recall": True, "inception_score": True}
 
 
 TRACKERS = ("none", "tensorboard", "wandb", "csv", "jsonl")

@@ -43,13 +43,15 @@ class CalledByName(nn.Cell):
             raise TypeError(f"{type(cell).__name__}.construct has no parameter for the column {unknown[0]}")
         required = [name for name in names if name not in columns and parameters[name].default is not None]
         if required:
-            raise TypeError(f"{type(cell).__name__}.construct needs the column {required[0]}, which batches do not have")
+            raise TypeError(
+                f"{type(cell).__name__}.construct needs the column {required[0]}, which batches do not have"
+            )
         self.cell = cell
         # The place of each parameter among the columns; None where there is no such column.
         self.places = tuple(columns.index(name) if name in columns else None for name in names)
 
     def construct(self, *batch):
-        arguments = ()
+        arguments: tuple = ()
         for place in self.places:
             arguments = (*arguments, None if place is None else batch[place])
         return self.cell(*arguments)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mindone_ddpm.data.columns import WEIGHTS, pack
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.randomness import SAMPLE_STREAM, epoch_order, random_stream
 
@@ -66,12 +67,14 @@ class BatchSource:
     def __init__(
         self,
         plan: Plan,
-        make_batch: Callable[[np.ndarray, list[np.random.Generator]], tuple[np.ndarray, ...]],
+        make_batch: Callable[[np.ndarray, list[np.random.Generator]], Mapping[str, np.ndarray]],
+        columns: Sequence[str],
         first: int,
         count: int,
         order: Callable[[int, int], np.ndarray] | None = None,
     ):
-        self.plan, self.make_batch, self.first, self.count = plan, make_batch, first, count
+        self.plan, self.make_batch, self.columns = plan, make_batch, tuple(columns)
+        self.first, self.count = first, count
         self.order = order
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
@@ -94,13 +97,13 @@ class BatchSource:
             generators = [
                 random_stream(plan.seed, SAMPLE_STREAM, epoch * plan.num_samples + int(place)) for place in places
             ]
-            return (*self.make_batch(indices, generators), weights)
+            return pack(self.make_batch(indices, generators), self.columns, weights)
         except DataError as problem:
             # MindSpore wraps what a source raises in its own text; the marks let `batches` find the message again.
             raise DataError(f"<<<{problem}>>>") from problem
 
 
-def make_loader(source: BatchSource, columns: Sequence[str], num_workers: int) -> Any:
+def make_loader(source: BatchSource, num_workers: int) -> Any:
     """A ``GeneratorDataset`` over whole batches, in order, decoded ahead by a thread or by worker processes."""
     import mindspore.dataset as ms_dataset
 
@@ -108,7 +111,7 @@ def make_loader(source: BatchSource, columns: Sequence[str], num_workers: int) -
     ms_dataset.config.set_prefetch_size(4)  # batches, not samples: 16, the default, would take memory for nothing
     return ms_dataset.GeneratorDataset(
         source,
-        column_names=list(columns),
+        column_names=[*source.columns, WEIGHTS],
         shuffle=False,
         num_parallel_workers=max(1, num_workers),
         python_multiprocessing=num_workers > 1,

@@ -81,7 +81,7 @@ class ImageRecords:
         """The picture as it is stored, upright."""
         return decode_image(*self._stored(index))
 
-    def picture(self, index: int, crop_at: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
+    def image(self, index: int, crop_at: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
         if self.cached is not None:
             return self.cached[index]
         if not self.random_crop:
@@ -97,13 +97,23 @@ class ImageRecords:
 
     def augmented_image(self, index: int, generator: np.random.Generator) -> np.ndarray:
         """The picture as one sample of an epoch sees it, flipped and cropped by three draws, in [-1, 1] as float32."""
-        flip, across, down = generator.random(3)
-        picture = self.picture(index, (across, down))
-        if self.random_flip and flip < 0.5:
-            picture = picture[:, :, ::-1]
-        if self.random_vertical_flip and generator.random() < 0.5:
-            picture = picture[:, ::-1]
-        return np.divide(picture, self.half_range, dtype=np.float32) - np.float32(1.0)
+        horizontal, vertical, crop_at = self.draw_augmentation(generator)
+        image = self.image(index, crop_at)
+        if horizontal:
+            image = image[:, :, ::-1]
+        if vertical:
+            image = image[:, ::-1]
+        return self.scaled(image)
+
+    def draw_augmentation(self, rng: np.random.Generator) -> tuple[bool, bool, tuple[float, float]]:
+        """Whether a sample is flipped left to right, whether upside down, and where it is cropped."""
+        flip, across, down = rng.random(3)
+        vertical = self.random_vertical_flip and rng.random() < 0.5
+        return self.random_flip and flip < 0.5, vertical, (across, down)
+
+    def scaled(self, pixels: np.ndarray) -> np.ndarray:
+        """Pixels as :meth:`image` gives them, brought to [-1, 1], float32."""
+        return np.divide(pixels, self.half_range, dtype=np.float32) - np.float32(1.0)
 
     def cache(self, limit_mib: int, show_progress: bool) -> None:
         """Decode every picture once and keep it, if the pictures fit and do not change from epoch to epoch."""
@@ -114,7 +124,7 @@ class ImageRecords:
         cached = np.empty((len(self), self.channels, self.size, self.size), dtype=dtype)
         indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not show_progress, leave=False)
         for index in indices:
-            cached[index] = self.picture(index)
+            cached[index] = self.image(index)
         self.cached = cached
 
     def fingerprint(self, most: int = 32) -> str:

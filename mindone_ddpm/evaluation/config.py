@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import check_fields, setting
-from mindone_ddpm.config.groups import FIGURES, INTERPOLATIONS, METRICS, SAMPLERS
+from mindone_ddpm.config.groups import HIGHER_IS_BETTER, INTERPOLATIONS, METRICS, SAMPLERS
 from mindone_ddpm.sampling.config import SamplingBase
 
 
@@ -35,7 +35,7 @@ class EvaluationConfig:
         "pytorch-fid", "to the network's 299 pixels; clean: antialiased, as clean-fid", choices=["pytorch-fid", "clean"]
     )
     save_best: str | None = setting(
-        None, "keep the pipeline with the best of this figure in best/", choices=list(FIGURES)
+        None, "keep the pipeline with the best of this figure in best/", choices=list(HIGHER_IS_BETTER)
     )
 
 

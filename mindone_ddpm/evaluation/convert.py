@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.files import atomic_path
 
 # Of the FID literature's Inception-v3, by which it is told from its kin: others have 1,000 classes, or the same names.
 INCEPTION_SHAPES = {
@@ -49,9 +50,5 @@ def convert_inception(source: Path, target: Path) -> None:
         check_inception_shapes(weights)
     except ValueError as error:
         raise ConfigError(f"{source}: is not the weights of the FID literature's Inception-v3 ({error})") from error
-    beside = target.with_name(f".{target.name}.part")
-    try:
-        save_file({name: value for name, value in weights.items() if value.dtype == np.float32}, beside)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
+    with atomic_path(target) as tmp_path:
+        save_file({name: value for name, value in weights.items() if value.dtype == np.float32}, tmp_path)

@@ -42,7 +42,13 @@ class QualityEvaluator:
         guidance_scale: float = 1.0,
     ):
         assert settings.eval_metrics is not None
-        self.settings, self.runtime, self.records, self.unet, self.scheduler = settings, runtime, records, unet, scheduler
+        self.settings, self.runtime, self.records, self.unet, self.scheduler = (
+            settings,
+            runtime,
+            records,
+            unet,
+            scheduler,
+        )
         self.seed, self.guidance_scale = seed, guidance_scale
         self.every, self.best_metric = settings.eval_metrics_steps, settings.save_best
         self.wanted = settings.eval_metrics.split(",")

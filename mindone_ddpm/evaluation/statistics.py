@@ -87,7 +87,7 @@ def sampled(unet: Any, scheduler: Any, labels: list[int] | None, batch_size: int
         # Filled up to the batch size, so that nothing is compiled anew for the last batch.
         filled = [numbers[place] for place in batch_places(0, batch_size, len(numbers))]
         chosen = None if labels is None else [labels[number] for number in filled]
-        values = generate.generate(unet, scheduler, numbers=filled, batch_size=batch_size, labels=chosen, **settings)
+        values = generate.generate(unet, scheduler, sample_ids=filled, batch_size=batch_size, labels=chosen, **settings)
         return grids.to_pixels(values)[: len(numbers)]
 
     return pictures
@@ -200,7 +200,7 @@ def source_of(records: ImageRecords) -> tuple[Source, int, str]:
     """The pictures of a data set as the model sees them; how many they are; and what says which they are."""
 
     def source(numbers: list[int]) -> np.ndarray:
-        pictures = np.stack([records.picture(number) for number in numbers]).transpose(0, 2, 3, 1)
+        pictures = np.stack([records.image(number) for number in numbers]).transpose(0, 2, 3, 1)
         return pictures if pictures.dtype == np.uint8 else grids.to_pixels(pictures)
 
     shape = (records.size, records.channels, records.resize_mode, records.interpolation, records.precise)

@@ -6,7 +6,6 @@ from typing import Any
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.libraries import quiet_imports
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 
 with quiet_imports():
     from mindone.diffusers import (
@@ -34,17 +33,6 @@ SCHEDULERS = {
 
 # mindone has no formula for these where the UNet predicts the image itself.
 WITHOUT_SAMPLE_PREDICTION = ("euler_ancestral", "pndm")
-
-
-def make_noise_scheduler(config: TrainingConfig) -> DDPMScheduler:
-    """The noise levels to train on. With the last one pure noise, sampling must begin there: trailing steps."""
-    return DDPMScheduler(
-        num_train_timesteps=config.ddpm_num_steps,
-        beta_schedule=config.ddpm_beta_schedule,
-        prediction_type=config.prediction_type,
-        rescale_betas_zero_snr=config.rescale_betas_zero_snr,
-        timestep_spacing="trailing" if config.rescale_betas_zero_snr else "leading",
-    )
 
 
 def make_sampler(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mindone_ddpm.backends import kernels
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.libraries import quiet_imports
-from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig, read_model_config, unet_preset
 from mindone_ddpm.models.pipelines import load_pipeline
+from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.presets import check_size
 
 with quiet_imports():
@@ -88,10 +87,13 @@ def load_unet(config: TrainingConfig, class_names: Sequence[str] = ()) -> tuple[
     return unet, DDPMScheduler.from_config(settings)
 
 
-def use_fused_attention(config: EngineConfig, unet: Any, device: str) -> None:
-    """Switch on mindone's fused attention where it is asked for and the device has it."""
-    if config.enable_xformers_memory_efficient_attention and kernels.has_fused_attention(device):
-        unet.enable_xformers_memory_efficient_attention()
+def prepare_network(network: Any, precision: str, fused_attention: bool, gradient_checkpointing: bool) -> None:
+    """Put a network for training into its compute precision, with fused attention and checkpoints where asked for."""
+    set_compute_precision(network, precision)
+    if fused_attention:
+        network.enable_xformers_memory_efficient_attention()
+    if gradient_checkpointing:
+        checkpoint_gradients(network)
 
 
 def _hub_config(name: str) -> dict[str, Any]:

@@ -13,8 +13,15 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
+from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.groups import LossConfig
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.objectives.base import Objective
+
+with quiet_imports():
+    from mindone.diffusers import (
+        DDPMScheduler,
+    )
 
 
 def timestep_weights(
@@ -126,3 +133,14 @@ class DDPMObjective(Objective):
         error = prediction.astype(ms.float32) - target
         loss = self.distance(error).mean((1, 2, 3))
         return loss if weight is None else loss * weight
+
+
+def make_noise_scheduler(config: TrainingConfig) -> DDPMScheduler:
+    """The noise levels to train on. With the last one pure noise, sampling must begin there: trailing steps."""
+    return DDPMScheduler(
+        num_train_timesteps=config.ddpm_num_steps,
+        beta_schedule=config.ddpm_beta_schedule,
+        prediction_type=config.prediction_type,
+        rescale_betas_zero_snr=config.rescale_betas_zero_snr,
+        timestep_spacing="trailing" if config.rescale_betas_zero_snr else "leading",
+    )

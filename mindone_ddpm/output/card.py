@@ -12,12 +12,12 @@ import yaml
 from PIL import Image, ImageDraw
 
 import mindone_ddpm
-from mindone_ddpm.common.files import write_text
+from mindone_ddpm.common.files import atomic_path, write_text
 from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.config.groups import EngineConfig, looks_like_hub_name
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.output.checkpoint import grids_in
-from mindone_ddpm.output.history import latest_mean, read_curves
+from mindone_ddpm.output.metrics_log import latest_mean, read_curves
+from mindone_ddpm.output.product import Product
 
 CARD, LOSS_CURVE = "README.md", "loss.png"
 
@@ -30,15 +30,20 @@ MARK = "<!-- written by mindone_ddpm; without this line the file is left alone -
 REPOSITORY = re.compile(r'^(repository = ").*(")$|^(mindone-ddpm sample --model ).*?((?: --\w+ \S.*)?)$', re.MULTILINE)
 
 
-# Where a run lies and whom it belongs to is nobody's business.
+# Where a run is stored and whom it belongs to is private.
 LEFT_OUT = (
     *("output_dir", "cache_dir", "hub_model_id", "hub_private_repo", "push_to_hub", "overwrite_output_dir"),
     *("resume_from_checkpoint", "logging_dir", "distributed", "local_rank"),
 )
 
 
-def write_card(config: EngineConfig, job: Any, folder: Path, step: int, total_steps: int) -> None:
-    """Write ``README.md`` and the loss curve beside a pipeline; a README.md of the user's own is left alone.
+def write_card(
+    config: EngineConfig, product: Product, plan: dict[str, str], folder: Path, step: int, total_steps: int
+) -> None:
+    """Write ``README.md`` and the loss curve next to a pipeline; a README.md that the user wrote stays as it is.
+
+    Args:
+        plan: what the job says of itself, by heading.
 
     Raises:
         OSError: a file cannot be written.
@@ -48,29 +53,26 @@ def write_card(config: EngineConfig, job: Any, folder: Path, step: int, total_st
         return
     losses = read_curves(folder / config.logging_dir).get("train/loss", {})
     if len(losses) > 1:
-        beside = folder / f".{LOSS_CURVE}.tmp"
-        draw_curve(losses).save(beside, format="png")
-        beside.replace(folder / LOSS_CURVE)
+        with atomic_path(folder / LOSS_CURVE) as tmp_path:
+            draw_curve(losses).save(tmp_path, format="png")
     grids = grids_in(folder)
     grid = grids[-1].relative_to(folder).as_posix() if grids else None
-    write_text(path, card_text(config, job, step, total_steps, losses, grid))
+    write_text(path, card_text(config, product, plan, step, total_steps, losses, grid))
 
 
-def metadata(config: EngineConfig) -> dict[str, Any]:
-    """What stands at the head of a card, for the Hub to read."""
-    text = isinstance(config, TextToImageConfig)
+def metadata(config: EngineConfig, product: Product) -> dict[str, Any]:
+    """The head of a card, which the Hub reads."""
     found: dict[str, Any] = {
         "library_name": "diffusers",
-        "pipeline_tag": "text-to-image" if text else "unconditional-image-generation",
-        "tags": ["mindspore", "mindone", "stable-diffusion" if text else "ddpm", *(["lora"] * is_lora(config))],
+        "pipeline_tag": product.pipeline_tag,
+        "tags": list(product.tags),
     }
     if config.hub_license is not None:
         found["license"] = config.hub_license
     if is_of_the_hub(config.dataset_name):
         found["datasets"] = [config.dataset_name]
-    base = getattr(config, "pretrained_model_name_or_path", None)
-    if is_of_the_hub(base):
-        found["base_model"] = base
+    if is_of_the_hub(product.base_model):
+        found["base_model"] = product.base_model
     return found
 
 
@@ -78,14 +80,10 @@ def is_of_the_hub(name: str | None) -> bool:
     return name is not None and looks_like_hub_name(name) and not Path(name).exists()
 
 
-def is_lora(config: EngineConfig) -> bool:
-    return getattr(config, "rank", None) is not None
-
-
-def command_line(config: EngineConfig) -> str:
-    """The command that gives this configuration, without places, names of accounts, and what has its default."""
+def command_line(config: EngineConfig, product: Product) -> str:
+    """The command that gives this configuration, without places, names of accounts, and defaults."""
     defaults = as_dict(type(config)())
-    words = ["mindone-ddpm", "train_text_to_image" if isinstance(config, TextToImageConfig) else "train"]
+    words = ["mindone-ddpm", product.command]
     for name, value in as_dict(config).items():
         if value == defaults[name] or value is None or name in LEFT_OUT:
             continue
@@ -111,59 +109,63 @@ def without_places(text: str, config: EngineConfig) -> str:
 
 
 def card_text(
-    config: EngineConfig, job: Any, step: int, total_steps: int, losses: dict[int, float], grid: str | None
+    config: EngineConfig,
+    product: Product,
+    plan: dict[str, str],
+    step: int,
+    total_steps: int,
+    losses: dict[int, float],
+    grid: str | None,
 ) -> str:
-    plan = {key: without_places(text, config) for key, text in job.describe().items()}
-    about = {**plan, "steps": f"{step:,} of {total_steps:,}", "precision": str(config.mixed_precision)}
+    rows = {key: without_places(text, config) for key, text in plan.items()}
+    rows |= {"steps": f"{step:,} of {total_steps:,}", "precision": str(config.mixed_precision)}
     if losses:
-        about["loss"] = latest_mean(losses)
-    head = yaml.safe_dump(metadata(config), sort_keys=False).strip()
+        rows["loss"] = latest_mean(losses)
+    head = yaml.safe_dump(metadata(config, product), sort_keys=False).strip()
     name = (config.hub_model_id or Path(config.output_dir).resolve().name).split("/")[-1]
     repository = config.hub_model_id or name
+    command = command_line(config, product)
     parts = [f"---\n{head}\n---\n{MARK}\n\n# {name}\n"]
     if grid is not None:
         parts.append(f"![samples]({grid})\n")
     parts.append("## How it was trained\n")
-    parts.append(
-        f"With mindone_ddpm {mindone_ddpm.__version__} on MindSpore:\n\n```bash\n{command_line(config)}\n```\n"
-    )
-    rows = "\n".join(f"| {key} | {value} |" for key, value in about.items())
-    parts.append(f"| | |\n|---|---|\n{rows}\n")
+    parts.append(f"With mindone_ddpm {mindone_ddpm.__version__} on MindSpore:\n\n```bash\n{command}\n```\n")
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    parts.append(f"| | |\n|---|---|\n{table}\n")
     if len(losses) > 1:
         parts.append(f"![loss]({LOSS_CURVE})\n")
-    parts.append("## How to use it\n\n" + usage(config, repository))
+    parts.append("## How to use it\n\n" + usage(product, repository))
     return "\n".join(parts)
 
 
-def usage(config: EngineConfig, repository: str) -> str:
-    """How to load a pipeline that lies in ``repository``, or adapters."""
-    if is_lora(config):
-        base = without_place(getattr(config, "pretrained_model_name_or_path", ""))
-        kind, call = "StableDiffusionPipeline", 'pipeline("a prompt")'
-        load = f'pipeline = StableDiffusionPipeline.from_pretrained("{base}")\npipeline.load_lora_weights(repository)'
-    elif isinstance(config, TextToImageConfig):
-        kind, call = "StableDiffusionPipeline", 'pipeline("a prompt")'
-        load = "pipeline = StableDiffusionPipeline.from_pretrained(repository)"
-    else:
-        kind, call = "DDPMPipeline", "pipeline(batch_size=4)"
-        load = "pipeline = DDPMPipeline.from_pretrained(repository)"
-    load = f'repository = "{repository}"\n{load}'
-    mindone = f"from mindone.diffusers import {kind}\n\n{load}\nimages = {call}[0]"
-    torch = f"from diffusers import {kind}\n\n{load}\nimages = {call}.images"
-    by_class = getattr(config, "class_conditional", False)
-    lines = []
-    if not by_class:  # the libraries' own pipeline cannot be told a class
+def usage(product: Product, repository: str) -> str:
+    """How to load a product that is in ``repository``."""
+    lines, kind, call = [], product.pipeline_class, product.call
+    if kind is not None:
+        load = f"pipeline = {kind}.from_pretrained(repository)"
+        if product.adapters_of is not None:
+            base = without_place(product.adapters_of)
+            load = f'pipeline = {kind}.from_pretrained("{base}")\npipeline.load_lora_weights(repository)'
+        load = f'repository = "{repository}"\n{load}'
+        mindone = f"from mindone.diffusers import {kind}\n\n{load}\nimages = {call}[0]"
+        torch = f"from diffusers import {kind}\n\n{load}\nimages = {call}.images"
         lines.append(f"With MindSpore and mindone:\n\n```python\n{mindone}\n```\n")
         lines.append(f"With PyTorch:\n\n```python\n{torch}\n```\n")
-    if not is_lora(config):
-        more = ' --prompt "a prompt"' if isinstance(config, TextToImageConfig) else " --class_label 0" * by_class
-        command = f"mindone-ddpm sample --model {shlex.quote(repository)}{more}"
+    if product.adapters_of is None:
+        options = "".join(
+            f" {word}" if word.startswith("--") else f" {quoted(word)}" for word in product.sample_options
+        )
+        command = f"mindone-ddpm sample --model {shlex.quote(repository)}{options}"
         lines.append(f"From the command line:\n\n```bash\n{command}\n```\n")
     return "\n".join(lines)
 
 
+def quoted(word: str) -> str:
+    return f'"{word}"' if " " in word else word
+
+
 def for_repository(text: str, repository: str) -> str:
-    """A card as it should stand in a repository on the Hub; one of the user's own stays as it is."""
+    """A card as it should stand in a repository on the Hub; one that the user wrote stays as it is."""
     if MARK not in text:
         return text
     return REPOSITORY.sub(lambda m: f"{m[1] or m[3]}{repository}{m[2] or m[4]}", text)

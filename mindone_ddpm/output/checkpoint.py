@@ -1,4 +1,4 @@
-"""What is written to disk: whole or absent. Pipelines, checkpoints, and finding the newest good one.
+"""Checkpoints, what a run leaves in its folder, and how the newest good checkpoint is found.
 
 A checkpoint ``checkpoint-<step>/`` holds ``unet/`` and, with EMA, ``unet_ema/`` in diffusers' folder form,
 ``training_state.safetensors`` (optimiser moments, counters, loss scale) and ``training_state.json`` (progress,
@@ -20,7 +20,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from mindone_ddpm.common.errors import UserError, first_line
-from mindone_ddpm.common.files import files_in, sha256_of, sync_to_disk, write_folder
+from mindone_ddpm.common.files import files_in, sha256_of, write_folder, write_into_folder
 from mindone_ddpm.models.lora import WEIGHTS_FILE as LORA_WEIGHTS
 from mindone_ddpm.models.pipelines import PIPELINE_INDEX
 from mindone_ddpm.sampling.grids import TRAJECTORY_STRIP
@@ -47,26 +47,22 @@ class CheckpointError(UserError):
     """A checkpoint cannot be read or written; the message is one line for the user."""
 
 
-def save_pipeline(pipeline: Any, folder: Path, dtype: str = "float32") -> None:
-    """Save a pipeline into ``folder``, which may hold other things: written beside, flushed, then moved in.
+def save_product(save: Callable[[Path], None], index_file: str, folder: Path, dtype: str = "float32") -> None:
+    """Save what a run makes into ``folder``, which may hold other files.
 
-    The index comes last: where it is, all that it names is there.
+    Args:
+        save: writes the product into the folder that it is given.
+        index_file: moved last: where it is, the product is complete.
+        dtype: of the weights: ``float32``, ``fp16`` or ``bf16``.
     """
-    beside = folder / ".pipeline.tmp"
-    shutil.rmtree(beside, ignore_errors=True)
-    try:
-        pipeline.save_pretrained(str(beside), safe_serialization=True)
+
+    def write(tmp_path: Path) -> None:
+        save(tmp_path)
         if dtype != "float32":
-            for weights in beside.rglob("*.safetensors"):
+            for weights in tmp_path.rglob("*.safetensors"):
                 _convert_weights(weights, dtype)
-        names = [path.relative_to(beside) for path in files_in(beside)]
-        for name in sorted(names, key=lambda file: file.name == PIPELINE_INDEX):
-            sync_to_disk(beside / name)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(beside / name, folder / name)
-            sync_to_disk((folder / name).parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+
+    write_into_folder(folder, write, last=index_file)
 
 
 def _convert_weights(path: Path, dtype: str) -> None:
@@ -98,11 +94,11 @@ def clear_run(folder: Path) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed while writing left beside."""
-    for pattern in (".checkpoint-*.tmp", ".checkpoint-*.old", ".pipeline.tmp", f"{SNAPSHOT_PREFIX}*"):
+    """Remove the temporary files and folders of a process that was killed while it wrote."""
+    for pattern in (".checkpoint-*.tmp", ".checkpoint-*.old", ".product.tmp", ".pipeline.tmp", f"{SNAPSHOT_PREFIX}*"):
         for path in folder.glob(pattern):
             shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".*.tmp"):
+    for path in (*folder.glob(".*.tmp*"), *(folder / "samples").glob(".*.tmp*")):
         if path.is_file():
             path.unlink()
 
@@ -139,7 +135,7 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
 def save_checkpoint(
     folder: Path, record: dict[str, Any], state: dict[str, ms.Parameter], save_weights: Callable[[Path], None]
 ) -> None:
-    """Write a checkpoint, whole or not at all.
+    """Write a checkpoint atomically.
 
     Args:
         record: what goes into ``training_state.json``.
@@ -150,15 +146,15 @@ def save_checkpoint(
         CheckpointError: it could not be written; what was there before is untouched.
     """
 
-    def write(beside: Path) -> None:
-        save_weights(beside)
-        save_file({name: parameter.asnumpy() for name, parameter in state.items()}, beside / STATE_TENSORS)
+    def write(tmp_path: Path) -> None:
+        save_weights(tmp_path)
+        save_file({name: parameter.asnumpy() for name, parameter in state.items()}, tmp_path / STATE_TENSORS)
         files = {
-            str(path.relative_to(beside)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in files_in(beside)
+            str(path.relative_to(tmp_path)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+            for path in files_in(tmp_path)
         }
         text = json.dumps({**record, "files": files}, indent=2)
-        (beside / STATE_RECORD).write_text(text, encoding="utf-8")
+        (tmp_path / STATE_RECORD).write_text(text, encoding="utf-8")
 
     try:
         write_folder(folder, write)

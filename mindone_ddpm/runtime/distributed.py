@@ -30,7 +30,7 @@ def _from_main(values: np.ndarray) -> np.ndarray:
     return ops.Broadcast(0)((ms.Tensor(values.astype(np.float32)),))[0].asnumpy()
 
 
-def meet(runtime: Runtime) -> None:
+def sync_ranks(runtime: Runtime) -> None:
     """Before a collective: wait until every rank is about to call it, where it would not wait long enough itself."""
     if runtime.meeting is not None:
         runtime.meeting.wait()
@@ -39,7 +39,7 @@ def meet(runtime: Runtime) -> None:
 def barrier(runtime: Runtime) -> None:
     """Wait until every rank is here."""
     if runtime.world_size > 1:
-        meet(runtime)
+        sync_ranks(runtime)
         _sum(np.zeros(1))
 
 
@@ -47,7 +47,7 @@ def any_rank(runtime: Runtime, value: bool) -> bool:
     """Whether ``value`` is true on at least one rank."""
     if runtime.world_size == 1:
         return value
-    meet(runtime)
+    sync_ranks(runtime)
     return bool(_sum(np.array([value]))[0] > 0)
 
 
@@ -65,7 +65,7 @@ def broadcast_object(runtime: Runtime, value: Any) -> Any:
     """The main rank's ``value``, which must be JSON, on every rank."""
     if runtime.world_size == 1:
         return value
-    meet(runtime)
+    sync_ranks(runtime)
     content = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8) if runtime.is_main else np.zeros(0, np.uint8)
     high, low = divmod(len(content), 1 << 16)
     high, low = (int(part) for part in _from_main(np.array([high, low])))
@@ -78,7 +78,7 @@ def broadcast_parameters(runtime: Runtime, parameters: Iterable[ms.Parameter]) -
     """Set every rank's parameters to the main rank's. Whole numbers must be below 2^24."""
     if runtime.world_size == 1:
         return
-    meet(runtime)
+    sync_ranks(runtime)
     for parameter in parameters:
         # A tensor without axes does not travel.
         values = _from_main(np.atleast_1d(parameter.asnumpy()))
@@ -89,7 +89,7 @@ def gather_rows(runtime: Runtime, rows: np.ndarray) -> np.ndarray:
     """The float32 ``rows`` of all ranks, by rank. Every rank must bring as many."""
     if runtime.world_size == 1:
         return rows
-    meet(runtime)
+    sync_ranks(runtime)
     return ops.AllGather()(ms.Tensor(rows)).asnumpy()
 
 

@@ -49,7 +49,7 @@ def fingerprint(facts: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def kept(key: str | None) -> Iterator[None]:
+def cached_graph(key: str | None) -> Iterator[None]:
     """What is compiled inside is taken from the cache, or put there; with None nothing is.
 
     Every process works on a copy of its own, and a new entry appears whole: runs may start side by side.

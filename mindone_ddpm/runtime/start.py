@@ -12,6 +12,8 @@ import os
 import sys
 from dataclasses import dataclass
 
+from mindone_ddpm.backends.base import Backend
+from mindone_ddpm.backends.choose import choose
 from mindone_ddpm.backends.cpu.rendezvous import Meeting
 from mindone_ddpm.backends.gpu import cuda
 from mindone_ddpm.common.errors import UserError, first_line
@@ -27,7 +29,7 @@ class DeviceError(UserError):
 class Runtime:
     """Where a job runs. ``rank`` counts all processes from 0, ``local_rank`` those of this machine."""
 
-    device: str
+    backend: Backend
     mode: str
     rank: int = 0
     world_size: int = 1
@@ -35,14 +37,8 @@ class Runtime:
     meeting: Meeting | None = None  # where the device's collectives do not wait long enough
 
     @property
-    def default_precision(self) -> str:
-        """Half precision where the hardware is made for it."""
-        return "no" if self.device == "CPU" else "fp16"
-
-    @property
-    def caches_graphs(self) -> bool:
-        """Whether compiled graphs are kept unless something else is asked for."""
-        return self.device == "CPU"
+    def device(self) -> str:
+        return self.backend.name
 
     @property
     def is_main(self) -> bool:
@@ -102,7 +98,7 @@ def start(
         )
     quiet_libraries()
     if not launched_by_msrun():
-        return Runtime(device=chosen, mode=mode)
+        return Runtime(choose(chosen), mode)
     rank, world_size = _join_cluster()
     meeting = None
     if chosen == "CPU" and world_size > 1:
@@ -110,7 +106,7 @@ def start(
         meeting = Meeting(
             rank, world_size, host, lambda row: ms.ops.Broadcast(0)((ms.Tensor(row, ms.float32),))[0].asnumpy()
         )
-    return Runtime(chosen, mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), meeting)
+    return Runtime(choose(chosen), mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), meeting)
 
 
 def _take_device(candidates: list[str]) -> str:

@@ -28,16 +28,16 @@ from mindone_ddpm.sampling.config import PicturesBase, SampleConfig, SamplingBas
 from mindone_ddpm.sampling.grids import Trajectory, to_values, write_pictures
 
 
-def sample_rngs(seed: int, numbers: Sequence[int]) -> list[np.random.Generator]:
+def sample_rngs(seed: int, sample_ids: Sequence[int]) -> list[np.random.Generator]:
     """The generator of each picture of a seed's endless row."""
-    return [random_stream(seed, PICTURE_STREAM, number) for number in numbers]
+    return [random_stream(seed, PICTURE_STREAM, number) for number in sample_ids]
 
 
 def generate(
     unet: Any,
     scheduler: Any,
     *,
-    numbers: Sequence[int],
+    sample_ids: Sequence[int],
     batch_size: int,
     num_inference_steps: int,
     seed: int,
@@ -49,7 +49,7 @@ def generate(
     """Sample as ``DDPMPipeline`` does, one generator a picture.
 
     Args:
-        numbers: which pictures of the seed's endless row to make.
+        sample_ids: which pictures of the seed's endless row to make.
         unet: a UNet2DModel; called with a batch of always the same size, so that it is compiled once.
         scheduler: anything with ``set_timesteps``, ``timesteps`` and ``step``.
         labels: of a class-conditional model, the class of each of ``numbers``.
@@ -58,20 +58,20 @@ def generate(
         on_step: called with the batch's noisy images, float32 (batch, channels, size, size), after each step.
 
     Returns:
-        Values from 0 to 1, float32 of shape (len(numbers), size, size, channels).
+        Values from 0 to 1, float32 of shape (len(sample_ids), size, size, channels).
     """
-    batch_size = min(batch_size, len(numbers))
+    batch_size = min(batch_size, len(sample_ids))
     pictures = []
     with evaluating(unet):
-        for first in range(0, len(numbers), batch_size):
-            places = batch_places(first, batch_size, len(numbers))
-            generators = sample_rngs(seed, [numbers[place] for place in places])
+        for first in range(0, len(sample_ids), batch_size):
+            places = batch_places(first, batch_size, len(sample_ids))
+            generators = sample_rngs(seed, [sample_ids[place] for place in places])
             denoise = make_denoiser(unet, None if labels is None else [labels[p] for p in places], guidance_scale)
             scheduler.set_timesteps(num_inference_steps)
             images = initial_noise(unet, scheduler, generators)
             timesteps = scheduler.timesteps.asnumpy().tolist()
             images = denoise_steps(denoise, scheduler, images, timesteps, generators, eta, on_step)
-            pictures.append(to_values(images)[: len(numbers) - first])
+            pictures.append(to_values(images)[: len(sample_ids) - first])
     return np.concatenate(pictures)
 
 
@@ -251,7 +251,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
         values = generate(
             unet,
             scheduler,
-            numbers=range(config.num_images),
+            sample_ids=range(config.num_images),
             batch_size=config.batch_size,
             num_inference_steps=steps,
             seed=config.seed,

@@ -23,7 +23,7 @@ def generate_from_prompts(
     pipeline: Any,
     prompts: Sequence[str],
     *,
-    numbers: Sequence[int],
+    sample_ids: Sequence[int],
     batch_size: int,
     num_inference_steps: int,
     seed: int,
@@ -38,7 +38,7 @@ def generate_from_prompts(
 
     Args:
         prompts: the text of each picture.
-        numbers: which pictures of the seed's endless row to make; one for each prompt.
+        sample_ids: which pictures of the seed's endless row to make; one for each prompt.
         on_step: called with the batch's latents after each denoising step.
 
     Returns:
@@ -63,7 +63,7 @@ def generate_from_prompts(
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 eta=eta,
-                generator=sample_rngs(seed, [numbers[place] for place in places]),
+                generator=sample_rngs(seed, [sample_ids[place] for place in places]),
                 output_type="np",
                 callback_on_step_end=after_step,
             )[0]
@@ -119,7 +119,7 @@ def prompts_to_folder(config: SampleConfig) -> Path:
         values = generate_from_prompts(
             pipeline,
             texts,
-            numbers=range(config.num_images),
+            sample_ids=range(config.num_images),
             batch_size=config.batch_size,
             num_inference_steps=steps,
             seed=config.seed,

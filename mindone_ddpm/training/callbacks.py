@@ -211,7 +211,8 @@ def save_product(training: Training, folder: Path | None = None) -> None:
     folder = folder or training.output_dir
     with training.averaged_weights():
         try:
-            checkpoint.save_product(training.job.save, training.job.product, folder, training.config.save_dtype)
+            product = training.job.product
+            checkpoint.save_product(training.job.save, product.index_file, folder, training.config.save_dtype)
         except Exception as error:  # OSError, or safetensors' own for the same
             noun = training.job.product.noun
             raise TrainingError(f"{folder}: the {noun} could not be saved ({first_line(error)})") from error
@@ -223,10 +224,8 @@ def publish(training: Training, progress: Progress, uploader: hub.Uploader | Non
         return
     job = training.job
     try:
-        write_card(
-            training.config, job.product, job.describe(), training.output_dir, progress.step,
-            training.schedule.total_steps,
-        )  # fmt: skip
+        total_steps = training.schedule.total_steps
+        write_card(training.config, job.product, job.describe(), training.output_dir, progress.step, total_steps)
     except Exception as error:  # a full disk, a metrics file that somebody else has changed: never worth a run
         tqdm.write(f"warning: the model card could not be written ({first_line(error)})", file=sys.stderr)
     if uploader is not None:
@@ -297,7 +296,7 @@ class EvaluatorRunner:
 
 
 def is_better(now: dict[str, Any], best: dict[str, Any] | None) -> bool:
-    """Whether a value replaces the best one; values measured under other conditions do not compare: the newer counts."""
+    """Whether a value replaces the best one. Where the conditions differ, values do not compare: the newer counts."""
     facts = now.keys() - {"value", "step"}
     if best is None or any(now[name] != best.get(name) for name in facts):
         return True

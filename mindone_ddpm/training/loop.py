@@ -161,13 +161,13 @@ def open_output_dir(training: Training, progress: Progress) -> None:
         checkpoint.clear_run(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     checkpoint.clear_leftovers(output_dir)
-    write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(training.config, training.job.product.command))
+    write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(training.config))
 
 
 def open_tracker(training: Training, progress: Progress) -> tracking.Tracker:
     config = training.config
     if not training.runtime.is_main:
-        return tracking.NoTracker()
+        return tracking.Trackers()
     logs = training.output_dir / config.logging_dir
     return tracking.make_tracker(config.report_to, logs, progress.step, as_dict(config))
 

@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindone_ddpm.backends import kernels
+from mindone_ddpm.backends.base import Backend
 from mindone_ddpm.config.groups import EngineConfig, parse_step_rules
 
 
@@ -123,6 +123,8 @@ class AdamW(Optimizer):
         epsilon: float,
         weight_decay: float,
         bias_correction: bool = True,
+        *,
+        backend: Backend,
     ):
         super().__init__(parameters, weight_decay)
         self.moments1 = parameters.clone(prefix="moments1", init="zeros")
@@ -130,7 +132,7 @@ class AdamW(Optimizer):
         self.settings = (beta1, beta2, epsilon, bias_correction)
         self.beta1 = ms.Tensor(beta1, ms.float32)
         self.beta2 = ms.Tensor(beta2, ms.float32)
-        self.update = kernels.adam_kernel(parameters)
+        self.update = backend.adamw(parameters)
 
     def slots(self) -> dict[str, ms.ParameterTuple]:
         return {"moments1": self.moments1, "moments2": self.moments2}
@@ -276,7 +278,7 @@ def _zeros(prefix: str, parameter: ms.Parameter, shape: tuple[int, ...]) -> ms.P
     return ms.Parameter(ms.Tensor(np.zeros(shape), ms.float32), name=f"{prefix}.{parameter.name}", requires_grad=False)
 
 
-def make_optimizer(config: EngineConfig, parameters: ms.ParameterTuple) -> Optimizer:
+def make_optimizer(config: EngineConfig, parameters: ms.ParameterTuple, backend: Backend) -> Optimizer:
     decay = config.adam_weight_decay
     if config.optimizer == "sgd":
         return SGD(parameters, config.adam_beta1, decay)
@@ -291,4 +293,5 @@ def make_optimizer(config: EngineConfig, parameters: ms.ParameterTuple) -> Optim
         config.adam_epsilon,
         decay,
         bias_correction=config.optimizer == "adamw",
+        backend=backend,
     )

@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindone_ddpm.backends import kernels
+from mindone_ddpm.backends.base import Backend
 
 
 def _flat(gradient):
@@ -31,14 +31,14 @@ class SumOverRanks(nn.Cell):
     because there every collective costs a millisecond whatever its size.
     """
 
-    def __init__(self, parameters: ms.ParameterTuple):
+    def __init__(self, parameters: ms.ParameterTuple, backend: Backend):
         super().__init__(auto_prefix=False)
         self.parameters = parameters
         sizes = [parameter.size for parameter in parameters]
         self.starts, self.size = tuple(int(start) for start in np.cumsum([0, *sizes[:-1]])), sum(sizes)
         self.map = ops.HyperMap()
         self.reduce = ops.AllReduce()
-        self.is_flat = kernels.collectives_are_slow()
+        self.is_flat = backend.flat_collectives
         self.reduce_gradients: Any = None if self.is_flat else nn.DistributedGradReducer(parameters, mean=False)
 
     def construct(self, gradients, loss, weight):
@@ -81,6 +81,8 @@ class OptimizerUpdate(nn.Cell):
         scale_growth_interval: int = 2000,
         ema: Any = None,
         world_size: int = 1,
+        *,
+        backend: Backend,
     ):
         super().__init__(auto_prefix=False)
         self.optimizer = optimizer
@@ -98,10 +100,10 @@ class OptimizerUpdate(nn.Cell):
         self.good_steps = ms.Parameter(ms.Tensor(0, ms.int32), name="good_steps", requires_grad=False)
         self.loss_scale = ms.Parameter(ms.Tensor(loss_scale, ms.float32), name="loss_scale", requires_grad=False)
         self.map = ops.HyperMap()
-        self.measure, self.rescale = kernels.gradient_kernels(optimizer.parameters)
+        self.measure, self.rescale = backend.gradients(optimizer.parameters)
         self.is_distributed = world_size > 1
         if self.is_distributed:
-            self.sum_over_ranks = SumOverRanks(optimizer.parameters)
+            self.sum_over_ranks = SumOverRanks(optimizer.parameters, backend)
 
     def state(self) -> dict[str, ms.Parameter]:
         """All that an update reads and writes beside the weights and their average, by name."""

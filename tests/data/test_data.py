@@ -42,7 +42,7 @@ def test_digits_are_the_real_ones():
     records = open_records(digits_config())
     assert len(records) == 1797
     expected = (load_digits().images[5] * (255 / 16)).round()
-    np.testing.assert_array_equal(records.picture(5)[0], expected)
+    np.testing.assert_array_equal(records.image(5)[0], expected)
     assert not records.random_flip
 
 
@@ -94,14 +94,14 @@ def test_parquet_has_splits_and_binary_columns(image_folder, tmp_path):
     with pytest.raises(DataError, match="no column of images found"):
         open_records(folder_config(tmp_path / "binary"))
     records = open_records(folder_config(tmp_path / "binary", image_column="photo"))
-    assert records.picture(11).shape == (3, 16, 16)
+    assert records.image(11).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "RGBA")])
 def test_channels_from_end_to_end(image_folder, channels, mode):
     records = open_records(folder_config(image_folder, channels=channels))
-    assert records.picture(0).shape == (channels, 16, 16)
-    assert records.picture(0).dtype == np.uint8
+    assert records.image(0).shape == (channels, 16, 16)
+    assert records.image(0).dtype == np.uint8
 
 
 def test_image_column_is_named_or_found(image_folder):
@@ -307,8 +307,8 @@ def test_flips_happen_to_half_of_the_images(image_folder):
     for position in range(200):
         images = job.make_batch(np.array([0]), [random_stream(0, 2, position)])[0][0]
         pixels = ((images + 1) * 127.5).round().astype(np.uint8)
-        assert (pixels == records.picture(0)).all() or (pixels == records.picture(0)[:, :, ::-1]).all()
-        flipped += not (pixels == records.picture(0)).all()
+        assert (pixels == records.image(0)).all() or (pixels == records.image(0)[:, :, ::-1]).all()
+        flipped += not (pixels == records.image(0)).all()
     assert 70 < flipped < 130
 
 
@@ -373,7 +373,7 @@ def test_interpolation_modes_differ_and_nearest_invents_no_colour():
 def test_upside_down_flips(image_folder):
     config = folder_config(image_folder, random_flip=False, random_vertical_flip=True)
     records = open_records(config)
-    upright, turned = records.picture(3), records.picture(3)[:, ::-1]
+    upright, turned = records.image(3), records.image(3)[:, ::-1]
     count = 0
     for position in range(100):
         made = ((records.augmented_image(3, random_stream(0, 2, position)) + 1) * 127.5).round().astype(np.uint8)
@@ -448,7 +448,7 @@ def test_a_stream_gives_every_image_once_an_epoch_in_another_order(image_folder)
     records = open_records(stream_config(image_folder))
     plain = open_records(folder_config(image_folder))
     known = {plain.picture(number).tobytes() for number in range(12)}
-    epochs = [[records.picture(12 * epoch + place).tobytes() for place in range(12)] for epoch in range(2)]
+    epochs = [[records.image(12 * epoch + place).tobytes() for place in range(12)] for epoch in range(2)]
     assert [set(epoch) for epoch in epochs] == [known, known]
     assert epochs[0] != epochs[1]
 
@@ -473,7 +473,7 @@ def test_a_stream_must_say_how_long_it_is(image_folder):
         open_records(stream_config(image_folder, max_train_samples=None))
     records = open_records(stream_config(image_folder, max_train_samples=20))
     with pytest.raises(DataError, match="the stream ended after 12 of 20 images; give --max_train_samples 12"):
-        records.picture(13)
+        records.image(13)
 
 
 def test_fewer_images_can_be_asked_for(image_folder):

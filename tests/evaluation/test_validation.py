@@ -12,8 +12,8 @@ from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.evaluation.validation_loss import NUM_BUCKETS, ValidationLoss
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.models import schedulers
 from mindone_ddpm.models.unet import make_unet
+from mindone_ddpm.objectives import ddpm
 from mindone_ddpm.runtime.start import Runtime
 
 ALONE = Runtime("CPU", "graph")
@@ -32,9 +32,9 @@ def test_the_split_is_the_same_for_every_seed_and_keeps_pictures_and_labels_toge
         assert (len(training), len(held_out)) == (180, 20)
     known = {whole.picture(index).tobytes() for index in range(200)}
     kept = [training.picture(index).tobytes() for index in range(180)]
-    aside = [held_out.picture(index).tobytes() for index in range(20)]
+    aside = [held_out.image(index).tobytes() for index in range(20)]
     assert not {*kept} & {*aside} and {*kept} | {*aside} == known
-    assert [parts[0].held_out.picture(index).tobytes() for index in range(20)] == aside
+    assert [parts[0].held_out.image(index).tobytes() for index in range(20)] == aside
     by_picture = {whole.picture(index).tobytes(): whole.label(index) for index in range(200)}
     assert [held_out.label(index) for index in range(20)] == [by_picture[content] for content in aside]
 
@@ -45,7 +45,7 @@ def make_loss(small_model, batch_size=16, num_images=6, **changes) -> Validation
     ms.set_seed(3)
     names = records.labels.names if records.labels is not None else None
     unet = make_unet(config, names)
-    scheduler = schedulers.make_noise_scheduler(config)
+    scheduler = ddpm.make_noise_scheduler(config)
     return ValidationLoss(ALONE, unet, scheduler, records.held_out, num_images, batch_size)
 
 

@@ -7,9 +7,9 @@ from conftest import run_program, set_mode
 
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
-from mindone_ddpm.models import schedulers
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.unet import checkpoint_gradients, make_unet
+from mindone_ddpm.objectives import ddpm
 from mindone_ddpm.objectives.ddpm import DenoisingLoss
 from mindone_ddpm.training.optimizers import make_optimizer
 from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
@@ -28,7 +28,7 @@ def train_three_steps(prepare, loss_scale=1.0):
     ms.set_seed(0)
     unet = make_unet(CONFIG)
     prepare(unet)
-    scheduler = schedulers.make_noise_scheduler(CONFIG)
+    scheduler = ddpm.make_noise_scheduler(CONFIG)
     optimizer = make_optimizer(CONFIG, ms.ParameterTuple(unet.trainable_params()))
     boundary = OptimizerUpdate(optimizer, np.full(10, 1e-3), 1.0, loss_scale)
     loss = DenoisingLoss(scheduler.alphas_cumprod.asnumpy(), "epsilon")

@@ -9,7 +9,7 @@ import yaml
 
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.output import card, history
+from mindone_ddpm.output import card, metrics_log
 
 
 class Job:
@@ -82,7 +82,7 @@ def test_a_curve_with_holes_is_drawn():
 def test_a_line_cut_short_costs_that_line(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,train/loss,train/learning_rate\n1,0.5,1e-3\n2,0.4,1e-\n")
     (tmp_path / "evaluation.csv").write_text("1,eval/fid,5\n2,eval/fid,\n")
-    curves = history.read_curves(tmp_path)
+    curves = metrics_log.read_curves(tmp_path)
     assert curves["train/loss"] == {1: 0.5, 2: 0.4} and curves["train/learning_rate"] == {1: 1e-3}
     assert curves["eval/fid"] == {1: 5.0}
 
@@ -106,6 +106,6 @@ def test_curves_are_read_back_from_every_tracker(tmp_path, name):
         tracker.scalars(last - 1, {"eval/validation_loss": 0.25})
         tracker.close()
         time.sleep(1.1 if name == "tensorboard" else 0)  # its files are named by the second
-    curves = history.read_curves(tmp_path)
+    curves = metrics_log.read_curves(tmp_path)
     assert curves["train/loss"] == {1: 11.0, 2: 12.0, 3: 13.0, 4: 44.0, 5: 45.0, 6: 46.0, 7: 47.0}
     assert curves["eval/validation_loss"][7] == 0.25

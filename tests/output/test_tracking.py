@@ -17,7 +17,7 @@ def log(names, folder, steps, start=0, **settings):
     tracker = make_tracker(names, folder, start, settings)
     for step in steps:
         tracker.scalars(step, {"train/loss": 1.0 / step, "train/learning_rate": 0.5, "train/grad_norm": 2.0})
-    tracker.picture(steps[-1], "samples", Image.new("RGB", (8, 8)))
+    tracker.image(steps[-1], "samples", Image.new("RGB", (8, 8)))
     tracker.close()
 
 

@@ -114,7 +114,7 @@ def digits(size: int = 16) -> tuple[np.ndarray, np.ndarray]:
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 
     records = open_records(TrainingConfig(dataset_name="digits", image_size=size, channels=3, class_conditional=True))
-    pictures = np.stack([records.picture(number) for number in range(len(records))])
+    pictures = np.stack([records.image(number) for number in range(len(records))])
     return (pictures / 127.5 - 1.0).astype(np.float32), records.labels.numbers
 
 

@@ -141,9 +141,7 @@ def _encode_images(folder: Path, records: ImageRecords, vae: Any, show_progress:
     moments = LatentMoments(vae).set_train(False)
     variants = flip_variants(records)
     arrays: list[Any] = []
-    with tqdm(
-        total=len(variants) * len(records), desc="caching latents", unit="img", disable=not show_progress
-    ) as bar:
+    with tqdm(total=len(variants) * len(records), desc="caching latents", unit="img", disable=not show_progress) as bar:
         for variant, (horizontal, vertical) in enumerate(variants):
             for start in range(0, len(records), BATCH_SIZE):
                 places = batch_places(start, BATCH_SIZE, len(records))

@@ -1,4 +1,4 @@
-"""The unconditional job: train a UNet2DModel on images, sample with a DDPMPipeline. With classes, images have labels."""
+"""The unconditional job: train a UNet2DModel on images, with labels or without, and sample with a DDPMPipeline."""
 
 from __future__ import annotations
 
@@ -170,7 +170,8 @@ class UnconditionalJob:
         )
 
     def evaluators(self) -> list[Evaluator]:
-        config, found = self.config, []
+        config = self.config
+        found: list[Evaluator] = []
         if self.records.held_out is not None:
             found.append(self._validation_loss(self.records.held_out))
         if config.eval_metrics is not None:
