@@ -97,7 +97,7 @@ class BatchSource:
             generators = [
                 random_stream(plan.seed, SAMPLE_STREAM, epoch * plan.num_samples + int(place)) for place in places
             ]
-            return pack(self.make_batch(indices, generators), self.columns, weights)
+            return (*pack(self.make_batch(indices, generators), self.columns), weights)
         except DataError as problem:
             # MindSpore wraps what a source raises in its own text; the marks let `batches` find the message again.
             raise DataError(f"<<<{problem}>>>") from problem

@@ -40,7 +40,7 @@ class ValidationLoss:
     """
 
     name = "validation_loss"
-    best_metric = None
+    best_metric: str | None = None
 
     def __init__(
         self,
