@@ -47,6 +47,14 @@ def device():
     set_mode("graph")
 
 
+def cpu_runtime():
+    """One rank on the CPU, in graph mode, as `runtime.start` gives it."""
+    from mindone_ddpm.backends.choose import choose
+    from mindone_ddpm.runtime.start import Runtime
+
+    return Runtime(choose("CPU"), "graph")
+
+
 @pytest.fixture
 def graph_mode():
     set_mode("graph")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import cpu_runtime
 from PIL import Image
 
 from mindone_ddpm.data.images import (
@@ -20,7 +21,7 @@ from mindone_ddpm.data.loader import BatchSource, Plan, batches, make_loader
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.data.randomness import epoch_order, random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.jobs.unconditional.job import UnconditionalJob, make_unconditional_job
+from mindone_ddpm.jobs.unconditional.job import UnconditionalJob
 
 
 def folder_config(folder, **values) -> TrainingConfig:
@@ -240,16 +241,13 @@ def test_a_batch_that_is_not_full_can_be_left_out(world_size):
     assert plans[0].positions(plans[0].batches_per_epoch)[0] == 1
 
 
-COLUMNS = ("images", "noise", "timesteps", "weights")
-
-
 def make_job(config) -> UnconditionalJob:
-    return make_unconditional_job(replace(config, preset="tiny"), open_records(config))
+    return UnconditionalJob.open(replace(config, preset="tiny"), cpu_runtime())
 
 
 def make_source(config, plan, first=0, count=None) -> BatchSource:
     job = make_job(config)
-    return BatchSource(plan, job.make_batch, first, count or 2 * plan.batches_per_epoch, job.records.order)
+    return BatchSource(plan, job.make_batch, job.columns, first, count or 2 * plan.batches_per_epoch, job.records.order)
 
 
 def test_batches_have_one_shape_range_and_weights():
@@ -285,7 +283,7 @@ def test_the_loader_gives_the_source_in_order_and_from_the_middle(image_folder, 
     config = folder_config(image_folder)
     expected = make_source(config, Plan(3, 12, 5))
     later = make_source(config, Plan(3, 12, 5), first=2, count=4)
-    for number, batch in enumerate(batches(make_loader(later, COLUMNS, num_workers))):
+    for number, batch in enumerate(batches(make_loader(later, num_workers))):
         for found, wanted in zip(batch, expected[2 + number], strict=True):
             np.testing.assert_array_equal(found.asnumpy(), wanted)
     assert number == 3
@@ -296,7 +294,7 @@ def test_the_loader_names_a_corrupt_image(image_folder, num_workers):
     (image_folder / "cold" / "4.png").write_bytes(b"\x89PNG not really")
     source = make_source(folder_config(image_folder), Plan(3, 12, 5))
     with pytest.raises(DataError, match=r"^\S*4\.png: not a readable image"):
-        list(batches(make_loader(source, COLUMNS, num_workers)))
+        list(batches(make_loader(source, num_workers)))
 
 
 def test_flips_happen_to_half_of_the_images(image_folder):

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import run_program
+from conftest import cpu_runtime, run_program
 from PIL import Image
 
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.evaluation.validation_loss import NUM_BUCKETS, ValidationLoss
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.models.unet import make_unet
-from mindone_ddpm.objectives import ddpm
-from mindone_ddpm.runtime.start import Runtime
+from mindone_ddpm.jobs.unconditional.job import UnconditionalJob
 
-ALONE = Runtime("CPU", "graph")
+ALONE = cpu_runtime()
 
 
 def digits(small_model, **changes) -> TrainingConfig:
@@ -30,23 +30,21 @@ def test_the_split_is_the_same_for_every_seed_and_keeps_pictures_and_labels_toge
     for training in parts:
         held_out = training.held_out
         assert (len(training), len(held_out)) == (180, 20)
-    known = {whole.picture(index).tobytes() for index in range(200)}
-    kept = [training.picture(index).tobytes() for index in range(180)]
+    known = {whole.image(index).tobytes() for index in range(200)}
+    kept = [training.image(index).tobytes() for index in range(180)]
     aside = [held_out.image(index).tobytes() for index in range(20)]
     assert not {*kept} & {*aside} and {*kept} | {*aside} == known
     assert [parts[0].held_out.image(index).tobytes() for index in range(20)] == aside
-    by_picture = {whole.picture(index).tobytes(): whole.label(index) for index in range(200)}
+    by_picture = {whole.image(index).tobytes(): whole.label(index) for index in range(200)}
     assert [held_out.label(index) for index in range(20)] == [by_picture[content] for content in aside]
 
 
 def make_loss(small_model, batch_size=16, num_images=6, **changes) -> ValidationLoss:
     config = digits(small_model, validation_split=0.1, **changes)
-    records = open_records(config)
+    config = replace(config, train_batch_size=batch_size, validation_num_images=num_images)
     ms.set_seed(3)
-    names = records.labels.names if records.labels is not None else None
-    unet = make_unet(config, names)
-    scheduler = ddpm.make_noise_scheduler(config)
-    return ValidationLoss(ALONE, unet, scheduler, records.held_out, num_images, batch_size)
+    (validation,) = UnconditionalJob.open(config, ALONE).evaluators()
+    return validation
 
 
 def test_the_pictures_lie_evenly_among_those_put_aside(small_model):
@@ -58,23 +56,24 @@ def test_the_pictures_lie_evenly_among_those_put_aside(small_model):
 def test_values_are_those_of_the_formula(graph_mode, small_model, labelled):
     """Noise by hand (Ho et al. 2020, equation 4), the UNet called for one look at a time."""
     validation = make_loss(small_model, class_conditional=labelled)
-    found = validation.measure(lambda: None)
+    found = validation.bucket_means(lambda: None)
     alphas = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     expected = np.zeros(NUM_BUCKETS)
     for number in range(6 * NUM_BUCKETS):
-        picture, noise, timestep, label = validation.sample(number)
+        row = validation.row(number)
+        picture, noise, timestep, label = row["images"], row["noise"], row["timesteps"], row.get("labels")
         assert timestep // 100 == number % NUM_BUCKETS and np.abs(picture).max() <= 1
         noisy = np.sqrt(alphas[timestep]) * picture + np.sqrt(1 - alphas[timestep]) * noise
         labels = [ms.Tensor([label], ms.int32)] if labelled else []
-        answer = validation.unet(ms.Tensor(noisy[None], ms.float32), ms.Tensor([timestep], ms.int32), *labels)[0]
+        answer = validation.network(ms.Tensor(noisy[None], ms.float32), ms.Tensor([timestep], ms.int32), *labels)[0]
         expected[number % NUM_BUCKETS] += ((answer.asnumpy() - noise) ** 2).mean() / 6
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_neither_the_batch_size_nor_how_a_run_trains_changes_it(graph_mode, small_model):
-    plain = make_loss(small_model).measure(lambda: None)
+    plain = make_loss(small_model).bucket_means(lambda: None)
     other = make_loss(small_model, batch_size=7, seed=5, snr_gamma=5.0, loss_type="l1", random_flip=True)
-    np.testing.assert_allclose(other.measure(lambda: None), plain, rtol=1e-5)
+    np.testing.assert_allclose(other.bucket_means(lambda: None), plain, rtol=1e-5)
 
 
 def curve(folder) -> dict[tuple[int, str], float]:
@@ -90,7 +89,7 @@ def test_a_curve_in_the_tracker_the_same_on_two_ranks(digits_flags, tmp_path):
     ]
     result = run_program(*flags, "--output_dir", tmp_path / "one")
     assert result.returncode == 0, result.stderr
-    assert "1,707 images at 8x8, 1 channel(s), and 90 not trained on" in result.stdout
+    assert "1,707 images at 8x8, 1 channel(s), and 90 held out" in result.stdout
     alone = curve(tmp_path / "one")
     assert {step for step, _ in alone} == {10, 20} and len(alone) == 2 * (1 + NUM_BUCKETS)
     assert alone[20, "eval/validation_loss"] < alone[10, "eval/validation_loss"]

@@ -9,12 +9,12 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import ROOT, peer_python, run_program
+from conftest import ROOT, cpu_runtime, peer_python, run_program
 
+from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.randomness import random_stream
-from mindone_ddpm.jobs.text_to_image.captions import open_captioned
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.text_to_image.job import make_text_to_image_job
+from mindone_ddpm.jobs.text_to_image.job import TextToImageJob
 from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents
 from mindone_ddpm.models import lora, pipelines, schedulers
 
@@ -99,23 +99,23 @@ def test_the_loss_of_a_captioned_batch_is_that_of_diffusers(
         rank=rank,
         lora_alpha=None if rank is None else 8.0,
     )
-    records, column = open_captioned(config)
-    job = make_text_to_image_job(config, records, column)
+    job = TextToImageJob.open(config, cpu_runtime())
     generator = np.random.default_rng(0)
     for name, parameter in lora.named_adapters(job.unet):
         if name.endswith("lora_up"):
             parameter.set_data(ms.Tensor(0.1 * generator.standard_normal(parameter.shape), ms.float32))
     made = job.make_batch(np.arange(8), [random_stream(0, 2, place) for place in range(8)])
-    np.savez(tmp_path / "batch.npz", **dict(zip(job.columns, made, strict=False)))
-    ours = job.loss_cell().set_train(False)(*[ms.Tensor(array) for array in made]).asnumpy()
+    np.savez(tmp_path / "batch.npz", **made)
+    batch = {name: ms.Tensor(array) for name, array in made.items()}
+    loss = CalledByName(job.loss_cell(), job.columns).set_train(False)
+    ours = loss(*batch.values()).asnumpy()
     adapters = []
     if rank is not None:
-        job.pipeline().save_pretrained(str(tmp_path / "adapters"))
+        job.save(tmp_path / "adapters")
         adapters = [tmp_path / "adapters"]
     run_peer("peer_text_to_image.py", stable_diffusion, tmp_path / "batch.npz", *adapters)
     answer = np.load(tmp_path / "answer.npz")
     frozen = FrozenLatents(job.base.vae, job.base.text_encoder).set_train(False)
-    batch = {name: ms.Tensor(array) for name, array in zip(job.columns, made, strict=False)}
     latents, embeddings = frozen(batch["images"], batch["posterior_noise"], batch["tokens"])
     np.testing.assert_allclose(latents.asnumpy(), answer["latents"], atol=1e-4)
     np.testing.assert_allclose(embeddings.asnumpy(), answer["embeddings"], atol=1e-4)

@@ -10,18 +10,19 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import PROGRAMS, ROOT, run_program
+from conftest import PROGRAMS, ROOT, cpu_runtime, run_program
 from make_stable_diffusion import NUMBERS, digits
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.base import check
-from mindone_ddpm.jobs.text_to_image.captions import Captions, find_caption_column, open_captioned
+from mindone_ddpm.jobs.text_to_image.captions import Captions, find_caption_column
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.text_to_image.job import make_text_to_image_job
+from mindone_ddpm.jobs.text_to_image.job import TextToImageJob
 from mindone_ddpm.jobs.text_to_image.latents import cache_key
 from mindone_ddpm.models import lora, pipelines
 from mindone_ddpm.models.unet import num_parameters
@@ -41,13 +42,12 @@ def config(stable_diffusion, captioned_digits, tmp_path) -> TextToImageConfig:
 
 
 def make_job(config):
-    records, column = open_captioned(config)
-    return make_text_to_image_job(config, records, column)
+    return TextToImageJob.open(config, cpu_runtime())
 
 
 def batch_of(job, indices=range(8), place=0):
     generators = [random_stream(0, 2, place + number) for number in range(len(indices))]
-    return dict(zip(job.columns, job.make_batch(np.asarray(indices), generators), strict=False))
+    return job.make_batch(np.asarray(indices), generators)
 
 
 # --- captions
@@ -117,7 +117,7 @@ def test_captions_are_left_out_in_their_share(graph_mode, config):
 
 def test_batches(graph_mode, config):
     job = make_job(config)
-    assert job.columns == ("noise", "timesteps", "images", "posterior_noise", "tokens", "weights")
+    assert job.columns == ("noise", "timesteps", "images", "posterior_noise", "tokens")
     batch = batch_of(job)
     assert batch["noise"].shape == batch["posterior_noise"].shape == (8, 4, 8, 8)
     assert batch["images"].shape == (8, 3, 16, 16) and batch["tokens"].shape == (8, 16)
@@ -136,8 +136,8 @@ def test_the_cache_gives_what_the_networks_give(graph_mode, config, flip):
     losses = []
     for job in (plain, cached):
         batch = batch_of(job)
-        cell = job.loss_cell().set_train(False)
-        losses.append(cell(*[ms.Tensor(batch[name]) for name in job.columns[:-1]]).asnumpy())
+        cell = CalledByName(job.loss_cell(), job.columns).set_train(False)
+        losses.append(cell(*[ms.Tensor(batch[name]) for name in job.columns]).asnumpy())
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 

@@ -3,18 +3,19 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import run_program, set_mode
+from conftest import cpu_runtime, run_program, set_mode
 
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.unet import checkpoint_gradients, make_unet
 from mindone_ddpm.objectives import ddpm
-from mindone_ddpm.objectives.ddpm import DenoisingLoss
+from mindone_ddpm.objectives.ddpm import DDPMObjective
 from mindone_ddpm.training.optimizers import make_optimizer
 from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
 
 CONFIG = TrainingConfig(preset="tiny", image_size=8, channels=1)
+BACKEND = cpu_runtime().backend
 GENERATOR = np.random.default_rng(0)
 BATCH = [
     ms.Tensor(GENERATOR.standard_normal((4, 1, 8, 8)), ms.float32),
@@ -29,10 +30,9 @@ def train_three_steps(prepare, loss_scale=1.0):
     unet = make_unet(CONFIG)
     prepare(unet)
     scheduler = ddpm.make_noise_scheduler(CONFIG)
-    optimizer = make_optimizer(CONFIG, ms.ParameterTuple(unet.trainable_params()))
-    boundary = OptimizerUpdate(optimizer, np.full(10, 1e-3), 1.0, loss_scale)
-    loss = DenoisingLoss(scheduler.alphas_cumprod.asnumpy(), "epsilon")
-    loss_cell = UnconditionalLoss(unet, loss, has_labels=False, has_input_noise=False, keys=None)
+    optimizer = make_optimizer(CONFIG, ms.ParameterTuple(unet.trainable_params()), BACKEND)
+    boundary = OptimizerUpdate(optimizer, np.full(10, 1e-3), 1.0, loss_scale, backend=BACKEND)
+    loss_cell = UnconditionalLoss(unet, DDPMObjective(scheduler.alphas_cumprod.asnumpy(), "epsilon"))
     step = DiffusionTrainStep(loss_cell, boundary).set_train()
     results = [[float(value) for value in step.run([BATCH])[:2]] for _ in range(3)]
     return np.array(results), unet, boundary

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import mindspore as ms
 import numpy as np
 import pytest
@@ -10,7 +8,8 @@ from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
 from mindone_ddpm.objectives import ddpm
-from mindone_ddpm.objectives.ddpm import DenoisingLoss, draw_noise, make_denoising_loss, timestep_weights
+from mindone_ddpm.objectives.base import draw_noise
+from mindone_ddpm.objectives.ddpm import DDPMObjective, timestep_weights
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
@@ -23,10 +22,10 @@ def test_add_noise_is_the_closed_form(graph_mode, schedule):
     images, noise = generator.standard_normal((2, 3, 1, 4, 4))
     timesteps = np.array([0, 500, 999])
     alphas = scheduler.alphas_cumprod.asnumpy().astype(np.float64)[timesteps].reshape(-1, 1, 1, 1)
-    loss = DenoisingLoss(scheduler.alphas_cumprod.asnumpy(), "epsilon")
+    objective = DDPMObjective(scheduler.alphas_cumprod.asnumpy(), "epsilon")
     tensors = ms.Tensor(images, ms.float32), ms.Tensor(noise, ms.float32), ms.Tensor(timesteps, ms.int32)
     expected = np.sqrt(alphas) * images + np.sqrt(1 - alphas) * noise
-    np.testing.assert_allclose(loss.add_noise(*tensors).asnumpy(), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(objective.corrupt(*tensors)[0].asnumpy(), expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(scheduler.add_noise(*tensors).asnumpy(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -44,10 +43,14 @@ def test_the_loss_of_a_perfect_prediction_is_zero_and_of_zeros_is_the_targets_po
         "v_prediction": np.sqrt(alphas) * noise - np.sqrt(1 - alphas) * images,
     }[prediction_type]
 
-    loss = DenoisingLoss(alphas_cumprod, prediction_type)
-    tensors = ms.Tensor(images), ms.Tensor(noise), ms.Tensor(timesteps)
-    np.testing.assert_allclose(loss(ms.Tensor(target), *tensors).asnumpy(), 0, atol=1e-10)
-    silent = loss(ms.Tensor(0 * target), *tensors).asnumpy()
+    objective = DDPMObjective(alphas_cumprod, prediction_type)
+
+    def loss(prediction):
+        wanted, weight = objective.corrupt(ms.Tensor(images), ms.Tensor(noise), ms.Tensor(timesteps))[2:]
+        return objective.loss(ms.Tensor(prediction), wanted, weight).asnumpy()
+
+    np.testing.assert_allclose(loss(target), 0, atol=1e-10)
+    silent = loss(0 * target)
     np.testing.assert_allclose(silent, (target**2).mean((1, 2, 3)), rtol=1e-5)
 
 
@@ -87,7 +90,16 @@ def test_weights_stay_finite_where_there_is_no_signal():
     [("mse", (4 + 0.01) / 2), ("l1", (2 + 0.1) / 2), ("huber", 0.5 * ((4.25**0.5 - 0.5) + (0.26**0.5 - 0.5)))],
 )
 def test_distances_by_hand(either_mode, loss_type, expected):
-    loss = DenoisingLoss(ALPHAS, "epsilon", loss_type, huber_c=0.5, weights=np.array([1.0, 3.0, 1.0]))
+    class Loss(ms.nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.objective = DDPMObjective(ALPHAS, "epsilon", loss_type, 0.5, weights=np.array([1.0, 3.0, 1.0]))
+
+        def construct(self, prediction, samples, noise, times):
+            _, _, target, weight = self.objective.corrupt(samples, noise, times)
+            return self.objective.loss(prediction, target, weight)
+
+    loss = Loss()
     prediction = ms.Tensor(np.array([2.0, -0.1]).reshape(1, 1, 1, 2), ms.float32)
     nothing = ms.Tensor(np.zeros((1, 1, 1, 2)), ms.float32)
     found = loss(prediction, nothing, nothing, ms.Tensor([1], ms.int32)).asnumpy()
@@ -98,9 +110,9 @@ def test_weights_the_published_scripts_give_to_sample_prediction(graph_mode):
     config = TrainingConfig(prediction_type="sample")
     scheduler = ddpm.make_noise_scheduler(config)
     alphas = scheduler.alphas_cumprod.asnumpy().astype(np.float64)
-    weights = make_denoising_loss(config, scheduler).weights.asnumpy()
+    weights = DDPMObjective.for_scheduler(scheduler, config, config.loss_weighting).weights.asnumpy()
     np.testing.assert_allclose(weights, alphas / (1 - alphas), rtol=1e-5)
-    plain = make_denoising_loss(replace(config, loss_weighting="uniform"), scheduler)
+    plain = DDPMObjective.for_scheduler(scheduler, config, "uniform")
     assert not plain.is_weighted
 
 
@@ -135,8 +147,8 @@ def test_the_input_has_the_perturbed_noise_and_the_target_the_plain_one(graph_mo
         def construct(self, noisy, timesteps, labels=None):
             return (noisy,)
 
-    loss = DenoisingLoss(np.array([0.0]), "epsilon")  # no signal: the input is the noise
-    cell = UnconditionalLoss(Echo(), loss, has_labels=False, has_input_noise=True, keys=None)
+    objective = DDPMObjective(np.array([0.0]), "epsilon")  # no signal: the input is the noise
+    cell = UnconditionalLoss(Echo(), objective)
     images, noise, inputs = (ms.Tensor(np.full((1, 1, 2, 2), value), ms.float32) for value in (9.0, 1.0, 1.5))
     found = cell(images, noise, ms.Tensor([0], ms.int32), inputs).asnumpy()
     np.testing.assert_allclose(found, [0.25])

@@ -12,6 +12,7 @@ from conftest import run_program
 from hub_server import TOKEN, HubServer
 
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.jobs.unconditional.product import unconditional_product
 from mindone_ddpm.output import hub
 from mindone_ddpm.output.card import write_card
 from mindone_ddpm.output.config import PushConfig
@@ -110,9 +111,8 @@ def test_a_public_repository_does_not_get_what_is_to_be_private(at, run_folder, 
 
 def test_the_card_names_the_repository_that_it_is_in(at, run_folder):
     config = TrainingConfig(dataset_name="digits", output_dir=str(run_folder))
-    job = type("Job", (), {"describe": lambda self: {"data": "10 images"}})()
     (run_folder / "README.md").unlink()
-    write_card(config, job, run_folder, 5, 10)
+    write_card(config, unconditional_product(config), {"data": "10 images"}, run_folder, 5, 10)
     before = (run_folder / "README.md").read_text()
     assert 'repository = "my-model"' in before
     sending = uploader(run_folder, hub_model_id="me/named")

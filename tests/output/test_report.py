@@ -105,8 +105,8 @@ def test_odd_files_cost_their_part_alone(tmp_path):
     (tmp_path / "samples" / "0002.png").write_bytes(b"no picture")
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "evaluation.csv").write_text(
-        "1,eval/validation_loss_t000-499,nan\n1,eval/validation_loss_t500-999,0.5\n"
+    (tmp_path / "logs" / "metrics.jsonl").write_text(
+        '{"step": 1, "eval/validation_loss_t000-499": NaN, "eval/validation_loss_t500-999": 0.5}\n'
     )
     page = read(report.write_report(tmp_path))
     assert len(page.pictures) == 1 and "0002.png cannot be read" in page.text

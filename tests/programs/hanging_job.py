@@ -8,9 +8,8 @@ import mindone_ddpm as md
 
 def main() -> int:
     how = sys.argv.pop(1)
-    config, runtime = md.begin(md.parse_training_arguments())
-    records = md.open_records(config)
-    job = md.make_unconditional_job(config, records)
+    config, runtime = md.start_training(md.parse_training_arguments())
+    job = md.UnconditionalJob.open(config, runtime)
     make_batch, count = job.make_batch, 0
 
     def faulty(indices, generators):

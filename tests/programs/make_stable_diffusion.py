@@ -146,8 +146,9 @@ def train_vae(vae, steps: int) -> None:
             return ops.chunk(self.vae.encode(images)[0], 2, 1)[0]
 
     pictures, _ = digits()
-    optimizer = AdamW(ms.ParameterTuple(vae.trainable_params()), 0.9, 0.999, 1e-8, 0.0)
-    boundary = OptimizerUpdate(optimizer, np.full(steps, 2e-3), max_grad_norm=1.0)
+    backend = choose("CPU")
+    optimizer = AdamW(ms.ParameterTuple(vae.trainable_params()), 0.9, 0.999, 1e-8, 0.0, backend=backend)
+    boundary = OptimizerUpdate(optimizer, np.full(steps, 2e-3), max_grad_norm=1.0, backend=backend)
     step = DiffusionTrainStep(Reconstruction(), boundary).set_train()
     weights = ms.Tensor(np.ones(32), ms.float32)
     generator = np.random.default_rng(0)

@@ -125,24 +125,21 @@ assert (sys.stdout, sys.stderr, sys.displayhook, sys.excepthook) == before
 
 OWN_JOB = """
 from mindspore import nn
-from mindone_ddpm.data import open_records
-from mindone_ddpm.unconditional import UnconditionalJob, make_unconditional_job
 
 class ScaledLoss(nn.Cell):
     def __init__(self, loss, factor):
         super().__init__(auto_prefix=False)
         self.loss, self.factor = loss, factor
 
-    def construct(self, *columns):
-        return self.factor * self.loss(*columns)
+    def construct(self, images, noise, timesteps):
+        return self.factor * self.loss(images, noise, timesteps)
 
-class OwnJob(UnconditionalJob):
+class OwnJob(md.UnconditionalJob):
     def loss_cell(self):
         return ScaledLoss(super().loss_cell(), float(sys.argv[3]))
 
-config, runtime = md.begin(config)
-job = make_unconditional_job(config, open_records(config))
-job.__class__ = OwnJob
+config, runtime = md.start_training(config)
+job = OwnJob.open(config, runtime)
 training = md.build_training(config, runtime, job)
 print("loss", training.step(next(training.windows(0)))[0].asnumpy())
 """
@@ -159,7 +156,11 @@ def run_script(script: Path, small_model, folder: Path, *more: object) -> tuple[
 def test_a_script_of_ones_own(small_model, tmp_path):
     """Keeping the graph leaves `sys`, which MindSpore makes anew, as it was. A changed script is compiled anew."""
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(job="training = md.prepare(config)"))
+    script.write_text(
+        SCRIPT.format(
+            job="config, runtime = md.start_training(config)\ntraining = md.build_training(config, runtime, md.UnconditionalJob.open(config, runtime))"
+        )
+    )
     first, _ = run_script(script, small_model, tmp_path)
     assert len(first) == 1
     script.write_text(script.read_text() + "# changed\n")

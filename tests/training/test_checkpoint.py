@@ -106,9 +106,9 @@ def test_going_on_at_a_late_batch_reads_nothing_before_it():
 
     def make_batch(indices, generators):
         touched.extend(indices)
-        return (indices,)
+        return {"images": indices}
 
-    source = BatchSource(Plan(0, 1000, 8), make_batch, first=100_000, count=10**6)
+    source = BatchSource(Plan(0, 1000, 8), make_batch, ["images"], first=100_000, count=10**6)
     started = time.perf_counter()
     source[0]
     assert len(touched) == 8
@@ -423,13 +423,14 @@ def test_the_pipeline_can_be_saved_in_another_type(graph_mode, tmp_path, dtype, 
 
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
     from mindone_ddpm.models import pipelines
+    from mindone_ddpm.models.pipelines import PIPELINE_INDEX
     from mindone_ddpm.models.unet import make_unet
     from mindone_ddpm.objectives import ddpm
 
     config = TrainingConfig(preset="tiny", image_size=8, channels=1)
     unet = make_unet(config)
     pipeline = pipelines.pipeline_class("DDPMPipeline")(unet=unet, scheduler=ddpm.make_noise_scheduler(config))
-    checkpoint.save_pipeline(pipeline, tmp_path, dtype)
+    checkpoint.save_product(lambda folder: pipeline.save_pretrained(str(folder)), PIPELINE_INDEX, tmp_path, dtype)
     with safe_open(tmp_path / "unet" / UNET_WEIGHTS, framework="np") as weights:
         assert weights.get_slice("conv_in.weight").get_dtype() == stored
     loaded = pipelines.load_pipeline(str(tmp_path)).unet.conv_in.weight.asnumpy().astype(np.float32)

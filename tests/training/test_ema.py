@@ -3,6 +3,7 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
+from conftest import cpu_runtime
 from mindspore import ops
 from test_step import INPUTS, RATE, LinearLoss, batch
 
@@ -39,8 +40,10 @@ class BiasedLoss(LinearLoss):
 def make(decays, accumulation_steps=1, make_loss=LinearLoss):
     loss = make_loss()
     parameters = ms.ParameterTuple(loss.trainable_params())
-    ema = ExponentialMovingAverage(parameters, decays)
-    boundary = OptimizerUpdate(AdamW(parameters, 0.9, 0.99, 1e-3, 0.1), np.full(50, RATE), ema=ema)
+    backend = cpu_runtime().backend
+    ema = ExponentialMovingAverage(parameters, decays, backend)
+    optimizer = AdamW(parameters, 0.9, 0.99, 1e-3, 0.1, backend=backend)
+    boundary = OptimizerUpdate(optimizer, np.full(50, RATE), ema=ema, backend=backend)
     return DiffusionTrainStep(loss, boundary, accumulation_steps), ema
 
 

@@ -49,7 +49,7 @@ def test_the_loop_asks_the_device_only_when_it_logs(tmp_path, small_model, monke
         return step(this, window)
 
     monkeypatch.setattr(type(training), "step", watched_step)
-    monkeypatch.setattr(loop, "save_pipeline", lambda training: None)
+    monkeypatch.setattr(loop, "save_product", lambda training: None)
     loop.train_loop(training)
     # The first step compiles. Before each later one, how often the device was asked since the step before: for three
     # values of each of four steps, and for step, skips and loss scale, after every fourth.

@@ -3,6 +3,7 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
+from conftest import cpu_runtime
 from mindspore import nn, ops
 from test_optimizers import adamw_by_hand
 
@@ -33,8 +34,9 @@ def gradient_by_hand(weight, x):
 def make_step(accumulation_steps=1, max_grad_norm=0.0, loss_scale=1.0, steps=50, **options):
     loss = LinearLoss()
     parameters = ms.ParameterTuple(loss.trainable_params())
-    optimizer = AdamW(parameters, BETA1, BETA2, EPSILON, DECAY)
-    boundary = OptimizerUpdate(optimizer, np.full(steps, RATE), max_grad_norm, loss_scale, **options)
+    backend = cpu_runtime().backend
+    optimizer = AdamW(parameters, BETA1, BETA2, EPSILON, DECAY, backend=backend)
+    boundary = OptimizerUpdate(optimizer, np.full(steps, RATE), max_grad_norm, loss_scale, backend=backend, **options)
     return DiffusionTrainStep(loss, boundary, accumulation_steps)
 
 
