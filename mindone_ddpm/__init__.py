@@ -9,38 +9,58 @@ from mindone_ddpm.runtime.environment import prepare_environment
 
 __version__ = "0.1.0"
 
-# Where each public name lives. Loaded on first use: importing the package does not import MindSpore.
+# Where each public name is. Loaded on first use: importing the package does not import MindSpore.
 _PUBLIC = {
+    # configurations
     "TrainingConfig": "jobs.unconditional.config",
     "TextToImageConfig": "jobs.text_to_image.config",
+    "EngineConfig": "config.groups",
     "SampleConfig": "sampling.config",
     "InpaintConfig": "sampling.config",
     "InterpolateConfig": "sampling.config",
+    "EvaluateConfig": "evaluation.config",
     "PUBLISHED_SCRIPT_DEFAULTS": "jobs.unconditional.config",
-    "ConfigError": "common.errors",
-    "parse_training_arguments": "cli",
-    "run": "cli",
-    "begin": "training.setup",
-    "main_first": "runtime.distributed",
-    "open_records": "data.records",
-    "make_unet": "models.unet",
-    "make_noise_scheduler": "models.schedulers",
-    "num_parameters": "models.unet",
+    # in one call each
+    "train": "training.loop",
+    "load": "sampling.api",
+    "sample": "sampling.api",
+    "evaluate": "evaluation.api",
+    "inpaint": "sampling.editing",
+    "interpolate": "sampling.editing",
+    # training step by step
+    "start_training": "training.setup",
+    "build_training": "training.setup",
+    "train_loop": "training.loop",
+    "TrainingResult": "training.loop",
+    "open_records": "data.open",
     "write_preview": "data.preview",
+    "make_unet": "models.unet",
+    "num_parameters": "models.unet",
+    "make_noise_scheduler": "objectives.ddpm",
+    "UnconditionalJob": "jobs.unconditional.job",
+    "TextToImageJob": "jobs.text_to_image.job",
+    "main_first": "runtime.distributed",
+    # images
     "make_grid": "sampling.grids",
     "to_pixels": "sampling.grids",
     "to_values": "sampling.grids",
-    "UnconditionalJob": "jobs.unconditional.job",
-    "make_unconditional_job": "jobs.unconditional.job",
-    "TextToImageJob": "jobs.text_to_image.job",
-    "prepare": "training.setup",
-    "build_training": "training.setup",
-    "train_loop": "training.loop",
-    "train": "training.loop",
-    "sample_to_folder": "sampling.generate",
-    "prompts_to_folder": "sampling.prompts",
-    "inpaint": "sampling.editing",
-    "interpolate": "sampling.editing",
+    # programs and other packages' jobs
+    "parse_training_arguments": "cli",
+    "run": "cli",
+    "Job": "jobs.base",
+    "JobSpec": "jobs.base",
+    "setting": "config.fields",
+    # errors
+    "UserError": "common.errors",
+    "ConfigError": "common.errors",
+    "DataError": "data.images",
+    "DeviceError": "runtime.start",
+    "RankLostError": "backends.cpu.rendezvous",
+    "CheckpointError": "output.checkpoint",
+    "HubError": "output.hub",
+    "MetricError": "evaluation.metrics",
+    "TrainingError": "training.callbacks",
+    "Stopped": "training.loop",
 }
 __all__ = sorted(_PUBLIC)
 

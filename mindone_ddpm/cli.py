@@ -177,7 +177,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         for name, value in prepare(config).describe().items():
             print(f"# {name}: {value}")
         return 0
-    output_dir = train(config)
+    output_dir = train(config).output_dir
     if is_main_by_environment():
         product = "pipeline is" if getattr(config, "rank", None) is None else "adapters are"
         print(f"trained; the {product} in {output_dir}")

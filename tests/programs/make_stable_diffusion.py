@@ -123,6 +123,7 @@ def train_vae(vae, steps: int) -> None:
     import mindspore as ms
     from mindspore import nn, ops
 
+    from mindone_ddpm.backends.choose import choose
     from mindone_ddpm.training.optimizers import AdamW
     from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
 

@@ -123,6 +123,12 @@ assert (sys.stdout, sys.stderr, sys.displayhook, sys.excepthook) == before
 """
 
 
+PLAIN_JOB = """
+config, runtime = md.start_training(config)
+training = md.build_training(config, runtime, md.UnconditionalJob.open(config, runtime))
+"""
+
+
 OWN_JOB = """
 from mindspore import nn
 
@@ -156,11 +162,7 @@ def run_script(script: Path, small_model, folder: Path, *more: object) -> tuple[
 def test_a_script_of_ones_own(small_model, tmp_path):
     """Keeping the graph leaves `sys`, which MindSpore makes anew, as it was. A changed script is compiled anew."""
     script = tmp_path / "script.py"
-    script.write_text(
-        SCRIPT.format(
-            job="config, runtime = md.start_training(config)\ntraining = md.build_training(config, runtime, md.UnconditionalJob.open(config, runtime))"
-        )
-    )
+    script.write_text(SCRIPT.format(job=PLAIN_JOB))
     first, _ = run_script(script, small_model, tmp_path)
     assert len(first) == 1
     script.write_text(script.read_text() + "# changed\n")
