@@ -23,6 +23,7 @@ from mindone_ddpm.common.errors import UserError, first_line
 from mindone_ddpm.common.files import files_in, sha256_of, write_folder, write_into_folder
 from mindone_ddpm.models.lora import WEIGHTS_FILE as LORA_WEIGHTS
 from mindone_ddpm.models.pipelines import PIPELINE_INDEX
+from mindone_ddpm.output.product import Product
 from mindone_ddpm.sampling.grids import TRAJECTORY_STRIP
 
 RUN_CONFIG = "training_config.yaml"
@@ -31,6 +32,7 @@ RUN_CONFIG = "training_config.yaml"
 SNAPSHOT_PREFIX = ".upload-"  # folders of files that are being uploaded
 
 
+PRODUCT_RECORD = "product.json"  # what a folder holds: command, index file, parts
 BEST = "best"  # folder of the best pipeline
 
 
@@ -47,12 +49,11 @@ class CheckpointError(UserError):
     """A checkpoint cannot be read or written; the message is one line for the user."""
 
 
-def save_product(save: Callable[[Path], None], index_file: str, folder: Path, dtype: str = "float32") -> None:
-    """Save what a run makes into ``folder``, which may hold other files.
+def save_product(product: Product, save: Callable[[Path], None], folder: Path, dtype: str = "float32") -> None:
+    """Save what a run makes into ``folder``, which may hold other files; its index file is moved last.
 
     Args:
         save: writes the product into the folder that it is given.
-        index_file: moved last: where it is, the product is complete.
         dtype: of the weights: ``float32``, ``fp16`` or ``bf16``.
     """
 
@@ -61,8 +62,22 @@ def save_product(save: Callable[[Path], None], index_file: str, folder: Path, dt
         if dtype != "float32":
             for weights in tmp_path.rglob("*.safetensors"):
                 _convert_weights(weights, dtype)
+        about = {"command": product.command, "index_file": product.index_file, "parts": list(product.parts)}
+        (tmp_path / PRODUCT_RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
-    write_into_folder(folder, write, last=index_file)
+    write_into_folder(folder, write, last=product.index_file)
+
+
+def parts_of_product(folder: Path) -> list[str]:
+    """The folders of the product in a run's folder, as the record says and as earlier versions wrote them."""
+    recorded: list[str] = []
+    try:
+        parts = json.loads((folder / PRODUCT_RECORD).read_text(encoding="utf-8"))["parts"]
+        # Names alone: a record must not lead out of the folder.
+        recorded = [part for part in parts if isinstance(part, str) and part == Path(part).name]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return sorted({part for part in (*PIPELINE_PARTS, *recorded) if (folder / part).is_dir()})
 
 
 def _convert_weights(path: Path, dtype: str) -> None:
@@ -80,7 +95,8 @@ def grids_in(folder: Path) -> list[Path]:
 
 def run_products(folder: Path) -> list[Path]:
     """What a run has left behind in a folder: pipeline, samples, checkpoints, its configuration."""
-    names = (PIPELINE_INDEX, RUN_CONFIG, LORA_WEIGHTS, "samples", TRAJECTORY_STRIP, BEST, *PIPELINE_PARTS)
+    names = (PIPELINE_INDEX, RUN_CONFIG, LORA_WEIGHTS, "samples", TRAJECTORY_STRIP, BEST, *parts_of_product(folder))
+    names = (*names, PRODUCT_RECORD)
     return [folder / name for name in names if (folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
 
 

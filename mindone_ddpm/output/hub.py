@@ -22,11 +22,11 @@ from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.models import lora
 from mindone_ddpm.models.pipelines import PIPELINE_INDEX
 from mindone_ddpm.output.card import CARD, LOSS_CURVE, for_repository
-from mindone_ddpm.output.checkpoint import PIPELINE_PARTS, SNAPSHOT_PREFIX, grids_in
+from mindone_ddpm.output.checkpoint import PRODUCT_RECORD, SNAPSHOT_PREFIX, grids_in, parts_of_product
 from mindone_ddpm.output.config import PushConfig
 
 # What a pipeline's repository holds, besides the pipeline's parts and the newest grid of samples: nothing else is sent.
-SENT = (PIPELINE_INDEX, lora.WEIGHTS_FILE, CARD, LOSS_CURVE, "LICENSE*")
+SENT = (PIPELINE_INDEX, lora.WEIGHTS_FILE, PRODUCT_RECORD, CARD, LOSS_CURVE, "LICENSE*")
 
 
 GRIDS = "samples/*.png"
@@ -70,7 +70,7 @@ def parts_of(folder: Path) -> set[str]:
         named = {name for name, kind in index.items() if isinstance(kind, list) and (folder / name).is_dir()}
     except (OSError, ValueError, AttributeError):
         named = set()
-    return named | {part for part in PIPELINE_PARTS if (folder / part).is_dir()}
+    return named | {*parts_of_product(folder)}
 
 
 def take_snapshot(folder: Path) -> Path:

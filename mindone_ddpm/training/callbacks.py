@@ -211,8 +211,7 @@ def save_product(training: Training, folder: Path | None = None) -> None:
     folder = folder or training.output_dir
     with training.averaged_weights():
         try:
-            product = training.job.product
-            checkpoint.save_product(training.job.save, product.index_file, folder, training.config.save_dtype)
+            checkpoint.save_product(training.job.product, training.job.save, folder, training.config.save_dtype)
         except Exception as error:  # OSError, or safetensors' own for the same
             noun = training.job.product.noun
             raise TrainingError(f"{folder}: the {noun} could not be saved ({first_line(error)})") from error

@@ -64,7 +64,7 @@ def test_saved_data_set_and_parquet(image_folder, tmp_path):
     second = open_records(folder_config(tmp_path / "parquet"))
     third = open_records(folder_config(tmp_path / "saved"))
     assert len(first) == len(second) == len(third) == 12
-    np.testing.assert_array_equal(first.picture(3), second.picture(3))
+    np.testing.assert_array_equal(first.image(3), second.image(3))
 
 
 def test_folders_named_like_splits_hide_no_others(tmp_path):
@@ -242,7 +242,7 @@ def test_a_batch_that_is_not_full_can_be_left_out(world_size):
 
 
 def make_job(config) -> UnconditionalJob:
-    return UnconditionalJob.open(replace(config, preset="tiny"), cpu_runtime())
+    return UnconditionalJob.open(replace(config, preset="tiny", mixed_precision="no"), cpu_runtime())
 
 
 def make_source(config, plan, first=0, count=None) -> BatchSource:
@@ -303,7 +303,7 @@ def test_flips_happen_to_half_of_the_images(image_folder):
     records = job.records
     flipped = 0
     for position in range(200):
-        images = job.make_batch(np.array([0]), [random_stream(0, 2, position)])[0][0]
+        images = job.make_batch(np.array([0]), [random_stream(0, 2, position)])["images"][0]
         pixels = ((images + 1) * 127.5).round().astype(np.uint8)
         assert (pixels == records.image(0)).all() or (pixels == records.image(0)[:, :, ::-1]).all()
         flipped += not (pixels == records.image(0)).all()
@@ -386,10 +386,13 @@ def test_upside_down_flips(image_folder):
 def test_labels_are_found_and_left_out(image_folder):
     config = digits_config(class_conditional=True, label_dropout=0.25)
     job = make_job(config)
-    assert job.columns == ("images", "noise", "timesteps", "labels", "weights")
+    assert job.columns == ("images", "noise", "timesteps", "labels")
     assert job.unet.config.num_class_embeds == 11 and job.unet.config.class_names == [str(n) for n in range(10)]
     labels = np.concatenate(
-        [job.make_batch(np.arange(50), [random_stream(0, 2, 50 * n + k) for k in range(50)])[3] for n in range(20)]
+        [
+            job.make_batch(np.arange(50), [random_stream(0, 2, 50 * n + k) for k in range(50)])["labels"]
+            for n in range(20)
+        ]
     ).reshape(20, 50)
     truth = job.records.labels.numbers[:50]
     dropped = labels == 10
@@ -445,7 +448,7 @@ def stream_config(folder, **values) -> TrainingConfig:
 def test_a_stream_gives_every_image_once_an_epoch_in_another_order(image_folder):
     records = open_records(stream_config(image_folder))
     plain = open_records(folder_config(image_folder))
-    known = {plain.picture(number).tobytes() for number in range(12)}
+    known = {plain.image(number).tobytes() for number in range(12)}
     epochs = [[records.image(12 * epoch + place).tobytes() for place in range(12)] for epoch in range(2)]
     assert [set(epoch) for epoch in epochs] == [known, known]
     assert epochs[0] != epochs[1]

@@ -41,7 +41,7 @@ def test_the_split_is_the_same_for_every_seed_and_keeps_pictures_and_labels_toge
 
 def make_loss(small_model, batch_size=16, num_images=6, **changes) -> ValidationLoss:
     config = digits(small_model, validation_split=0.1, **changes)
-    config = replace(config, train_batch_size=batch_size, validation_num_images=num_images)
+    config = replace(config, train_batch_size=batch_size, validation_num_images=num_images, mixed_precision="no")
     ms.set_seed(3)
     (validation,) = UnconditionalJob.open(config, ALONE).evaluators()
     return validation

@@ -7,9 +7,13 @@ import mindspore as ms
 import numpy as np
 import pytest
 
+from mindone_ddpm.common.libraries import quiet_imports
+
+with quiet_imports():
+    from mindone.diffusers import UNet2DModel
+
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.models import schedulers
 from mindone_ddpm.models.unet import make_unet, num_parameters
 
 TORCH_UNET = Path(__file__).parent.parent / "data" / "torch_unet"
@@ -17,7 +21,7 @@ TORCH_UNET = Path(__file__).parent.parent / "data" / "torch_unet"
 
 def test_forward_agrees_with_pytorch_diffusers(either_mode):
     """Weights, input and output come from PyTorch diffusers: see make_unet_reference.py."""
-    unet = schedulers.UNet2DModel.from_pretrained(str(TORCH_UNET))
+    unet = UNet2DModel.from_pretrained(str(TORCH_UNET))
     reference = np.load(TORCH_UNET / "reference.npz")
     sample, timesteps = ms.Tensor(reference["sample"]), ms.Tensor(reference["timesteps"].astype(np.int32))
     output = unet(sample, timesteps)[0].asnumpy()

@@ -422,15 +422,16 @@ def test_the_pipeline_can_be_saved_in_another_type(graph_mode, tmp_path, dtype, 
     from safetensors import safe_open
 
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+    from mindone_ddpm.jobs.unconditional.product import unconditional_product
     from mindone_ddpm.models import pipelines
-    from mindone_ddpm.models.pipelines import PIPELINE_INDEX
     from mindone_ddpm.models.unet import make_unet
     from mindone_ddpm.objectives import ddpm
 
     config = TrainingConfig(preset="tiny", image_size=8, channels=1)
     unet = make_unet(config)
     pipeline = pipelines.pipeline_class("DDPMPipeline")(unet=unet, scheduler=ddpm.make_noise_scheduler(config))
-    checkpoint.save_product(lambda folder: pipeline.save_pretrained(str(folder)), PIPELINE_INDEX, tmp_path, dtype)
+    product = unconditional_product(config)
+    checkpoint.save_product(product, lambda folder: pipeline.save_pretrained(str(folder)), tmp_path, dtype)
     with safe_open(tmp_path / "unet" / UNET_WEIGHTS, framework="np") as weights:
         assert weights.get_slice("conv_in.weight").get_dtype() == stored
     loaded = pipelines.load_pipeline(str(tmp_path)).unet.conv_in.weight.asnumpy().astype(np.float32)

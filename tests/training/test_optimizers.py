@@ -67,7 +67,7 @@ def test_adamw_by_hand(either_mode):
     for step, gradient in enumerate(gradients):
         apply(ms.Tensor(gradient, ms.float32), ms.Tensor(step, ms.int32), ms.Tensor(True))
     np.testing.assert_allclose(
-        weights.asnumpy(), adamw_by_hand(start, gradients, rates, 0.9, 0.99, 1e-3, 0.1, backend=BACKEND), rtol=2e-6
+        weights.asnumpy(), adamw_by_hand(start, gradients, rates, 0.9, 0.99, 1e-3, 0.1), rtol=2e-6
     )
 
 
