@@ -9,13 +9,13 @@ from PIL import Image, ImageOps
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.libraries import quiet_libraries
+from mindone_ddpm.data.grids import SMALLEST_CELL_PIXELS, make_grid
 from mindone_ddpm.data.images import convert_channels
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.data.randomness import SAMPLE_STREAM, random_stream
 from mindone_ddpm.jobs.text_to_image.captions import open_captioned
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.sampling.grids import SMALLEST_CELL_PIXELS, make_grid
 
 
 def write_preview(config: TrainingConfig | TextToImageConfig, path: Path, num_images: int) -> None:
