@@ -19,8 +19,3 @@ def from_model_range(images: np.ndarray) -> np.ndarray:
 def to_pixels(values: np.ndarray) -> np.ndarray:
     """From values in [0, 1] to uint8, rounded; any shape."""
     return (values * 255.0).round().astype(np.uint8)
-
-
-def to_pixels(values: np.ndarray) -> np.ndarray:
-    """From values in [0, 1] to uint8."""
-    return (values * 255.0).round().astype(np.uint8)

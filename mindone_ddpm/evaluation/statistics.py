@@ -200,7 +200,7 @@ def source_of(records: ImageRecords) -> tuple[Source, int, str]:
     """The pictures of a data set as the model sees them; how many they are; and what says which they are."""
 
     def source(numbers: list[int]) -> np.ndarray:
-        pictures = np.stack([records.picture(number) for number in numbers]).transpose(0, 2, 3, 1)
+        pictures = np.stack([records.image(number) for number in numbers]).transpose(0, 2, 3, 1)
         return pictures if pictures.dtype == np.uint8 else grids.to_pixels(pictures)
 
     shape = (records.size, records.channels, records.resize_mode, records.interpolation, records.precise)

@@ -10,6 +10,7 @@ import numpy as np
 
 from mindone_ddpm.data.randomness import VALIDATION_STREAM, batch_places, random_stream
 from mindone_ddpm.data.records import ImageRecords
+from mindone_ddpm.data.scaling import to_model_range
 from mindone_ddpm.evaluation.statistics import rank_batches
 from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
 from mindone_ddpm.objectives.ddpm import DenoisingLoss
@@ -54,8 +55,7 @@ class ValidationLoss:
         place, bucket = divmod(number, NUM_BUCKETS)
         index = self.indices[place]
         generator = random_stream(SEED, VALIDATION_STREAM, number)
-        pixels = self.records.picture(index)
-        picture = pixels.astype(np.float32) / np.float32(self.records.half_range) - np.float32(1.0)
+        picture = to_model_range(self.records.image(index))
         first, end = (self.num_train_timesteps * b // NUM_BUCKETS for b in (bucket, bucket + 1))
         timestep = int(generator.integers(first, max(end, first + 1)))
         label = 0 if self.records.labels is None else self.records.label(index)

@@ -17,13 +17,13 @@ from mindone_ddpm.common.files import check_writable
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.loader import BatchSource, Plan, batches, make_loader
-from mindone_ddpm.data.open import open_records
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.jobs.base import check
 from mindone_ddpm.jobs.text_to_image.captions import open_captioned
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.text_to_image.job import make_text_to_image_job
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.jobs.unconditional.data import open_records
 from mindone_ddpm.jobs.unconditional.job import make_unconditional_job
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.unet import checkpoint_gradients, use_fused_attention
@@ -108,8 +108,10 @@ class Training:
         while True:
             epochs_done = batch_number // self.plan.batches_per_epoch
             end = max(self.schedule.num_epochs, epochs_done + 1) * self.plan.batches_per_epoch
-            source = BatchSource(self.plan, self.job.make_batch, batch_number, end - batch_number, self.records.order)
-            stream = batches(make_loader(source, self.job.columns, self.config.dataloader_num_workers))
+            source = BatchSource(
+                self.plan, self.job.make_batch, self.job.columns, batch_number, end - batch_number, self.records.order
+            )
+            stream = batches(make_loader(source, self.config.dataloader_num_workers))
             while batch_number < end:
                 size = self.schedule.window_size(batch_number)
                 yield [next(stream) for _ in range(size)]

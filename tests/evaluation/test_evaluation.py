@@ -287,7 +287,7 @@ def test_real_pictures_are_made_as_large_as_in_training(tmp_path):
     shares = {}
     for mode in ("squash", "crop"):
         config = from_flags("--model", "m", "--train_data_dir", tmp_path / "wide", "--resize_mode", mode)
-        shares[mode] = (evaluate.real_records(config, unet).picture(0) > 127).mean()
+        shares[mode] = (evaluate.real_records(config, unet).image(0) > 127).mean()
     assert shares["crop"] == 1 and shares["squash"] == pytest.approx(1 / 3, abs=0.15)
 
 

@@ -9,9 +9,9 @@ from conftest import run_program
 from PIL import Image
 
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.data.open import open_records
 from mindone_ddpm.evaluation.validation_loss import NUM_BUCKETS, ValidationLoss
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.jobs.unconditional.data import open_records
 from mindone_ddpm.models import schedulers
 from mindone_ddpm.models.unet import make_unet
 from mindone_ddpm.runtime.start import Runtime
@@ -30,12 +30,12 @@ def test_the_split_is_the_same_for_every_seed_and_keeps_pictures_and_labels_toge
     for training in parts:
         held_out = training.held_out
         assert (len(training), len(held_out)) == (180, 20)
-    known = {whole.picture(index).tobytes() for index in range(200)}
-    kept = [training.picture(index).tobytes() for index in range(180)]
-    aside = [held_out.picture(index).tobytes() for index in range(20)]
+    known = {whole.image(index).tobytes() for index in range(200)}
+    kept = [training.image(index).tobytes() for index in range(180)]
+    aside = [held_out.image(index).tobytes() for index in range(20)]
     assert not {*kept} & {*aside} and {*kept} | {*aside} == known
-    assert [parts[0].held_out.picture(index).tobytes() for index in range(20)] == aside
-    by_picture = {whole.picture(index).tobytes(): whole.label(index) for index in range(200)}
+    assert [parts[0].held_out.image(index).tobytes() for index in range(20)] == aside
+    by_picture = {whole.image(index).tobytes(): whole.label(index) for index in range(200)}
     assert [held_out.label(index) for index in range(20)] == [by_picture[content] for content in aside]
 
 
@@ -120,7 +120,7 @@ def test_a_folder_of_its_own(small_model, image_folder, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (["--validation_split", 0.0001], 1, "--validation_split 0.0001: puts 0 of 1797 images aside"),
+        (["--validation_split", 0.0001], 1, "--validation_split 0.0001: holds out 0 of 1797 images"),
         (["--validation_split", 0.1, "--validation_data_dir", "x"], 2, "give only one of them"),
         (["--validation_split", 0.1, "--streaming"], 2, "a stream cannot be split"),
         (["--validation_loss_steps", 5], 2, "needs --validation_split or --validation_data_dir"),

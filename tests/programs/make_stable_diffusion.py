@@ -110,12 +110,12 @@ def make_pipeline(folder: Path, vae_steps: int = 0, seed: int = 0):
 
 def digits(size: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """The built-in digits in [-1, 1], float32 of shape (number, 3, size, size), and what they are."""
-    from mindone_ddpm.data.open import open_records
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+    from mindone_ddpm.jobs.unconditional.data import open_records
 
     records = open_records(TrainingConfig(dataset_name="digits", image_size=size, channels=3, class_conditional=True))
-    pictures = np.stack([records.picture(number) for number in range(len(records))])
-    return (pictures / 127.5 - 1.0).astype(np.float32), records.labels.numbers
+    pictures = np.stack([records.image(number) for number in range(len(records))])
+    return (pictures / 127.5 - 1.0).astype(np.float32), records.labels.class_ids
 
 
 def train_vae(vae, steps: int) -> None:

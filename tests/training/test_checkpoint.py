@@ -106,9 +106,9 @@ def test_going_on_at_a_late_batch_reads_nothing_before_it():
 
     def make_batch(indices, generators):
         touched.extend(indices)
-        return (indices,)
+        return {"indices": indices}
 
-    source = BatchSource(Plan(0, 1000, 8), make_batch, first=100_000, count=10**6)
+    source = BatchSource(Plan(0, 1000, 8), make_batch, ["indices"], first=100_000, count=10**6)
     started = time.perf_counter()
     source[0]
     assert len(touched) == 8

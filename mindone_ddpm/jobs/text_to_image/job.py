@@ -99,13 +99,7 @@ class TextToImageJob:
             lora.add_adapters(self.unet, config.rank, config.lora_alpha, config.lora_target_modules.split(","))
         self.cache: LatentCache | None = None
         inputs = ("latents", "embeddings") if config.cache_latents else ("images", "posterior_noise", "tokens")
-        self.columns = (
-            "noise",
-            "timesteps",
-            *inputs,
-            *(["input_noise"] if config.input_perturbation else []),
-            "weights",
-        )
+        self.columns = ("noise", "timesteps", *inputs, *(["input_noise"] if config.input_perturbation else []))
 
     @property
     def weights_file(self) -> str:
@@ -134,8 +128,8 @@ class TextToImageJob:
         else:
             self.unet.save_pretrained(str(folder))
 
-    def make_batch(self, indices: np.ndarray, generators: list[np.random.Generator]) -> tuple[np.ndarray, ...]:
-        """The columns but the weights: noise, float32 (batch, latent channels, latent size, latent size); timesteps,
+    def make_batch(self, indices: np.ndarray, generators: list[np.random.Generator]) -> dict[str, np.ndarray]:
+        """The columns: noise, float32 (batch, latent channels, latent size, latent size); timesteps,
         int32 (batch,); then images in [-1, 1], float32 (batch, 3, size, size), the noise of the autoencoder's
         posterior, like the noise, and tokens, int32 (batch, length); or latents and embeddings; then input noise.
 
@@ -166,7 +160,8 @@ class TextToImageJob:
             inputs = [np.stack(images), posterior, self.captions.tokens(chosen)]
         else:
             inputs = [self.cache.latents(indices, flips, posterior), self.cache.embeddings(chosen)]
-        return (noise, timesteps, *inputs, *([perturbed] if config.input_perturbation else []))
+        values = [noise, timesteps, *inputs, *([perturbed] if config.input_perturbation else [])]
+        return dict(zip(self.columns, values, strict=True))
 
     def before_training(self, show_progress: bool) -> None:
         """Fill the cache of latents and embeddings, or take it up from disk."""

@@ -19,6 +19,7 @@ from mindone_ddpm.common.files import cache_dir
 from mindone_ddpm.data.images import content_digest
 from mindone_ddpm.data.randomness import batch_places
 from mindone_ddpm.data.records import ImageRecords
+from mindone_ddpm.data.scaling import to_model_range
 from mindone_ddpm.jobs.text_to_image.captions import Captions
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 
@@ -124,9 +125,9 @@ def _fill(folder: Path, records: ImageRecords, captions: Captions, base: Any, sh
         arrays: list[Any] = []
         for mirror in range(mirrors):
             for start in range(0, len(records), BATCH):
-                pictures = np.stack([records.picture(index) for index in batch_places(start, BATCH, len(records))])
+                pictures = np.stack([records.image(index) for index in batch_places(start, BATCH, len(records))])
                 pictures = pictures[..., ::-1] if mirror else pictures
-                images = pictures.astype(np.float32) / records.half_range - 1.0
+                images = to_model_range(pictures)
                 made = [value.asnumpy() for value in moments(ms.Tensor(images))]
                 if not arrays:
                     shape = (mirrors, len(records), *made[0].shape[1:])

@@ -90,11 +90,10 @@ class UnconditionalJob:
             *(["input_noise"] if config.input_perturbation else []),
             *(["labels"] if config.class_conditional else []),
             *(["dropout_keys"] if self.keys is not None else []),
-            "weights",
         )
 
-    def make_batch(self, indices: np.ndarray, generators: list[np.random.Generator]) -> tuple[np.ndarray, ...]:
-        """The columns but the weights: images in [-1, 1] and noise, float32 of shape (batch, channels, size, size);
+    def make_batch(self, indices: np.ndarray, generators: list[np.random.Generator]) -> dict[str, np.ndarray]:
+        """The columns: images in [-1, 1] and noise, float32 of shape (batch, channels, size, size);
         timesteps, int32 (batch,); and as far as they are asked for input noise, like the noise, and labels and
         dropout keys, int32 (batch,). A label that is left out is the number after the last class.
 
@@ -116,8 +115,9 @@ class UnconditionalJob:
                 labels[row] = self.num_classes if dropped else records.label(index)
             if self.keys is not None:
                 keys[row] = draw_dropout_key(generator)
-        columns: dict[str, Any] = {"input_noise": input_noise, "labels": labels, "dropout_keys": keys}
-        return (images, noise, timesteps, *(columns[name] for name in self.columns[3:-1]))
+        columns: dict[str, Any] = {"images": images, "noise": noise, "timesteps": timesteps}
+        columns |= {"input_noise": input_noise, "labels": labels, "dropout_keys": keys}
+        return {name: columns[name] for name in self.columns}
 
     def named_parameters(self) -> list[tuple[str, Any]]:
         """What training changes, by the names under which it is kept in a checkpoint."""
