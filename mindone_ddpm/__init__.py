@@ -32,8 +32,8 @@ _PUBLIC = {
     "build_training": "training.setup",
     "train_loop": "training.loop",
     "TrainingResult": "training.loop",
-    "open_records": "data.open",
-    "write_preview": "data.preview",
+    "open_records": "jobs.unconditional.data",
+    "write_preview": "jobs.preview",
     "make_unet": "models.unet",
     "num_parameters": "models.unet",
     "make_noise_scheduler": "objectives.ddpm",
@@ -41,8 +41,8 @@ _PUBLIC = {
     "TextToImageJob": "jobs.text_to_image.job",
     "main_first": "runtime.distributed",
     # images
-    "make_grid": "sampling.grids",
-    "to_pixels": "sampling.grids",
+    "make_grid": "data.grids",
+    "to_pixels": "data.scaling",
     "to_values": "sampling.grids",
     # programs and other packages' jobs
     "parse_training_arguments": "cli",

@@ -185,7 +185,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def run_preview(arguments: argparse.Namespace) -> int:
-    from mindone_ddpm.data.preview import write_preview
+    from mindone_ddpm.jobs.preview import write_preview
 
     config = from_arguments(TrainingConfig, arguments)
     check_training(config)

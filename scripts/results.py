@@ -145,9 +145,9 @@ def train_in_torch(recipe: dict[str, Any], data: Path, folder: Path, seed: int) 
 
 def validation_loss(recipe: dict[str, Any], data: Path, folder: Path) -> float:
     """Of a pipeline of either side, on the pictures held out."""
-    from mindone_ddpm.data.open import open_records
     from mindone_ddpm.evaluation.validation_loss import ValidationLoss
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+    from mindone_ddpm.jobs.unconditional.data import open_records
     from mindone_ddpm.models import pipelines
     from mindone_ddpm.runtime.start import start
 

@@ -65,7 +65,7 @@ class CalledByName(nn.Cell):
 
     def construct(self, *batch):
         """What the cell returns. ``batch``: the values of the columns, in order."""
-        arguments: tuple = ()
+        arguments: tuple[Any, ...] = ()
         for place in self.places:
             arguments += (None if place < 0 else batch[place],)
         return self.cell(*arguments)

@@ -1,10 +1,4 @@
-"""Images in, batches out.
-
-An :class:`ImageRecords` is a Hugging Face data set seen as pictures of one size; :func:`make_loader` feeds it to
-MindSpore through a ``GeneratorDataset`` whose items are whole batches. What a batch holds is a function of the seed
-and of its number alone: the order of an epoch, the flips, the noise and the timesteps come from counter-based
-generators keyed by the position of a sample in the run, so nothing depends on workers, restarts or ranks.
-"""
+"""Where images come from: built-in digits, a folder, parquet files, a saved data set, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -17,20 +11,20 @@ import numpy as np
 from PIL import Image
 
 from mindone_ddpm.common.errors import first_line
-from mindone_ddpm.config.groups import BUILT_IN_DATASETS, EngineConfig
+from mindone_ddpm.config.groups import BUILT_IN_DATASETS, DataConfig
 from mindone_ddpm.data.images import DataError
 
 
 def load_digits_dataset() -> Any:
-    """The 1,797 handwritten digits that scikit-learn ships, 8x8 grey, with labels, as a Hugging Face data set."""
+    """The 1,797 handwritten digits of scikit-learn, 8x8 grey, with labels, as a Hugging Face data set."""
     from datasets import ClassLabel, Dataset, Features
     from datasets import Image as ImageFeature
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pictures = (digits.images * (255.0 / 16.0)).round().astype(np.uint8)
+    images = (digits.images * (255.0 / 16.0)).round().astype(np.uint8)
     files = []
-    for pixels in pictures:
+    for pixels in images:
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, format="png")
         files.append({"bytes": file.getvalue(), "path": None})
@@ -38,11 +32,11 @@ def load_digits_dataset() -> Any:
     return Dataset.from_dict({"image": files, "label": digits.target.tolist()}, features=features)
 
 
-def load_hf_dataset(config: EngineConfig) -> Any:
-    """The data set that the configuration names.
+def load_hf_dataset(config: DataConfig) -> Any:
+    """The data set that the settings name.
 
     Raises:
-        DataError: it is not there, is empty, or has no such split.
+        DataError: it is not found, is empty, or has no such split.
     """
     if config.dataset_name in BUILT_IN_DATASETS:
         return load_digits_dataset()
@@ -61,7 +55,7 @@ def load_hf_dataset(config: EngineConfig) -> Any:
                 cache_dir=config.cache_dir,
                 streaming=config.streaming,
             )
-        except Exception as error:  # the Hub's client raises a dozen kinds
+        except Exception as error:  # the Hub's client raises many kinds
             reason = first_line(error)
             raise DataError(
                 f"--dataset_name {config.dataset_name}: not found or not reachable ({reason}). "
@@ -75,7 +69,7 @@ def load_hf_dataset(config: EngineConfig) -> Any:
 
 
 def _is_local_folder(name: str) -> bool:
-    """Whether a data set's name means a folder here: one that looks like a path, or that save_to_disk wrote."""
+    """Whether a data set's name is that of a local folder: it looks like a path, or save_to_disk wrote it."""
     path = Path(name)
     return name.startswith((".", "/", "~")) or any(
         (path / file).is_file() for file in ("dataset_info.json", "dataset_dict.json", "state.json")
@@ -94,7 +88,7 @@ def _load_saved(folder: str) -> Any:
         ) from error
 
 
-def _load_folder(config: EngineConfig) -> Any:
+def _load_folder(config: DataConfig) -> Any:
     import datasets
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
@@ -112,7 +106,7 @@ def _load_folder(config: EngineConfig) -> Any:
         raise DataError(f"{flag}: holds no images and no parquet files")
     options: dict[str, Any] = {"data_dir": str(folder), "split": config.dataset_split, "cache_dir": config.cache_dir}
     options["streaming"] = config.streaming
-    # Folders called train, test or validation are splits to `datasets`, which then ignores all others beside them.
+    # `datasets` takes folders called train, test or validation for splits, and ignores all other folders next to them.
     top = {path.relative_to(folder).parts[0] for path in images}
     if images and not all(re.match(r"(train|test|val|valid|validation|dev|eval)\b", name) for name in top):
         options["data_files"] = {config.dataset_split: ["**"]}
@@ -124,23 +118,26 @@ def _load_folder(config: EngineConfig) -> Any:
 
 
 def find_image_column(dataset: Any, wanted: str | None) -> str:
-    """The column that holds images: the one named, or the only one whose feature type says so.
+    """The column that holds images: the one named, or the only one of that type.
+
+    Args:
+        wanted: the column's name; None: find it.
 
     Raises:
-        DataError: there is none, there are several, or the one named is no image column.
+        DataError: there is none, there are several, or the one named holds no images.
     """
     from datasets import Image as ImageFeature
     from datasets import Value
 
     images = [name for name, feature in dataset.features.items() if isinstance(feature, ImageFeature)]
-    # Parquet files written without data sets' metadata keep images as {bytes, path}.
+    # Parquet files that `datasets` did not write hold images as {bytes, path}.
     images += [n for n, f in dataset.features.items() if isinstance(f, dict) and set(f) == {"bytes", "path"}]
     if wanted is not None:
         if wanted not in dataset.features:
             raise DataError(f"--image_column {wanted}: the data set has {', '.join(dataset.features)}")
         if wanted not in images and dataset.features[wanted] not in (Value("binary"), Value("large_binary")):
             raise DataError(
-                f"--image_column {wanted}: is not a column of images; these are: {', '.join(images) or 'none'}"
+                f"--image_column {wanted}: is not a column of images; image columns: {', '.join(images) or 'none'}"
             )
         return wanted
     if len(images) == 1:
@@ -150,11 +147,11 @@ def find_image_column(dataset: Any, wanted: str | None) -> str:
     raise DataError(f"--image_column: several columns hold images ({', '.join(images)}); name one")
 
 
-def open_dataset(config: EngineConfig) -> tuple[Any, str]:
-    """The data set, cut to ``max_train_samples``, and its column of images, not decoded.
+def open_dataset(config: DataConfig) -> tuple[Any, str]:
+    """The data set, at most ``max_train_samples`` of it, and the name of its image column, which is not decoded.
 
     Raises:
-        DataError: see :func:`load_hf_dataset` and :func:`find_image_column`; or it has no images.
+        DataError: see :func:`load_hf_dataset` and :func:`find_image_column`; or it is empty.
     """
     from datasets import Dataset
     from datasets import Image as ImageFeature

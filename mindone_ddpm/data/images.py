@@ -1,10 +1,4 @@
-"""Images in, batches out.
-
-An :class:`ImageRecords` is a Hugging Face data set seen as pictures of one size; :func:`make_loader` feeds it to
-MindSpore through a ``GeneratorDataset`` whose items are whole batches. What a batch holds is a function of the seed
-and of its number alone: the order of an epoch, the flips, the noise and the timesteps come from counter-based
-generators keyed by the position of a sample in the run, so nothing depends on workers, restarts or ranks.
-"""
+"""Single images: decoding, conversion of channels, resizing. Errors of data."""
 
 from __future__ import annotations
 
@@ -21,7 +15,6 @@ from mindone_ddpm.common.errors import UserError, first_line
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
-
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -30,67 +23,69 @@ RESAMPLING = {
     "box": Image.Resampling.BOX,
 }
 
-
 IMAGE_ENDINGS = (".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class DataError(UserError):
-    """The data cannot be used as asked; the message is one line that names the file, the column or the flag."""
+    """The data cannot be used with these settings. The message is one line that names the file, column or flag."""
 
 
 def decode_image(content: bytes | None, path: str | None, where: str) -> Image.Image:
-    """Decode one picture: the first frame, turned upright as its EXIF data says.
+    """Decode an image: its first frame, oriented as its EXIF data says.
 
     Args:
         content: the file's bytes, or None to read ``path``.
-        where: what to call the picture in an error.
+        where: the name of the image in an error.
 
     Raises:
-        DataError: it cannot be read as a picture.
+        DataError: it cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(content) if content is not None else str(path)) as picture:
-            picture.seek(0)
-            picture.load()
-            return ImageOps.exif_transpose(picture)
+        with Image.open(io.BytesIO(content) if content is not None else str(path)) as image:
+            image.seek(0)
+            image.load()
+            return ImageOps.exif_transpose(image)
     except Exception as error:  # Pillow raises many kinds for a damaged file
         reason = first_line(error)
         reason = re.sub(r"<_io\.BytesIO object at \w+>", "the file", reason)
         raise DataError(f"{where}: not a readable image ({reason})") from error
 
 
-def convert_channels(picture: Image.Image, channels: int) -> Image.Image:
-    """To 8-bit grey, RGB or RGBA. Deeper greys are scaled, not clipped; transparency is laid over white."""
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture, dtype=np.float64)
+def convert_channels(image: Image.Image, channels: int) -> Image.Image:
+    """Convert to 8-bit grey (1 channel), RGB (3) or RGBA (4).
+
+    Grey of more than 8 bits is scaled, not clipped. Without an alpha channel in the result, a transparent image is
+    composed over white.
+    """
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image, dtype=np.float64)
         top_of_floats = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
-        top = top_of_floats if picture.mode == "F" else 65535.0
-        picture = Image.fromarray((np.clip(values / top, 0.0, 1.0) * 255.0).round().astype(np.uint8))
-    transparent = picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info
+        top = top_of_floats if image.mode == "F" else 65535.0
+        image = Image.fromarray((np.clip(values / top, 0.0, 1.0) * 255.0).round().astype(np.uint8))
+    transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     if transparent and channels != 4:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert(CHANNEL_MODES[channels])
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert(CHANNEL_MODES[channels])
 
 
 def decode_precise(content: bytes | None, path: str | None, where: str) -> np.ndarray:
-    """Decode one picture at the precision it has: float32 in [0, 1], shape (height, width, 1, 2, 3 or 4).
+    """Decode an image without rounding it to 8 bits: float32 in [0, 1], shape (height, width, 1, 2, 3 or 4).
 
-    Pillow rounds 16-bit colours to 8 bits, so OpenCV reads what is deeper than that.
+    Pillow rounds 16-bit colours to 8 bits, so OpenCV decodes images of more than 8 bits.
 
-    Raises:
-        DataError: it cannot be read as a picture.
+    Args and errors: see :func:`decode_image`.
     """
     import cv2
 
     data = content if content is not None else Path(str(path)).read_bytes()
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if values is None or values.dtype == np.uint8:
-        picture = decode_image(content, path, where)
-        if picture.mode in ("P", "PA", "1", "CMYK", "YCbCr", "LAB", "HSV") or "transparency" in picture.info:
-            picture = picture.convert("RGBA" if "transparency" in picture.info or picture.mode == "PA" else "RGB")
-        values = np.asarray(picture)
+        image = decode_image(content, path, where)
+        if image.mode in ("P", "PA", "1", "CMYK", "YCbCr", "LAB", "HSV") or "transparency" in image.info:
+            image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
+        values = np.asarray(image)
     else:
         values = values[..., None] if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]  # from BGR
     values = np.atleast_3d(values)
@@ -115,26 +110,28 @@ def convert_precise_channels(values: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize(
-    picture: Image.Image, size: int, mode: str, crop_at: tuple[float, float], interpolation: str = "bilinear"
+    image: Image.Image, size: int, mode: str, crop_at: tuple[float, float], interpolation: str = "bilinear"
 ) -> Image.Image:
-    """To ``size`` x ``size`` pixels, antialiased.
+    """Resize to ``size`` x ``size`` pixels; antialiased, except for ``nearest``.
 
     Args:
-        mode: ``squash`` ignores the proportions; ``crop`` scales the shorter side and cuts the longer one.
-        crop_at: with ``crop``, how far from the left and from the top to cut, each from 0 to 1.
+        mode: ``squash`` ignores the aspect ratio; ``crop`` resizes the shorter side and crops the longer one.
+        crop_at: with ``crop``, the place of the crop from left to right and from top to bottom, each from 0 to 1.
+        interpolation: a key of ``RESAMPLING``.
     """
     resampling = RESAMPLING[interpolation]
     if mode == "crop":
-        scale = size / min(picture.size)
-        width, height = (max(size, round(side * scale)) for side in picture.size)
+        scale = size / min(image.size)
+        width, height = (max(size, round(side * scale)) for side in image.size)
         left, top = round(crop_at[0] * (width - size)), round(crop_at[1] * (height - size))
-        return picture.resize((width, height), resampling).crop((left, top, left + size, top + size))
-    if picture.size == (size, size):
-        return picture
-    return picture.resize((size, size), resampling)
+        return image.resize((width, height), resampling).crop((left, top, left + size, top + size))
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), resampling)
 
 
 def content_digest(image: dict[str, Any]) -> bytes:
+    """SHA-256 of an image's file, given as a data set stores it: ``bytes``, or the ``path`` of the file."""
     content = image.get("bytes")
     if content is None and image.get("path"):
         content = Path(image["path"]).read_bytes()

@@ -1,9 +1,7 @@
-"""Images in, batches out.
+"""From a job's ``make_batch`` to batches of MindSpore tensors, through a ``GeneratorDataset`` over whole batches.
 
-An :class:`ImageRecords` is a Hugging Face data set seen as pictures of one size; :func:`make_loader` feeds it to
-MindSpore through a ``GeneratorDataset`` whose items are whole batches. What a batch holds is a function of the seed
-and of its number alone: the order of an epoch, the flips, the noise and the timesteps come from counter-based
-generators keyed by the position of a sample in the run, so nothing depends on workers, restarts or ranks.
+A batch is a function of the seed and of its number alone: the order of an epoch and the generator of each sample are
+keyed by the position of the sample in the run. So nothing depends on workers, restarts or ranks.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,11 +22,11 @@ from mindone_ddpm.data.randomness import SAMPLE_STREAM, epoch_order, random_stre
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run walks through its data. A *global batch* is ``world_size`` batches, one for each rank.
+    """How a run goes through its data. A *global batch* is ``world_size`` batches, one for each rank.
 
-    Every sample is seen once in an epoch: the last global batch is filled up with samples of weight 0, so that the
-    shape stays what it was and the filling counts for nothing. With ``drop_last`` an epoch ends before a batch that is
-    not full, and leaves other samples out each time.
+    Every sample is used once in an epoch. The last global batch is padded with samples of weight 0, which keep its
+    shape and do not count. With ``drop_last`` an epoch ends before a batch that is not full; other samples are left
+    out in each epoch.
     """
 
     seed: int
@@ -51,31 +50,41 @@ class Plan:
         return min(self.num_samples, self.batches_per_epoch * self.global_batch_size)
 
     def positions(self, batch_number: int) -> tuple[int, np.ndarray]:
-        """Epoch, and this rank's places in the epoch's order; places past the end are filling."""
+        """The epoch of a batch, and the places of this rank's samples in its order; places past the end are padding."""
         epoch, batch = divmod(batch_number, self.batches_per_epoch)
         start = batch * self.global_batch_size + self.rank * self.batch_size
         return epoch, np.arange(start, start + self.batch_size)
 
 
-class BatchSource:
-    """Random access to the batches of a run, from number ``first`` on, for ``GeneratorDataset``.
+MakeBatch = Callable[[np.ndarray, list[np.random.Generator]], Mapping[str, np.ndarray]]
 
-    Item ``i`` is ``make_batch(indices, generators)`` for batch ``first + i``, followed by the weights: float32 of shape
-    (batch,), 1 for a sample and 0 for filling. ``order(seed, epoch)`` says which index comes when.
+
+class BatchSource:
+    """Random access to the batches of a run from number ``first`` on, for ``GeneratorDataset``.
+
+    Item ``i`` is batch ``first + i`` of the run: the arrays that ``make_batch`` returns, in the order of ``columns``,
+    then the weights, float32 of shape (batch,), 1 for a sample and 0 for padding.
+
+    Args:
+        make_batch: called with the indices of the samples, int64 of shape (batch,), and a generator for each.
+        columns: the names of the arrays that it returns.
+        count: the number of batches.
+        order: called with the seed and the epoch, returns the indices of the epoch's samples in their order; by
+            default a random permutation.
     """
 
     def __init__(
         self,
         plan: Plan,
-        make_batch: Callable[[np.ndarray, list[np.random.Generator]], Mapping[str, np.ndarray]],
+        make_batch: MakeBatch,
         columns: Sequence[str],
         first: int,
         count: int,
         order: Callable[[int, int], np.ndarray] | None = None,
     ):
-        self.plan, self.make_batch, self.columns = plan, make_batch, tuple(columns)
-        self.first, self.count = first, count
-        self.order = order
+        self.plan, self.make_batch, self.first, self.count = plan, make_batch, first, count
+        self.columns = (*columns, WEIGHTS)
+        self.order = partial(epoch_order, num_samples=plan.num_samples) if order is None else order
         self._order: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.int64))
 
     def __len__(self) -> int:
@@ -85,33 +94,29 @@ class BatchSource:
         try:
             plan = self.plan
             epoch, places = plan.positions(self.first + int(item))
-            if self._order[0] != epoch:
-                order = (
-                    epoch_order(plan.seed, epoch, plan.num_samples)
-                    if self.order is None
-                    else self.order(plan.seed, epoch)
-                )
-                self._order = (epoch, order)
+            indices = self._epoch_order(epoch)[np.minimum(places, plan.num_samples - 1)]
+            rngs = [random_stream(plan.seed, SAMPLE_STREAM, epoch * plan.num_samples + int(place)) for place in places]
             weights = (places < plan.num_samples).astype(np.float32)
-            indices = self._order[1][np.minimum(places, plan.num_samples - 1)]
-            generators = [
-                random_stream(plan.seed, SAMPLE_STREAM, epoch * plan.num_samples + int(place)) for place in places
-            ]
-            return (*pack(self.make_batch(indices, generators), self.columns), weights)
+            return pack({**self.make_batch(indices, rngs), WEIGHTS: weights}, self.columns)
         except DataError as problem:
-            # MindSpore wraps what a source raises in its own text; the marks let `batches` find the message again.
+            # MindSpore wraps an exception in its own text; the marks let `batches` find the message again.
             raise DataError(f"<<<{problem}>>>") from problem
+
+    def _epoch_order(self, epoch: int) -> np.ndarray:
+        if self._order[0] != epoch:
+            self._order = (epoch, self.order(self.plan.seed, epoch))
+        return self._order[1]
 
 
 def make_loader(source: BatchSource, num_workers: int) -> Any:
-    """A ``GeneratorDataset`` over whole batches, in order, decoded ahead by a thread or by worker processes."""
+    """A ``GeneratorDataset`` over whole batches, in order, made ahead by a thread or by worker processes."""
     import mindspore.dataset as ms_dataset
 
-    num_workers = min(num_workers, os.cpu_count() or 1)  # MindSpore refuses more
-    ms_dataset.config.set_prefetch_size(4)  # batches, not samples: 16, the default, would take memory for nothing
+    num_workers = min(num_workers, os.cpu_count() or 1)  # MindSpore accepts no more
+    ms_dataset.config.set_prefetch_size(4)  # whole batches: 16, the default, would take memory for nothing
     return ms_dataset.GeneratorDataset(
         source,
-        column_names=[*source.columns, WEIGHTS],
+        column_names=list(source.columns),
         shuffle=False,
         num_parallel_workers=max(1, num_workers),
         python_multiprocessing=num_workers > 1,
@@ -119,10 +124,10 @@ def make_loader(source: BatchSource, num_workers: int) -> Any:
 
 
 def batches(loader: Any) -> Iterator[list[Any]]:
-    """The loader's batches as MindSpore tensors.
+    """The loader's batches: for each the MindSpore tensors of its columns, in their order.
 
     Raises:
-        DataError: a picture cannot be read; the message names it.
+        DataError: an image cannot be decoded; the message names it.
     """
     iterator = loader.create_tuple_iterator(num_epochs=1, do_copy=False)
     while True:
@@ -131,7 +136,7 @@ def batches(loader: Any) -> Iterator[list[Any]]:
         except StopIteration:
             return
         except RuntimeError as error:
-            found = re.findall(r"<<<(.*?)>>>", str(error), re.DOTALL)  # the text also quotes the line that raised
+            found = re.findall(r"<<<(.*?)>>>", str(error), re.DOTALL)  # the text quotes this module's line, too
             if found:
                 raise DataError(found[-1]) from None
             raise

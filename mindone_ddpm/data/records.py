@@ -1,16 +1,10 @@
-"""Images in, batches out.
-
-An :class:`ImageRecords` is a Hugging Face data set seen as pictures of one size; :func:`make_loader` feeds it to
-MindSpore through a ``GeneratorDataset`` whose items are whole batches. What a batch holds is a function of the seed
-and of its number alone: the order of an epoch, the flips, the noise and the timesteps come from counter-based
-generators keyed by the position of a sample in the run, so nothing depends on workers, restarts or ranks.
-"""
+"""A Hugging Face data set as images of one size, cropped and flipped as training wants them."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,13 +21,30 @@ from mindone_ddpm.data.images import (
 )
 from mindone_ddpm.data.labels import Labels
 from mindone_ddpm.data.randomness import epoch_order
+from mindone_ddpm.data.scaling import to_model_range
+
+
+class Augmentation(NamedTuple):
+    """How one sample of an epoch is changed. ``crop_at``: see :func:`mindone_ddpm.data.images.resize`."""
+
+    flip_horizontally: bool
+    flip_vertically: bool
+    crop_at: tuple[float, float]
 
 
 @dataclass
 class ImageRecords:
-    """A data set seen as pictures: ``picture(i, crop_at)`` gives pixels of shape (channels, size, size).
+    """A data set as images of one size.
 
-    They are uint8 or, with ``precise``, float32 in [0, 1].
+    Attributes:
+        dataset: a Hugging Face data set; its column ``column`` holds images that are not decoded.
+        size: side of the square images in pixels.
+        channels: 1 grey, 3 RGB, 4 RGBA.
+        resize_mode, interpolation: see :func:`mindone_ddpm.data.images.resize`.
+        random_crop, random_flip, random_vertical_flip: which augmentations are used.
+        precise: images are float32 in [0, 1], not rounded to 8 bits.
+        cached: all images, of shape (num_samples, channels, size, size), once :meth:`cache` has decoded them.
+        held_out: images that are not trained on.
     """
 
     dataset: Any
@@ -48,27 +59,23 @@ class ImageRecords:
     precise: bool = False
     labels: Labels | None = None
     cached: np.ndarray | None = None
-    held_out: ImageRecords | None = None  # not trained on; see open_records
+    held_out: ImageRecords | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    @property
-    def half_range(self) -> float:
-        """What divides a pixel, before 1 is taken away, to bring it to [-1, 1]."""
-        return 0.5 if self.precise else 127.5
-
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """The indices of an epoch's samples, in the order they come; int64 of shape (num_samples,)."""
+        """The indices of an epoch's samples in their order, int64 of shape (num_samples,)."""
         return epoch_order(seed, epoch, len(self))
 
     def record(self, index: int) -> dict[str, Any]:
+        """A row of the data set; its image is not decoded."""
         return self.dataset[int(index)]
 
     def label(self, index: int) -> int:
-        """The class of a picture."""
-        assert self.labels is not None and self.labels.numbers is not None
-        return int(self.labels.numbers[index])
+        """The class of an image, an index into ``labels.names``."""
+        assert self.labels is not None and self.labels.class_ids is not None
+        return int(self.labels.class_ids[index])
 
     def _stored(self, index: int) -> tuple[bytes | None, str | None, str]:
         image = self.record(index)[self.column]
@@ -78,10 +85,18 @@ class ImageRecords:
         return image.get("bytes"), image.get("path"), where
 
     def original(self, index: int) -> Image.Image:
-        """The picture as it is stored, upright."""
+        """An image as it is stored, oriented as its EXIF data says. Raises DataError if it cannot be decoded."""
         return decode_image(*self._stored(index))
 
     def image(self, index: int, crop_at: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
+        """An image at ``size``: uint8, or float32 in [0, 1] if ``precise``, of shape (channels, size, size).
+
+        Args:
+            crop_at: where it is cropped if ``random_crop``, by default in the middle.
+
+        Raises:
+            DataError: it cannot be decoded; the message names it.
+        """
         if self.cached is not None:
             return self.cached[index]
         if not self.random_crop:
@@ -91,32 +106,35 @@ class ImageRecords:
             planes = [Image.fromarray(np.ascontiguousarray(values[..., c])) for c in range(self.channels)]
             resized = [resize(plane, self.size, self.resize_mode, crop_at, self.interpolation) for plane in planes]
             return np.clip(np.stack([np.asarray(plane) for plane in resized]), 0.0, 1.0)
-        picture = convert_channels(self.original(index), self.channels)
-        pixels = np.asarray(resize(picture, self.size, self.resize_mode, crop_at, self.interpolation), dtype=np.uint8)
+        image = convert_channels(self.original(index), self.channels)
+        pixels = np.asarray(resize(image, self.size, self.resize_mode, crop_at, self.interpolation), dtype=np.uint8)
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
-    def augmented_image(self, index: int, generator: np.random.Generator) -> np.ndarray:
-        """The picture as one sample of an epoch sees it, flipped and cropped by three draws, in [-1, 1] as float32."""
-        horizontal, vertical, crop_at = self.draw_augmentation(generator)
-        image = self.image(index, crop_at)
-        if horizontal:
-            image = image[:, :, ::-1]
-        if vertical:
-            image = image[:, ::-1]
-        return self.scaled(image)
-
-    def draw_augmentation(self, rng: np.random.Generator) -> tuple[bool, bool, tuple[float, float]]:
-        """Whether a sample is flipped left to right, whether upside down, and where it is cropped."""
+    def draw_augmentation(self, rng: np.random.Generator) -> Augmentation:
+        """Draw a sample's augmentation: three numbers, and a fourth with ``random_vertical_flip``."""
         flip, across, down = rng.random(3)
-        vertical = self.random_vertical_flip and rng.random() < 0.5
-        return self.random_flip and flip < 0.5, vertical, (across, down)
+        flips_vertically = self.random_vertical_flip and rng.random() < 0.5
+        return Augmentation(self.random_flip and bool(flip < 0.5), bool(flips_vertically), (across, down))
 
-    def scaled(self, pixels: np.ndarray) -> np.ndarray:
-        """Pixels as :meth:`image` gives them, brought to [-1, 1], float32."""
-        return np.divide(pixels, self.half_range, dtype=np.float32) - np.float32(1.0)
+    def augmented_image(self, index: int, rng: np.random.Generator) -> np.ndarray:
+        """An image as one sample of an epoch, in [-1, 1], float32 of shape (channels, size, size).
+
+        ``rng``: of the sample; see :meth:`draw_augmentation`.
+        """
+        augmentation = self.draw_augmentation(rng)
+        image = self.image(index, augmentation.crop_at)
+        if augmentation.flip_horizontally:
+            image = image[:, :, ::-1]
+        if augmentation.flip_vertically:
+            image = image[:, ::-1]
+        return to_model_range(image)
 
     def cache(self, limit_mib: int, show_progress: bool) -> None:
-        """Decode every picture once and keep it, if the pictures fit and do not change from epoch to epoch."""
+        """Decode all images once and keep them in memory, if they fit into ``limit_mib`` and are not randomly cropped.
+
+        Raises:
+            DataError: an image cannot be decoded; the message names it.
+        """
         dtype = np.dtype(np.float32 if self.precise else np.uint8)
         num_bytes = len(self) * self.channels * self.size**2 * dtype.itemsize
         if self.random_crop or num_bytes > limit_mib * 2**20:
@@ -128,7 +146,7 @@ class ImageRecords:
         self.cached = cached
 
     def fingerprint(self, most: int = 32) -> str:
-        """Names the pictures by what they hold, not by where they lie: of up to ``most`` of them, evenly spread."""
+        """A digest of the content, not the location, of up to ``most`` images, evenly spread over the data set."""
         digest = hashlib.sha256(str(len(self)).encode())
         for index in np.linspace(0, len(self) - 1, num=min(most, len(self))).astype(int):
             digest.update(content_digest(self.record(int(index))[self.column] or {}))

@@ -1,10 +1,4 @@
-"""Images in, batches out.
-
-An :class:`ImageRecords` is a Hugging Face data set seen as pictures of one size; :func:`make_loader` feeds it to
-MindSpore through a ``GeneratorDataset`` whose items are whole batches. What a batch holds is a function of the seed
-and of its number alone: the order of an epoch, the flips, the noise and the timesteps come from counter-based
-generators keyed by the position of a sample in the run, so nothing depends on workers, restarts or ranks.
-"""
+"""Image records of a stream: a data set larger than the disk, read in order and shuffled in a buffer."""
 
 from __future__ import annotations
 
@@ -15,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mindone_ddpm.config.groups import EngineConfig
+from mindone_ddpm.config.groups import DataConfig
 from mindone_ddpm.data.images import DataError, content_digest
 from mindone_ddpm.data.labels import check_label
 from mindone_ddpm.data.records import ImageRecords
@@ -23,10 +17,15 @@ from mindone_ddpm.data.records import ImageRecords
 
 @dataclass
 class StreamedRecords(ImageRecords):
-    """Pictures of a stream. Index ``i`` is place ``i % num_samples`` of epoch ``i // num_samples``.
+    """Images of a stream. Index ``i`` is image ``i % num_samples`` of epoch ``i // num_samples``.
 
-    The stream is shuffled in a buffer, by the seed and the epoch. Going forward reads on; going back reads the epoch
-    again from its beginning, without decoding what is passed over. So a batch is the same however it is reached.
+    The stream is shuffled in a buffer, keyed by the seed and the epoch. A later index is reached by reading on; an
+    earlier one by reading the epoch from its beginning, without decoding. So an index always gives the same image.
+
+    Attributes:
+        num_samples: images in an epoch.
+        seed: of the shuffling.
+        buffer_size: images among which it is shuffled; 1: it is not.
     """
 
     num_samples: int = 0
@@ -74,21 +73,21 @@ class StreamedRecords(ImageRecords):
         return check_label(value, len(self.labels.names), where)
 
     def cache(self, limit_mib: int, show_progress: bool) -> None:
-        """A stream is not kept."""
+        """Does nothing: a stream does not fit in memory."""
 
     def fingerprint(self, most: int = 32) -> str:
-        """Of the stream's first eight pictures."""
+        """A digest of the content of the stream's first eight images."""
         digest = hashlib.sha256(str(len(self)).encode())
         for record in self.dataset.take(8):
             digest.update(content_digest(record[self.column] or {}))
         return digest.hexdigest()[:16]
 
 
-def _stream_length(dataset: Any, config: EngineConfig) -> int:
-    """How many images an epoch of a stream has: what the user says, or what the data set says of itself.
+def stream_length(dataset: Any, config: DataConfig) -> int:
+    """Images in an epoch of a stream: ``max_train_samples``, or what the data set's metadata say.
 
     Raises:
-        DataError: neither does.
+        DataError: neither is known.
     """
     if config.max_train_samples is not None:
         return config.max_train_samples

@@ -14,6 +14,7 @@ from mindone_ddpm.common import files
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import check_writable
 from mindone_ddpm.common.libraries import versions
+from mindone_ddpm.config.groups import DataConfig
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.evaluation import metrics
 from mindone_ddpm.evaluation.config import EvaluateConfig, check_evaluation
@@ -29,7 +30,6 @@ from mindone_ddpm.evaluation.statistics import (
     sampled,
     source_of,
 )
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime, start
@@ -51,7 +51,7 @@ def real_records(config: EvaluateConfig, unet: Any) -> Any:
     settings = {name: getattr(config, name) for name in names}
     # Where they are cut, it is their middle that is looked at, in training too.
     settings["center_crop"] = config.resize_mode == "crop"
-    return open_records(TrainingConfig(**settings, image_size=size, channels=channels))
+    return open_records(DataConfig(**settings, image_size=size), channels)
 
 
 def real_statistics(

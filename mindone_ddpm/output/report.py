@@ -18,7 +18,7 @@ from PIL import Image
 import mindone_ddpm
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import write_text
-from mindone_ddpm.data.preview import write_preview
+from mindone_ddpm.jobs.preview import write_preview
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models.pipelines import PIPELINE_INDEX

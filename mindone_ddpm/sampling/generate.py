@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import check_writable
-from mindone_ddpm.data.randomness import PICTURE_STREAM, batch_places, random_stream
+from mindone_ddpm.data.randomness import IMAGE_STREAM, batch_places, random_stream
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import class_names
 from mindone_ddpm.runtime.start import start
@@ -30,7 +30,7 @@ from mindone_ddpm.sampling.grids import Trajectory, to_values, write_pictures
 
 def sample_rngs(seed: int, sample_ids: Sequence[int]) -> list[np.random.Generator]:
     """The generator of each picture of a seed's endless row."""
-    return [random_stream(seed, PICTURE_STREAM, number) for number in sample_ids]
+    return [random_stream(seed, IMAGE_STREAM, sample_id) for sample_id in sample_ids]
 
 
 def generate(

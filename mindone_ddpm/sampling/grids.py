@@ -6,15 +6,14 @@ depend on how many are made, in batches of what size, or after what training.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
 from PIL import Image
 
-SMALLEST_CELL_PIXELS = 64
-
+from mindone_ddpm.data.grids import make_grid, to_image
+from mindone_ddpm.data.scaling import from_model_range, to_pixels
 
 TRAJECTORY_PICTURES, TRAJECTORY_FRAMES = 8, 10
 
@@ -24,23 +23,13 @@ TRAJECTORY_STRIP = "trajectory.png"
 
 def to_values(images: ms.Tensor) -> np.ndarray:
     """From [-1, 1], (batch, channels, height, width), to [0, 1], float32 (batch, height, width, channels)."""
-    return np.clip(images.asnumpy() / 2 + 0.5, 0.0, 1.0).transpose(0, 2, 3, 1).astype(np.float32)
-
-
-def to_pixels(values: np.ndarray) -> np.ndarray:
-    """From values in [0, 1] to uint8."""
-    return (values * 255.0).round().astype(np.uint8)
-
-
-def to_picture(pixels: np.ndarray) -> Image.Image:
-    """From uint8 pixels of shape (height, width, channels)."""
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    return from_model_range(images.asnumpy()).transpose(0, 2, 3, 1)
 
 
 def save_picture(values: np.ndarray, path: Path, bit_depth: int = 8) -> None:
     """Write values in [0, 1], shape (height, width, channels), as a PNG of 8 or 16 bits a channel."""
     if bit_depth == 8:
-        to_picture(to_pixels(values)).save(path)
+        to_image(to_pixels(values)).save(path)
         return
     import cv2  # Pillow writes no 16-bit colours
 
@@ -49,26 +38,6 @@ def save_picture(values: np.ndarray, path: Path, bit_depth: int = 8) -> None:
     written, content = cv2.imencode(".png", deep[..., order])
     assert written
     path.write_bytes(content.tobytes())
-
-
-def make_grid(pictures: np.ndarray, columns: int | None = None) -> Image.Image:
-    """Lay pictures out in a near-square grid; pictures too small to see are enlarged.
-
-    Args:
-        pictures: uint8 of shape (number, height, width, channels).
-    """
-    number, height, width, channels = pictures.shape
-    factor = max(1, SMALLEST_CELL_PIXELS // max(height, width))
-    gap = 2
-    columns = columns or math.ceil(math.sqrt(number))
-    rows = math.ceil(number / columns)
-    cell_height, cell_width = height * factor + gap, width * factor + gap
-    grid = np.full((rows * cell_height + gap, columns * cell_width + gap, channels), 255, np.uint8)
-    for place, pixels in enumerate(pictures):
-        top, left = place // columns * cell_height + gap, place % columns * cell_width + gap
-        enlarged = to_picture(pixels).resize((width * factor, height * factor), Image.Resampling.BICUBIC)
-        grid[top : top + enlarged.height, left : left + enlarged.width] = np.atleast_3d(np.asarray(enlarged))
-    return to_picture(grid)
 
 
 class Trajectory:

@@ -110,12 +110,12 @@ def make_pipeline(folder: Path, vae_steps: int = 0, seed: int = 0):
 
 def digits(size: int = 16) -> tuple[np.ndarray, np.ndarray]:
     """The built-in digits in [-1, 1], float32 of shape (number, 3, size, size), and what they are."""
-    from mindone_ddpm.data.open import open_records
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+    from mindone_ddpm.jobs.unconditional.data import open_records
 
     records = open_records(TrainingConfig(dataset_name="digits", image_size=size, channels=3, class_conditional=True))
     pictures = np.stack([records.image(number) for number in range(len(records))])
-    return (pictures / 127.5 - 1.0).astype(np.float32), records.labels.numbers
+    return (pictures / 127.5 - 1.0).astype(np.float32), records.labels.class_ids
 
 
 def train_vae(vae, steps: int) -> None:
@@ -123,7 +123,6 @@ def train_vae(vae, steps: int) -> None:
     import mindspore as ms
     from mindspore import nn, ops
 
-    from mindone_ddpm.backends.choose import choose
     from mindone_ddpm.training.optimizers import AdamW
     from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
 
@@ -147,9 +146,8 @@ def train_vae(vae, steps: int) -> None:
             return ops.chunk(self.vae.encode(images)[0], 2, 1)[0]
 
     pictures, _ = digits()
-    backend = choose("CPU")
-    optimizer = AdamW(ms.ParameterTuple(vae.trainable_params()), 0.9, 0.999, 1e-8, 0.0, backend=backend)
-    boundary = OptimizerUpdate(optimizer, np.full(steps, 2e-3), max_grad_norm=1.0, backend=backend)
+    optimizer = AdamW(ms.ParameterTuple(vae.trainable_params()), 0.9, 0.999, 1e-8, 0.0)
+    boundary = OptimizerUpdate(optimizer, np.full(steps, 2e-3), max_grad_norm=1.0)
     step = DiffusionTrainStep(Reconstruction(), boundary).set_train()
     weights = ms.Tensor(np.ones(32), ms.float32)
     generator = np.random.default_rng(0)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.groups import SAMPLERS
-from mindone_ddpm.data.randomness import random_stream
+from mindone_ddpm.data.randomness import IMAGE_STREAM, random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import make_unet
@@ -35,7 +35,7 @@ def generate(unet, scheduler, **values):
 
 def test_pictures_are_those_of_the_ddpm_pipeline(unet):
     scheduler = ddpm.make_noise_scheduler(CONFIG)
-    generators = [random_stream(3, grids.PICTURE_STREAM, number) for number in range(5)]
+    generators = [random_stream(3, IMAGE_STREAM, number) for number in range(5)]
     pipeline = pipelines.pipeline_class("DDPMPipeline")(unet=unet.set_train(False), scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
     expected = pipeline(batch_size=5, generator=generators, num_inference_steps=4, output_type="np")[0]

@@ -120,5 +120,5 @@ def open_captioned(config: TextToImageConfig) -> tuple[ImageRecords, str]:
     """
     dataset, column = open_dataset(config)
     caption_column = find_caption_column(dataset, config.caption_column)
-    records = make_records(config, dataset, column, channels=3, other_columns=[caption_column])
+    records = make_records(config, dataset, column, channels=3, other_columns=[caption_column], seed=config.seed)
     return records, caption_column

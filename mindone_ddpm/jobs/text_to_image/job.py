@@ -180,7 +180,7 @@ class TextToImageJob:
             if self.cache is None:
                 images.append(records.augmented_image(index, rng))
             else:
-                flips.append(records.draw_augmentation(rng)[:2])
+                flips.append(records.draw_augmentation(rng)[:2])  # (horizontally, vertically)
             batch["timesteps"][row] = self.objective.draw_time(rng)
             rng.standard_normal(out=batch["posterior_noise"][row], dtype=np.float32)
             perturbed = draw_noise(rng, batch["noise"][row], config)

@@ -17,9 +17,10 @@ from mindspore import nn, ops
 from tqdm import tqdm
 
 from mindone_ddpm.common.files import cache_dir
+from mindone_ddpm.data.batching import in_batches, map_batches
 from mindone_ddpm.data.images import content_digest
-from mindone_ddpm.data.randomness import batch_places
 from mindone_ddpm.data.records import ImageRecords
+from mindone_ddpm.data.scaling import to_model_range
 from mindone_ddpm.jobs.text_to_image.captions import Captions
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 
@@ -143,30 +144,26 @@ def _encode_images(folder: Path, records: ImageRecords, vae: Any, show_progress:
     arrays: list[Any] = []
     with tqdm(total=len(variants) * len(records), desc="caching latents", unit="img", disable=not show_progress) as bar:
         for variant, (horizontal, vertical) in enumerate(variants):
-            for start in range(0, len(records), BATCH_SIZE):
-                places = batch_places(start, BATCH_SIZE, len(records))
-                pixels = np.stack([records.image(place) for place in places])
+            for batch, count in in_batches(range(len(records)), BATCH_SIZE):
+                pixels = np.stack([records.image(index) for index in batch])
                 pixels = pixels[..., ::-1] if horizontal else pixels
                 pixels = pixels[..., ::-1, :] if vertical else pixels
-                made = [value.asnumpy() for value in moments(ms.Tensor(records.scaled(pixels)))]
+                made = [value.asnumpy() for value in moments(ms.Tensor(to_model_range(pixels)))]
                 if not arrays:
                     shape = (len(variants), len(records), *made[0].shape[1:])
                     arrays = [
                         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, shape)
                         for name in ("means", "deviations")
                     ]
-                count = min(BATCH_SIZE, len(records) - start)
                 for array, values in zip(arrays, made, strict=True):
-                    array[variant, start : start + count] = values[:count]
+                    array[variant, batch[0] : batch[0] + count] = values[:count]
                 bar.update(count)
     for array in arrays:
         array.flush()
 
 
 def _encode_texts(folder: Path, captions: Captions, text_encoder: Any) -> None:
-    texts, embeddings = captions.all_texts, []
-    for start in range(0, len(texts), BATCH_SIZE):
-        group = [texts[place] for place in batch_places(start, BATCH_SIZE, len(texts))]
-        embedded = text_encoder(ms.Tensor(captions.tokens(group)))[0].asnumpy().astype(np.float32)
-        embeddings.append(embedded[: len(texts) - start])
-    np.save(folder / "embeddings.npy", np.concatenate(embeddings))
+    def embed(texts: list[str]) -> np.ndarray:
+        return text_encoder(ms.Tensor(captions.tokens(texts)))[0].asnumpy().astype(np.float32)
+
+    np.save(folder / "embeddings.npy", map_batches(embed, captions.all_texts, BATCH_SIZE))

@@ -11,12 +11,13 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindone_ddpm.data.columns import CalledByName
-from mindone_ddpm.data.open import open_records
 from mindone_ddpm.data.records import ImageRecords
+from mindone_ddpm.data.scaling import to_model_range
 from mindone_ddpm.evaluation.evaluator import Evaluator
 from mindone_ddpm.evaluation.in_training import QualityEvaluator
 from mindone_ddpm.evaluation.validation_loss import NUM_BUCKETS, ValidationLoss
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.jobs.unconditional.data import open_records
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
 from mindone_ddpm.models.dropout import DropoutKeys, draw_dropout_key
 from mindone_ddpm.models.pipelines import make_pipeline
@@ -189,7 +190,7 @@ class UnconditionalJob:
             columns["labels"] = ms.int32
 
         def make_row(index: int, rng: np.random.Generator, bucket: int) -> dict[str, Any]:
-            image = held_out.scaled(held_out.image(index))
+            image = to_model_range(held_out.image(index))
             row: dict[str, Any] = {"images": image, "timesteps": objective.draw_time(rng, bucket, NUM_BUCKETS)}
             row["noise"] = rng.standard_normal(image.shape, dtype=np.float32)
             if held_out.labels is not None:

@@ -86,7 +86,7 @@ class TwoNetworksJob:
             if not path.exists():
                 stripes = np.indices((16, 16))[number % 2] // (1 + number % 3) % 2 * 255
                 Image.fromarray(stripes.astype(np.uint8)).save(path)
-        return [open_records(config)]
+        return [open_records(config, config.channels)]
 
     @classmethod
     def open(cls, config, runtime):

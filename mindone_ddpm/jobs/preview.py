@@ -1,0 +1,29 @@
+"""The preview of a job's data, as a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.libraries import quiet_libraries
+from mindone_ddpm.config.groups import EngineConfig
+from mindone_ddpm.data.preview import draw_preview
+from mindone_ddpm.jobs.base import job_class
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def write_preview(config: EngineConfig, path: Path, num_images: int = 16) -> None:
+    """Write an image file: the first images of a run as they are stored, and below as the model will see them.
+
+    Raises:
+        ConfigError, DataError: the settings or the data cannot be used.
+    """
+    if num_images < 1:
+        raise ConfigError(f"--num_images {num_images}: must be at least 1")
+    if path.suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"--output {path}: must end in .png, .jpg or .webp")
+    quiet_libraries()
+    page = draw_preview(job_class(config).open_data(config), num_images, config.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.save(path)
