@@ -197,7 +197,7 @@ def run_preview(arguments: argparse.Namespace) -> int:
 def run_sample(arguments: argparse.Namespace) -> int:
     config = from_arguments(SampleConfig, arguments)
     check_sampling(config)
-    from mindone_ddpm.models.pipelines import pipeline_kind
+    from mindone_ddpm.models.foreign import pipeline_kind
     from mindone_ddpm.sampling.generate import sample_to_folder
     from mindone_ddpm.sampling.prompts import prompts_to_folder
 

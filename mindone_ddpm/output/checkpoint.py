@@ -21,8 +21,8 @@ from safetensors.numpy import load_file, save_file
 
 from mindone_ddpm.common.errors import UserError, first_line
 from mindone_ddpm.common.files import files_in, sha256_of, write_folder, write_into_folder
+from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.models.lora import WEIGHTS_FILE as LORA_WEIGHTS
-from mindone_ddpm.models.pipelines import PIPELINE_INDEX
 from mindone_ddpm.output.product import Product
 from mindone_ddpm.sampling.grids import TRAJECTORY_STRIP
 

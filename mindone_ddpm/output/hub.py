@@ -20,7 +20,7 @@ from mindone_ddpm.common.errors import ConfigError, UserError, first_line
 from mindone_ddpm.common.files import files_in, sha256_of
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.models import lora
-from mindone_ddpm.models.pipelines import PIPELINE_INDEX
+from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.output.card import CARD, LOSS_CURVE, for_repository
 from mindone_ddpm.output.checkpoint import PRODUCT_RECORD, SNAPSHOT_PREFIX, grids_in, parts_of_product
 from mindone_ddpm.output.config import PushConfig

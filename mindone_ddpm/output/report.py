@@ -21,7 +21,7 @@ from mindone_ddpm.common.files import write_text
 from mindone_ddpm.jobs.preview import write_preview
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.models.pipelines import PIPELINE_INDEX
+from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.output.checkpoint import BEST, RUN_CONFIG, STATE_RECORD, checkpoints_in, grids_in
 from mindone_ddpm.output.metrics_log import Curves, latest_mean, read_curves
 from mindone_ddpm.sampling.grids import TRAJECTORY_STRIP

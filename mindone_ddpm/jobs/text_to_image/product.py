@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.models import lora
-from mindone_ddpm.models.pipelines import PIPELINE_INDEX
+from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.output.product import Product
 
 PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "feature_extractor")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.models.pipelines import PIPELINE_INDEX
+from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.output.product import Product
 
 

@@ -1,0 +1,200 @@
+"""Pipelines of others: checked before any library opens them. The one place that decides what is loaded.
+
+A pipeline's ``model_index.json`` names a library and a class for each part, and the libraries import whatever it names,
+a Python file of the folder itself among it. Here the index is read as data: only known classes of known libraries are
+loaded, each by this package's own table, from safetensors and JSON alone. Code and pickles are never read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.libraries import quiet_imports
+from mindone_ddpm.config.groups import looks_like_hub_name
+
+PIPELINE_INDEX = "model_index.json"
+MOST_JSON_BYTES = 50 << 20  # a tokenizer's table of merges takes a few MB
+LIBRARIES = ("diffusers", "mindone.diffusers", "transformers", "mindone.transformers")
+SCHEDULER_CLASSES = (
+    *("DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler"),
+    *("DPMSolverSinglestepScheduler", "EDMDPMSolverMultistepScheduler", "EDMEulerScheduler"),
+    *("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"),
+    *("FlowMatchHeunDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+    *("KDPM2DiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "RePaintScheduler"),
+    *("TCDScheduler", "UniPCMultistepScheduler"),
+)
+# For each part of a pipeline, the classes that are loaded, and where each is imported from.
+KNOWN_CLASSES: dict[str, dict[str, str]] = {
+    "scheduler": dict.fromkeys(SCHEDULER_CLASSES, "mindone.diffusers"),
+    "unet": dict.fromkeys(("UNet2DModel", "UNet2DConditionModel"), "mindone.diffusers"),
+    "vae": {"AutoencoderKL": "mindone.diffusers"},
+    "text_encoder": {"CLIPTextModel": "mindone.transformers"},
+    "tokenizer": dict.fromkeys(("CLIPTokenizer", "CLIPTokenizerFast"), "transformers"),
+    "feature_extractor": dict.fromkeys(("CLIPImageProcessor", "CLIPFeatureExtractor"), "transformers"),
+}
+NEVER_LOADED = ("safety_checker", "image_encoder")
+WITH_WEIGHTS = ("unet", "vae", "text_encoder")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+# What is fetched from the Hub. Weights of other precisions lie beside those that are wanted.
+FETCHED = (PIPELINE_INDEX, "*/*.json", "*/*.txt", "*/*.safetensors")
+OTHER_WEIGHTS = ("*/*.fp16*.safetensors", "*/*.bf16*.safetensors", "*/*.non_ema*.safetensors")
+
+
+@dataclass(frozen=True)
+class CheckedPipeline:
+    """A pipeline's folder on this machine, all of whose parts are known.
+
+    Attributes:
+        class_name: of the pipeline, such as ``DDPMPipeline``.
+        classes: of each part by its name, such as ``unet``.
+    """
+
+    folder: Path
+    class_name: str
+    classes: dict[str, str]
+    flag: str
+    model: str
+
+    def load(self, part: str, **options: Any) -> Any:
+        """A part, with its weights from safetensors.
+
+        Raises:
+            ConfigError: it cannot be loaded.
+        """
+        name = self.classes[part]
+        with quiet_imports():
+            kind = getattr(importlib.import_module(KNOWN_CLASSES[part][name]), name)
+        if part in WITH_WEIGHTS:
+            options = {"use_safetensors": True, **options}
+        try:
+            return kind.from_pretrained(str(self.folder / part), **options)
+        except Exception as error:  # mindone and transformers raise many kinds
+            raise ConfigError(f"{self.flag} {self.model}: its {part} cannot be loaded ({first_line(error)})") from error
+
+
+def open_pipeline(
+    model: str,
+    kinds: Sequence[str],
+    flag: str = "--model",
+    revision: str | None = None,
+    variant: str | None = None,
+) -> CheckedPipeline:
+    """Check a pipeline in a folder, or fetch it from the Hub by name and check it. Nothing of it is loaded yet.
+
+    Args:
+        kinds: the pipeline classes that are accepted.
+        flag: to name in errors.
+        revision, variant: on the Hub; of the weight files.
+
+    Raises:
+        ConfigError: there is none, a part is missing, or it asks for something that is not loaded.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        if not looks_like_hub_name(model):
+            raise ConfigError(f"{flag} {model}: no such folder")
+        folder = _fetch(model, flag, revision, variant)
+    index = read_index(folder, flag, model)
+    if index["_class_name"] not in kinds:
+        raise ConfigError(
+            f"{flag} {model}: is a {index['_class_name'][:100]}, which is not supported; a {' or '.join(kinds)} is "
+            "needed"
+        )
+    classes = {
+        part: _known_class(part, named, flag, model)
+        for part, named in index.items()
+        if isinstance(named, list) and part not in NEVER_LOADED and any(item is not None for item in named)
+    }
+    for part, name in classes.items():
+        _check_part(folder / part, part, name, flag, model)
+    return CheckedPipeline(folder, index["_class_name"], classes, flag, model)
+
+
+def pipeline_kind(model: str, flag: str = "--model") -> str:
+    """The class of a saved pipeline, as its index says, such as ``DDPMPipeline``. Raises ConfigError."""
+    folder = Path(model)
+    if folder.is_dir():
+        return str(read_index(folder, flag, model)["_class_name"])
+    if not looks_like_hub_name(model):
+        raise ConfigError(f"{flag} {model}: no such folder")
+    from huggingface_hub import hf_hub_download
+
+    try:
+        path = Path(hf_hub_download(model, PIPELINE_INDEX))
+    except Exception as error:  # the Hub's client raises a dozen kinds
+        raise ConfigError(f"{flag} {model}: not found or not reachable ({first_line(error)})") from error
+    return str(read_index(path.parent, flag, model)["_class_name"])
+
+
+def read_index(folder: Path, flag: str, model: str) -> dict[str, Any]:
+    """A pipeline's index, with a class name that is text. Raises ConfigError."""
+    if not (folder / PIPELINE_INDEX).is_file():
+        raise ConfigError(f"{flag} {model}: is not a pipeline; it has no {PIPELINE_INDEX}")
+    index = read_json(folder / PIPELINE_INDEX, flag, model)
+    if not isinstance(index.get("_class_name"), str):
+        raise ConfigError(f"{flag} {model}: {PIPELINE_INDEX} names no known pipeline class; custom code is not loaded")
+    return index
+
+
+def read_json(path: Path, flag: str, model: str) -> dict[str, Any]:
+    """A JSON object from a file of a sensible size. Raises ConfigError."""
+    try:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise ValueError(f"larger than {MOST_JSON_BYTES >> 20} MiB")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError(f"holds a {type(content).__name__}, not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{flag} {model}: {path.name} is damaged ({first_line(error)})") from error
+    return content
+
+
+def _fetch(model: str, flag: str, revision: str | None, variant: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    others = [pattern for pattern in OTHER_WEIGHTS if variant is None or f".{variant}" not in pattern]
+    others += [f"{part}/*" for part in NEVER_LOADED]
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(FETCHED), ignore_patterns=others))
+    except Exception as error:  # the Hub's client raises a dozen kinds
+        raise ConfigError(f"{flag} {model}: not found or not reachable ({first_line(error)})") from error
+
+
+def _known_class(part: str, named: list[Any], flag: str, model: str) -> str:
+    """The class that an index names for a part, if it is a known one."""
+    library, name = named if len(named) == 2 else (None, None)
+    known = KNOWN_CLASSES.get(part, {})
+    if not (isinstance(name, str) and isinstance(library, str) and library in LIBRARIES and name in known):
+        shown = ".".join(str(item) for item in named)[:100]
+        raise ConfigError(
+            f"{flag} {model}: its {part} is a {shown}, which is not loaded; known are "
+            f"{', '.join(known) if len(known) < 8 else 'the schedulers of diffusers'}"
+            if known
+            else f"{flag} {model}: has a {part[:50]} ({shown}), which is not loaded"
+        )
+    return name
+
+
+def _check_part(folder: Path, part: str, name: str, flag: str, model: str) -> None:
+    """A part's own files: no references to code, and weights that are not pickled."""
+    if not folder.is_dir():
+        raise ConfigError(f"{flag} {model}: is not a whole pipeline; it has no {part}")
+    for path in sorted(folder.glob("*.json")):
+        if not path.name.endswith(("config.json",)):
+            continue
+        settings = read_json(path, flag, model)
+        if "auto_map" in settings:
+            raise ConfigError(f"{flag} {model}: {part}/{path.name} asks for code of its own, which is not loaded")
+        kind = settings.get("_class_name", name)
+        if kind != name and not (part == "scheduler" and kind in KNOWN_CLASSES[part]):
+            raise ConfigError(f"{flag} {model}: its {part} is a {str(kind)[:100]}; a {name} is needed")
+    if part in WITH_WEIGHTS and not list(folder.glob("*.safetensors")):
+        pickled = any(path.suffix in PICKLES for path in folder.iterdir())
+        hint = "; its weights are pickled, which is not loaded: save them as safetensors" if pickled else ""
+        raise ConfigError(f"{flag} {model}: is not a whole pipeline; {part} has no weights as safetensors{hint}")
