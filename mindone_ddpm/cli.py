@@ -3,79 +3,69 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mindone_ddpm import __version__
 from mindone_ddpm.common.errors import ConfigError, UserError
+from mindone_ddpm.config.fields import Settings
 from mindone_ddpm.config.groups import DEVICES
-from mindone_ddpm.config.parse import add_arguments, from_arguments, to_yaml
-from mindone_ddpm.evaluation.config import EvaluateConfig, check_evaluation
-from mindone_ddpm.jobs.base import check
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig, check_training
-from mindone_ddpm.output.config import PushConfig, check_push
-from mindone_ddpm.runtime.launch import add_launch_arguments, launch, record_outcome
+from mindone_ddpm.config.parse import Parser, add_arguments, from_arguments, to_yaml
+from mindone_ddpm.evaluation.config import EvaluateConfig
+from mindone_ddpm.jobs.base import JOBS
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.output.config import PushConfig
 from mindone_ddpm.runtime.signals import interrupt_watch
-from mindone_ddpm.runtime.start import is_main_by_environment
-from mindone_ddpm.sampling.config import (
-    InpaintConfig,
-    InterpolateConfig,
-    SampleConfig,
-    check_inpainting,
-    check_interpolation,
-    check_sampling,
-)
+from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig, SampleConfig
+
+DEFAULT_JOB = "train"  # of a preview, and of a custom script that ranks run
 
 
-def make_parser(program: str = "mindone-ddpm") -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=program, description="Train diffusion models with MindSpore and sample from them."
+@dataclass(frozen=True)
+class Command:
+    """A command that is no job: its line in the list, its flags, and what it does."""
+
+    help: str
+    add: Callable[[argparse.ArgumentParser, Sequence[str]], None]  # the words of the command line tell some what to add
+    run: Callable[[argparse.Namespace], int]
+    config: type[Settings] | None = None
+    shared: bool = False  # several ranks can run it together
+
+
+# --- parsing -------------------------------------------------------------------------------------------------------
+
+
+def make_parser(program: str = "mindone-ddpm", words: Sequence[str] | None = None) -> Parser:
+    """The parser of the command line.
+
+    Args:
+        words: to parse; only their command has flags then, which is faster. None: every command has.
+    """
+    chosen = None if words is None else next((word for word in words if not word.startswith("-")), "")
+    parser = Parser(
+        prog=program,
+        usage=f"{program} COMMAND [options]",
+        description="Train diffusion models with MindSpore and sample from them.",
     )
     parser.add_argument("--version", action="version", version=f"mindone-ddpm {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    train = commands.add_parser("train", help="train a UNet on images", allow_abbrev=False)
-    add_training_arguments(train)
-    add_dry_run(train)
-    text = commands.add_parser(
-        "train_text_to_image", help="fine-tune Stable Diffusion on captioned images", allow_abbrev=False
-    )
-    add_training_arguments(text, TextToImageConfig)
-    add_dry_run(text)
-    preview = commands.add_parser("preview", help="show the images as the model will see them", allow_abbrev=False)
-    add_arguments(preview, TrainingConfig)
-    preview.add_argument(
-        "--output", metavar="FILE", default="preview.png", help="picture to write (default: preview.png)"
-    )
-    preview.add_argument("--num_images", metavar="INT", type=int, default=16, help="how many images (default: 16)")
-    launch = commands.add_parser("launch", help="run a command on several ranks with msrun", allow_abbrev=False)
-    add_launch_arguments(launch)
-    sample = commands.add_parser("sample", help="sample pictures from a saved pipeline", allow_abbrev=False)
-    add_arguments(sample, SampleConfig)
-    inpaint = commands.add_parser("inpaint", help="fill in a part of a picture (RePaint)", allow_abbrev=False)
-    add_arguments(inpaint, InpaintConfig)
-    evaluate = commands.add_parser("evaluate", help="measure a model: FID, KID, precision, recall", allow_abbrev=False)
-    add_arguments(evaluate, EvaluateConfig)
-    convert = commands.add_parser(
-        "convert_inception", help="turn pytorch-fid's file of weights into safetensors", allow_abbrev=False
-    )
-    convert.add_argument("source", metavar="FILE.pth")
-    convert.add_argument("target", metavar="FILE.safetensors")
-    push = commands.add_parser("push", help="upload a pipeline to the Hugging Face Hub", allow_abbrev=False)
-    add_arguments(push, PushConfig)
-    report = commands.add_parser("report", help="write one page about a run", allow_abbrev=False)
-    report.add_argument("run", metavar="RUN_DIR", help="the --output_dir of a training")
-    report.add_argument("--output", metavar="FILE", help="page to write (default: report.html in RUN_DIR)")
-    doctor = commands.add_parser("doctor", help="what this machine has, and whether it works", allow_abbrev=False)
-    doctor.add_argument("--device", default="auto", choices=DEVICES, help="where to train (default: auto)")
-    doctor.add_argument("--no-runs", dest="runs", action="store_false", help="look only, train nothing")
-    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
-    interpolate = commands.add_parser("interpolate", help="go from one picture to another", allow_abbrev=False)
-    add_arguments(interpolate, InterpolateConfig)
+    for name in JOBS:
+        try:
+            spec = JOBS[name]
+        except ConfigError as error:  # a broken job of another package: told when it is asked for
+            commands.add_parser(name, help=str(error), allow_abbrev=False)
+            continue
+        sub = commands.add_parser(name, help=spec.help, allow_abbrev=False, usage=f"{program} {name} [options]")
+        if chosen in (None, name):
+            add_training_arguments(sub, spec.config)
+            sub.add_argument("--dry_run", action="store_true", help="print the configuration and the plan and stop")
+    for name, entry in COMMANDS.items():
+        sub = commands.add_parser(name, help=entry.help, allow_abbrev=False, usage=f"{program} {name} [options]")
+        if chosen in (None, name):
+            entry.add(sub, words or ())
     return parser
 
 
@@ -84,31 +74,32 @@ def add_training_arguments(parser: argparse.ArgumentParser, config_class: type =
     parser.add_argument("--print_config", action="store_true", help="print the resolved configuration as YAML and stop")
 
 
-def add_dry_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--dry_run", action="store_true", help="print the configuration and the plan and stop")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    return run(lambda: dispatch(make_parser().parse_args(arguments)))
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Parse a command line; wrong use ends the program with status 2."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = make_parser(words=words)
+    sub = next(action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    return parser.parse_all(words, lambda parsed: sub.choices[parsed.command])
 
 
 def parse_training_arguments(
     arguments: Sequence[str] | None = None,
     defaults: dict[str, Any] | None = None,
-    config_class: type = TrainingConfig,
+    config_class: type[Settings] = TrainingConfig,
 ) -> Any:
-    """The configuration from a command line, for a script of one's own. Wrong use ends the program with status 2.
+    """The configuration from a command line, for a custom script. Wrong use ends the program with status 2.
 
     Args:
-        defaults: in place of the class's own, such as ``config.PUBLISHED_SCRIPT_DEFAULTS``.
-        config_class: TrainingConfig or TextToImageConfig.
+        defaults: in place of the class's own, such as ``PUBLISHED_SCRIPT_DEFAULTS``.
+        config_class: the configuration of a job.
     """
-    parser = argparse.ArgumentParser(description="Train a diffusion model with MindSpore.", allow_abbrev=False)
+    parser = Parser(description="Train a diffusion model with MindSpore.", allow_abbrev=False)
+    parser.usage = f"{parser.prog} [options]"
     add_training_arguments(parser, config_class)
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_all(arguments, lambda _: parser)
     try:
         config = from_arguments(config_class, parsed, defaults)
-        check(config)
+        config.check()
     except ConfigError as error:
         parser.exit(2, "".join(f"error: {problem}\n" for problem in error.problems))
     if parsed.print_config:
@@ -117,8 +108,19 @@ def parse_training_arguments(
     return config
 
 
-def run(action) -> int:
-    """Run an action and turn the problems it reports into lines and an exit status."""
+# --- running -------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run(lambda: dispatch(parse(arguments)))
+
+
+def run(action: Callable[[], int]) -> int:
+    """Run an action and turn the errors it reports into lines and an exit status."""
+    import gc
+
+    from mindone_ddpm.runtime.outcome import record_outcome
+
     interrupt_watch.start()
     status = _status_of(action)
     gc.collect()  # MindSpore's cells complain when they outlive its modules at the interpreter's exit
@@ -126,13 +128,13 @@ def run(action) -> int:
     return status
 
 
-def _status_of(action) -> int:
+def _status_of(action: Callable[[], int]) -> int:
     try:
         return action()
-    except UserError as problem:
-        for line in str(problem).splitlines():
-            print(problem.prefix + line, file=sys.stderr)
-        return problem.exit_status
+    except UserError as error:
+        for line in str(error).splitlines():
+            print(error.prefix + line, file=sys.stderr)
+        return error.exit_status
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -145,105 +147,164 @@ def _status_of(action) -> int:
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
-    commands = {
-        "train": run_train,
-        "train_text_to_image": run_train,
-        "preview": run_preview,
-        "sample": run_sample,
-        "inpaint": run_inpaint,
-        "interpolate": run_interpolate,
-        "evaluate": run_evaluate,
-        "convert_inception": run_convert_inception,
-        "push": run_push,
-        "doctor": run_doctor,
-        "report": run_report,
-        "launch": launch,
-    }
-    return commands[arguments.command](arguments)
+    entry = COMMANDS.get(arguments.command)
+    return run_job(arguments) if entry is None else entry.run(arguments)
 
 
-def run_train(arguments: argparse.Namespace) -> int:
-    text = arguments.command == "train_text_to_image"
-    config = from_arguments(TextToImageConfig if text else TrainingConfig, arguments)
-    check(config)
+def configured(arguments: argparse.Namespace, config_class: type[Settings]) -> Any:
+    """The checked configuration. Raises ConfigError."""
+    config = from_arguments(config_class, arguments)
+    config.check()
+    return config
+
+
+def is_main() -> bool:
+    from mindone_ddpm.runtime.start import is_main_by_environment
+
+    return is_main_by_environment()
+
+
+def run_job(arguments: argparse.Namespace) -> int:
+    config = configured(arguments, JOBS[arguments.command].config)
     if arguments.print_config or arguments.dry_run:
         print(to_yaml(config), end="")
     if arguments.print_config and not arguments.dry_run:
         return 0
-    from mindone_ddpm.training.loop import train
+    from mindone_ddpm.training.loop import train_loop
     from mindone_ddpm.training.setup import prepare
 
+    training = prepare(config)
     if arguments.dry_run:
-        for name, value in prepare(config).describe().items():
+        for name, value in training.describe().items():
             print(f"# {name}: {value}")
         return 0
-    output_dir = train(config).output_dir
-    if is_main_by_environment():
-        product = "pipeline is" if getattr(config, "rank", None) is None else "adapters are"
-        print(f"trained; the {product} in {output_dir}")
+    result = train_loop(training)
+    if is_main():
+        noun = training.job.product.noun
+        print(f"trained; the {noun} {'are' if noun.endswith('s') else 'is'} in {result.output_dir}")
     return 0
+
+
+# --- the commands that are no jobs ---------------------------------------------------------------------------------
+
+
+def add_preview(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("--job", metavar="NAME", default=DEFAULT_JOB, help=f"whose data (default: {DEFAULT_JOB})")
+    parser.add_argument("--output", metavar="FILE", default="preview.png", help="image to write (default: preview.png)")
+    parser.add_argument("--num_images", metavar="INT", type=int, default=16, help="how many images (default: 16)")
+    job = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    job.add_argument("--job", default=DEFAULT_JOB)
+    add_arguments(parser, _config_of_job(job.parse_known_args(list(words))[0].job))
+
+
+def _config_of_job(name: str) -> type:
+    if name not in list(JOBS):
+        raise ConfigError(f"--job {name}: must be one of {', '.join(JOBS)}")
+    return JOBS[name].config
 
 
 def run_preview(arguments: argparse.Namespace) -> int:
     from mindone_ddpm.jobs.preview import write_preview
 
-    config = from_arguments(TrainingConfig, arguments)
-    check_training(config)
+    config = configured(arguments, _config_of_job(arguments.job))
     write_preview(config, Path(arguments.output), arguments.num_images)
     print(f"{arguments.output}: above as stored, below as the model sees them")
     return 0
 
 
 def run_sample(arguments: argparse.Namespace) -> int:
-    config = from_arguments(SampleConfig, arguments)
-    check_sampling(config)
+    config = configured(arguments, SampleConfig)
     from mindone_ddpm.models.foreign import pipeline_kind
     from mindone_ddpm.sampling.generate import sample_to_folder
     from mindone_ddpm.sampling.prompts import prompts_to_folder
 
     kind = pipeline_kind(config.model)
     grid = (prompts_to_folder if "StableDiffusion" in kind else sample_to_folder)(config)
-    print(f"{config.num_images} pictures in {config.output_dir}, all in one: {grid}")
+    print(f"{config.num_images} images in {config.output_dir}, all in one: {grid}")
     return 0
 
 
 def run_inpaint(arguments: argparse.Namespace) -> int:
-    config = from_arguments(InpaintConfig, arguments)
-    check_inpainting(config)
+    config = configured(arguments, InpaintConfig)
     from mindone_ddpm.sampling.editing import inpaint
 
     grid = inpaint(config)
-    print(f"completed pictures in {config.output_dir}, beside what they were given: {grid}")
+    print(f"completed images in {config.output_dir}, next to what they were given: {grid}")
     return 0
 
 
 def run_interpolate(arguments: argparse.Namespace) -> int:
-    config = from_arguments(InterpolateConfig, arguments)
-    check_interpolation(config)
+    config = configured(arguments, InterpolateConfig)
     from mindone_ddpm.sampling.editing import interpolate
 
     grid = interpolate(config)
-    print(f"{config.num_images} pictures in {config.output_dir}, all in one: {grid}")
+    print(f"{config.num_images} images in {config.output_dir}, all in one: {grid}")
     return 0
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    config = from_arguments(EvaluateConfig, arguments)
-    check_evaluation(config)
+    config = configured(arguments, EvaluateConfig)
     from mindone_ddpm.evaluation.evaluate import METRICS_FILE, evaluate, show
 
     found = evaluate(config)
-    if is_main_by_environment():
+    if is_main():
         print(show(found))
         print(f"with all that led to them: {Path(config.output_dir) / METRICS_FILE}")
     return 0
 
 
+def add_convert(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("source", metavar="FILE.pth")
+    parser.add_argument("target", metavar="FILE.safetensors")
+
+
+def run_convert(arguments: argparse.Namespace) -> int:
+    from mindone_ddpm.evaluation.convert import convert_inception
+
+    convert_inception(Path(arguments.source), Path(arguments.target))
+    print(f"weights in {arguments.target}; use them with --inception_weights {arguments.target}")
+    return 0
+
+
+def run_push(arguments: argparse.Namespace) -> int:
+    config = configured(arguments, PushConfig)
+    from mindone_ddpm.output.hub import push
+
+    push(config)
+    return 0
+
+
+def add_report(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("run", metavar="RUN_DIR", help="the --output_dir of a training")
+    parser.add_argument("--output", metavar="FILE", help="page to write (default: report.html in RUN_DIR)")
+
+
 def run_report(arguments: argparse.Namespace) -> int:
     from mindone_ddpm.output.report import write_report
 
-    print(write_report(Path(arguments.run), None if arguments.output is None else Path(arguments.output)))
+    output = None if arguments.output is None else Path(arguments.output)
+    print(write_report(Path(arguments.run), output, preview_of_run))
     return 0
+
+
+def preview_of_run(settings: dict[str, Any], path: Path) -> None:
+    """Draw the data of a run, from the settings that it recorded. Raises whatever keeps it from being drawn."""
+    import dataclasses
+
+    from mindone_ddpm.jobs.preview import write_preview
+
+    for name in JOBS:
+        config_class = JOBS[name].config
+        if settings.keys() <= {item.name for item in dataclasses.fields(config_class)}:
+            write_preview(config_class(**settings), path, 8)
+            return
+    raise ConfigError("no job has these settings")
+
+
+def add_doctor(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("--device", default="auto", choices=DEVICES, help="where to train (default: auto)")
+    parser.add_argument("--no-runs", dest="runs", action="store_false", help="look only, train nothing")
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
@@ -252,18 +313,61 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     return diagnose(arguments.device, arguments.runs, arguments.json)
 
 
-def run_push(arguments: argparse.Namespace) -> int:
-    config = from_arguments(PushConfig, arguments)
-    check_push(config)
-    from mindone_ddpm.output.hub import push
+def add_launch(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    from mindone_ddpm.runtime.launch import add_launch_arguments
 
-    push(config)
-    return 0
+    parser.usage = f"{parser.prog} -n RANKS [options] COMMAND ..."
+    add_launch_arguments(parser)
 
 
-def run_convert_inception(arguments: argparse.Namespace) -> int:
-    from mindone_ddpm.evaluation.convert import convert_inception
+def run_launch(arguments: argparse.Namespace) -> int:
+    from mindone_ddpm.runtime import launch
 
-    convert_inception(Path(arguments.source), Path(arguments.target))
-    print(f"weights in {arguments.target}; use them with --inception_weights {arguments.target}")
-    return 0
+    launch.check(arguments, [*JOBS, *(name for name, entry in COMMANDS.items() if entry.shared)])
+    return launch.launch(arguments, output_dir_of(arguments.job))
+
+
+def output_dir_of(job: Sequence[str]) -> Path:
+    """Where a job will write, from its flags and its YAML file. Raises ConfigError where those are wrong."""
+    entry = COMMANDS.get(job[0])
+    # A custom script takes the flags of training on images.
+    config_class = entry.config if entry is not None else JOBS[job[0] if job[0] in list(JOBS) else DEFAULT_JOB].config
+    assert config_class is not None
+    parser = Parser(add_help=False, allow_abbrev=False)
+    add_arguments(parser, config_class)
+    known, _ = parser.parse_known_args(list(job[1:]))
+    return Path(from_arguments(config_class, known).output_dir)
+
+
+def _of_config(config_class: type[Settings]) -> Callable[[argparse.ArgumentParser, Sequence[str]], None]:
+    return lambda parser, words: add_arguments(parser, config_class)
+
+
+def config_of(command: str) -> type[Settings] | None:
+    """The configuration that a command takes; None where it takes none."""
+    if command == "preview":
+        return JOBS[DEFAULT_JOB].config
+    entry = COMMANDS.get(command)
+    return JOBS[command].config if entry is None else entry.config
+
+
+COMMANDS: dict[str, Command] = {
+    "preview": Command("show the images as the model will see them", add_preview, run_preview),
+    "launch": Command("run a command on several ranks with msrun", add_launch, run_launch),
+    "sample": Command("sample images from a saved pipeline", _of_config(SampleConfig), run_sample, SampleConfig),
+    "inpaint": Command("fill in a part of an image (RePaint)", _of_config(InpaintConfig), run_inpaint, InpaintConfig),
+    "interpolate": Command(
+        "images between two images", _of_config(InterpolateConfig), run_interpolate, InterpolateConfig
+    ),
+    "evaluate": Command(
+        "measure a model: FID, KID, precision, recall",
+        _of_config(EvaluateConfig),
+        run_evaluate,
+        EvaluateConfig,
+        shared=True,
+    ),
+    "convert_inception": Command("turn pytorch-fid's file of weights into safetensors", add_convert, run_convert),
+    "push": Command("upload a pipeline to the Hugging Face Hub", _of_config(PushConfig), run_push, PushConfig),
+    "report": Command("write one page about a run", add_report, run_report),
+    "doctor": Command("what this machine has, and whether it works", add_doctor, run_doctor),
+}

@@ -34,12 +34,20 @@ def flag_names(action: argparse.Action) -> str:
     return ", ".join([*(f"`{name}`" for name in names[:-1]), f"`{names[-1]}{value}`"])
 
 
-def rows(parser: argparse.ArgumentParser) -> list[str]:
-    lines = ["| flag | meaning |", "|---|---|"]
-    for action in parser._actions:
-        if not isinstance(action, argparse._HelpAction):
+def tables(parser: argparse.ArgumentParser) -> list[str]:
+    """A table for each group of flags, under its heading."""
+    lines = []
+    for group in parser._action_groups:
+        actions = [action for action in group._group_actions if not isinstance(action, argparse._HelpAction)]
+        if not actions:
+            continue
+        if group.title not in ("options", "positional arguments"):
+            lines += [f"### {group.title[:1].upper()}{group.title[1:]}", ""]
+        lines += ["| flag | meaning |", "|---|---|"]
+        for action in actions:
             cells = (flag_names(action), (action.help or "").replace("%%", "%"))
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("")
     return lines
 
 
@@ -51,7 +59,7 @@ def reference() -> str:
     for entry in commands._choices_actions:
         parser = commands.choices[entry.dest]
         summary = entry.help or ""
-        lines = [f"## {entry.dest}", "", f"{summary[:1].upper()}{summary[1:]}.", "", *rows(parser), ""]
+        lines = [f"## {entry.dest}", "", f"{summary[:1].upper()}{summary[1:]}.", "", *tables(parser)]
         parts.append("\n".join(lines))
     return "\n".join(parts)
 

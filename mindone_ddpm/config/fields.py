@@ -1,7 +1,6 @@
-"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
+"""What one setting says of itself, and what every configuration can do.
 
-Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
-names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
+Never imports MindSpore or NumPy: ``--help`` answers at once.
 """
 
 from __future__ import annotations
@@ -10,8 +9,12 @@ import dataclasses
 import types
 import typing
 from collections.abc import Sequence
-from dataclasses import field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from mindone_ddpm.common.errors import ConfigError
+
+RESUME_KINDS = ("locked", "report", "free")
 
 
 def setting(
@@ -22,23 +25,86 @@ def setting(
     choices: Sequence[str] = (),
     several: bool = False,
     secret: bool = False,
+    private: bool = False,
+    resume: str = "free",
+    outside_graph: bool = False,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A dataclass field with what the command line and the validation need to know.
+    """A dataclass field, with all that the rest of the program must know of it.
 
-    ``low`` and ``high`` are the smallest and the largest value allowed, ``above`` a value that must be exceeded.
-    ``several``: more than one of the choices may be given, with commas between them. ``secret``: never written down.
+    Args:
+        aliases: other names of the flag.
+        choices: the values allowed; with ``several``, more than one may be given, with commas between them.
+        secret: never written anywhere.
+        private: a place on this machine or an account: not written into a model card.
+        resume: ``locked``: a resumed run must have the value that it had; ``report``: a change is shown; ``free``.
+        outside_graph: leaves no trace in the compiled step.
+        low, high: the smallest and the largest value allowed; ``above``: a value that must be exceeded.
     """
+    assert resume in RESUME_KINDS
     metadata = {"help": help, "aliases": tuple(aliases), "choices": tuple(choices), "several": several}
-    return field(default=default, metadata={**metadata, "secret": secret, "low": low, "high": high, "above": above})
+    metadata |= {"secret": secret, "private": private, "resume": resume, "outside_graph": outside_graph}
+    return field(default=default, metadata={**metadata, "low": low, "high": high, "above": above})
+
+
+@dataclass
+class Settings:
+    """Base of every group of settings and of every configuration.
+
+    A class may define ``own_problems``: one line for each thing that is wrong with the settings that it declares.
+    """
+
+    heading: ClassVar[str] = "options"  # above the group's flags in the help
+
+    def problems(self) -> list[str]:
+        """Everything that is wrong with the settings, as far as that can be known without data and MindSpore."""
+        found = check_fields(self)
+        for cls in reversed(type(self).__mro__):
+            if "own_problems" in vars(cls):
+                found += vars(cls)["own_problems"](self)
+        return found
+
+    def check(self) -> None:
+        """Raises ConfigError with all problems at once."""
+        problems = self.problems()
+        if problems:
+            raise ConfigError(*problems)
+
+
+def settings_by_resume(config_class: type, kind: str) -> tuple[str, ...]:
+    """The names of the settings whose change on resume is ``locked``, in a ``report``, or ``free``."""
+    return tuple(item.name for item in fields_of(config_class) if item.metadata["resume"] == kind)
+
+
+def settings_outside_graph(config_class: type) -> frozenset[str]:
+    """The names of the settings that leave no trace in the compiled step."""
+    return frozenset(item.name for item in fields_of(config_class) if item.metadata["outside_graph"])
+
+
+def private_settings(config_class: type) -> frozenset[str]:
+    """The names of the settings that say where a run is or whose it is."""
+    return frozenset(item.name for item in fields_of(config_class) if item.metadata["private"])
+
+
+def fields_of(config_class: type) -> Sequence[dataclasses.Field]:
+    return dataclasses.fields(config_class)
+
+
+def heading_of(config_class: type, name: str) -> str:
+    """The heading of the group that first declares a setting."""
+    for cls in reversed(config_class.__mro__):
+        if name in vars(cls).get("__annotations__", {}) and "heading" in vars(cls):
+            return vars(cls)["heading"]
+    return Settings.heading
 
 
 def value_types(config_class: type) -> dict[str, tuple[type, bool]]:
     """For each field of a configuration: its plain type, and whether it may be None."""
     result = {}
-    for name, annotation in typing.get_type_hints(config_class).items():
+    hints = typing.get_type_hints(config_class)
+    for name, annotation in ((item.name, hints[item.name]) for item in fields_of(config_class)):
         if isinstance(annotation, types.UnionType):
             plain = next(option for option in typing.get_args(annotation) if option is not type(None))
             result[name] = (plain, True)
@@ -77,77 +143,3 @@ def check_fields(config: Any) -> list[str]:
         elif above is not None and value <= above:
             problems.append(f"--{item.name} {value}: must be above {above}")
     return problems
-
-
-LOCKED = frozenset(
-    [
-        "image_size",
-        "resize_mode",
-        "center_crop",
-        "random_flip",
-        "image_interpolation_mode",
-        "random_vertical_flip",
-        "streaming",
-        "streaming_buffer_size",
-        "dataloader_drop_last",
-        "loss_type",
-        "huber_c",
-        "snr_gamma",
-        "noise_offset",
-        "input_perturbation",
-        "gradient_accumulation_steps",
-        "optimizer",
-        "mixed_precision",
-        "use_ema",
-        "seed",
-        "channels",
-        "preserve_input_precision",
-        "ddpm_num_steps",
-        "ddpm_beta_schedule",
-        "rescale_betas_zero_snr",
-        "prediction_type",
-        "loss_weighting",
-        "class_conditional",
-        "label_dropout",
-        "validation_split",
-        "caption_dropout",
-        "cache_latents",
-        "rank",
-        "lora_alpha",
-        "lora_target_modules",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "adam_weight_decay",
-        "max_grad_norm",
-        "ema_inv_gamma",
-        "ema_power",
-        "ema_max_decay",
-        "ema_decay",
-    ]
-)
-REPORT = frozenset(
-    [
-        "train_batch_size",
-        "num_epochs",
-        "max_train_steps",
-        "learning_rate",
-        "scale_lr",
-        "lr_scheduler",
-        "lr_warmup_steps",
-        "lr_num_cycles",
-        "lr_power",
-        "lr_step_rules",
-        "loss_scaling",
-        "loss_scale",
-    ]
-)
-
-
-def settings_by_resume(config_class, kind):
-    kinds = {"locked": LOCKED, "report": REPORT}[kind]
-    return tuple(item.name for item in dataclasses.fields(config_class) if item.name in kinds)
-
-
-def settings_outside_graph(config_class):
-    return {"output_dir", "overwrite_output_dir", "resume_from_checkpoint"}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from mindone_ddpm.config.fields import check_fields, setting
+from mindone_ddpm.config.fields import Settings, setting
 
 BUILT_IN_DATASETS = ("digits",)
 
@@ -62,8 +63,10 @@ MODES = ("graph", "pynative")
 
 
 @dataclass
-class DataConfig:
+class DataConfig(Settings):
     """Which images, and how they are prepared."""
+
+    heading: ClassVar[str] = "data"
 
     dataset_name: str | None = setting(
         None, "'digits' (built in), a data set's name on the Hugging Face Hub, or a folder written by save_to_disk"
@@ -77,21 +80,36 @@ class DataConfig:
     max_train_samples: int | None = setting(
         None, "use only so many images, the first; with streaming, how many an epoch has", low=1
     )
-    streaming: bool = setting(False, "read the data set as a stream, for one that is larger than the disk")
-    streaming_buffer_size: int = setting(1000, "images among which a stream is shuffled; 1: its own order", low=1)
-    cache_dir: str | None = setting(None, "where Hugging Face data sets are cached")
-    image_size: int = setting(128, "side of the square images in pixels", aliases=["resolution"], low=2)
+    streaming: bool = setting(
+        False, "read the data set as a stream, for one that is larger than the disk", resume="locked"
+    )
+    streaming_buffer_size: int = setting(
+        1000, "images among which a stream is shuffled; 1: its own order", low=1, resume="locked"
+    )
+    cache_dir: str | None = setting(None, "where Hugging Face data sets are cached", private=True)
+    image_size: int = setting(
+        128, "side of the square images in pixels", aliases=["resolution"], low=2, resume="locked"
+    )
     resize_mode: str = setting(
-        "squash", "squash: to a square, as in the tutorial; crop: shorter side, then crop", choices=["squash", "crop"]
+        "squash",
+        "squash: to a square, as in the tutorial; crop: shorter side, then crop",
+        choices=["squash", "crop"],
+        resume="locked",
     )
     image_interpolation_mode: str = setting(
-        "bilinear", "how images are resized; all but nearest are antialiased", choices=INTERPOLATIONS
+        "bilinear", "how images are resized; all but nearest are antialiased", choices=INTERPOLATIONS, resume="locked"
     )
-    center_crop: bool = setting(False, "with resize_mode crop (which this implies): crop in the middle, not at random")
-    random_flip: bool | None = setting(None, "flip half the images left to right; on, but for the built-in digits")
-    random_vertical_flip: bool = setting(False, "flip half the images upside down")
+    center_crop: bool = setting(
+        False, "with resize_mode crop (which this implies): crop in the middle, not at random", resume="locked"
+    )
+    random_flip: bool | None = setting(
+        None, "flip half the images left to right; on, but for the built-in digits", resume="locked"
+    )
+    random_vertical_flip: bool = setting(False, "flip half the images upside down", resume="locked")
     dataloader_drop_last: bool = setting(
-        False, "end an epoch before a batch that is not full; a short one makes a noisy update, where data are few"
+        False,
+        "end an epoch before a batch that is not full; a short one makes a noisy update, where data are few",
+        resume="locked",
     )
     dataloader_num_workers: int = setting(
         0, "processes that decode images, at most one a core; 0: a thread, enough where the images fit in memory", low=0
@@ -100,72 +118,132 @@ class DataConfig:
         1024, "keep the resized images in memory if they take at most this many MiB; 0: never", low=0
     )
 
+    def own_problems(self) -> list[str]:
+        problems = []
+        if self.dataset_name is None and self.train_data_dir is None:
+            problems.append(
+                "--dataset_name or --train_data_dir: give one of them ('--dataset_name digits' is built in)"
+            )
+        if self.dataset_name is not None and self.train_data_dir is not None:
+            problems.append("--dataset_name and --train_data_dir: give only one of them")
+        if self.streaming and self.dataloader_num_workers > 1:
+            problems.append(
+                "--streaming and --dataloader_num_workers: a stream is read by one process; leave the latter"
+            )
+        return problems
+
 
 @dataclass
-class LossConfig:
+class LossConfig(Settings):
     """The training loss."""
 
-    loss_type: str = setting("mse", "distance between prediction and target", choices=LOSS_TYPES)
-    huber_c: float = setting(0.1, "with loss_type huber: below this it is quadratic, above linear", above=0)
-    snr_gamma: float | None = setting(None, "weigh timesteps by Min-SNR with this gamma; 5 is recommended", above=0)
-    noise_offset: float = setting(0.0, "add noise of this scale that is the same over a channel; 0.1 helps", low=0)
+    heading: ClassVar[str] = "loss"
+
+    loss_type: str = setting("mse", "distance between prediction and target", choices=LOSS_TYPES, resume="locked")
+    huber_c: float = setting(
+        0.1, "with loss_type huber: below this it is quadratic, above linear", above=0, resume="locked"
+    )
+    snr_gamma: float | None = setting(
+        None, "weigh timesteps by Min-SNR with this gamma; 5 is recommended", above=0, resume="locked"
+    )
+    noise_offset: float = setting(
+        0.0, "add noise of this scale that is the same over a channel; 0.1 helps", low=0, resume="locked"
+    )
     input_perturbation: float = setting(
-        0.0, "add noise of this scale to the input's noise, but not to the target; 0.1 is recommended", low=0
+        0.0,
+        "add noise of this scale to the input's noise, but not to the target; 0.1 is recommended",
+        low=0,
+        resume="locked",
     )
 
 
 @dataclass
-class LoopConfig:
+class LoopConfig(Settings):
     """How long a run is, and the size of its updates."""
 
-    train_batch_size: int = setting(16, "images per device and micro-batch", low=1)
-    num_epochs: int = setting(50, "passes over the data", aliases=["num_train_epochs"], low=1)
-    max_train_steps: int | None = setting(None, "optimiser steps; decides over num_epochs when given", low=1)
-    gradient_accumulation_steps: int = setting(1, "micro-batches per optimiser step", low=1)
-    seed: int = setting(0, "decides initial weights, data order, flips, noise and samples", low=0, high=2**32 - 1)
+    heading: ClassVar[str] = "length and batches"
+
+    train_batch_size: int = setting(16, "images per device and micro-batch", low=1, resume="report")
+    num_epochs: int = setting(50, "passes over the data", aliases=["num_train_epochs"], low=1, resume="report")
+    max_train_steps: int | None = setting(
+        None, "optimiser steps; decides over num_epochs when given", low=1, resume="report"
+    )
+    gradient_accumulation_steps: int = setting(1, "micro-batches per optimiser step", low=1, resume="locked")
+    seed: int = setting(
+        0, "decides initial weights, data order, flips, noise and samples", low=0, high=2**32 - 1, resume="locked"
+    )
 
 
 @dataclass
-class OptimizerConfig:
+class OptimizerConfig(Settings):
     """The optimizer and its learning-rate schedule."""
 
-    learning_rate: float = setting(1e-4, "peak learning rate", above=0)
-    scale_lr: bool = setting(False, "multiply the learning rate by ranks x batch x accumulation")
-    lr_scheduler: str = setting("cosine", "schedule, by optimiser step", choices=LR_SCHEDULERS)
-    lr_warmup_steps: int = setting(500, "steps in which the learning rate rises from 0", low=0)
+    heading: ClassVar[str] = "optimizer"
+
+    learning_rate: float = setting(1e-4, "peak learning rate", above=0, resume="report")
+    scale_lr: bool = setting(False, "multiply the learning rate by ranks x batch x accumulation", resume="report")
+    lr_scheduler: str = setting("cosine", "schedule, by optimiser step", choices=LR_SCHEDULERS, resume="report")
+    lr_warmup_steps: int = setting(500, "steps in which the learning rate rises from 0", low=0, resume="report")
     lr_num_cycles: float | None = setting(
-        None, "cosine: waves, 0.5 by default; cosine_with_restarts: restarts, 1 by default", above=0
+        None, "cosine: waves, 0.5 by default; cosine_with_restarts: restarts, 1 by default", above=0, resume="report"
     )
-    lr_power: float = setting(1.0, "power of the polynomial schedule", above=0)
+    lr_power: float = setting(1.0, "power of the polynomial schedule", above=0, resume="report")
     lr_step_rules: str | None = setting(
-        None, "piecewise_constant: factor:until_step pairs and a last factor, such as 1:1000,0.1:2000,0.01"
+        None,
+        "piecewise_constant: factor:until_step pairs and a last factor, such as 1:1000,0.1:2000,0.01",
+        resume="report",
     )
     optimizer: str = setting(
         "adamw",
         "adamw: with bias correction; adamw_no_correction: the tutorial's AdamWeightDecay; sgd: with momentum "
         "adam_beta1; lion; adafactor",
         choices=OPTIMIZERS,
+        resume="locked",
     )
-    adam_beta1: float = setting(0.95, "decay of the first moment", low=0)
-    adam_beta2: float = setting(0.999, "decay of the second moment", low=0)
-    adam_weight_decay: float = setting(1e-6, "decoupled weight decay", low=0)
-    adam_epsilon: float = setting(1e-8, "added to the denominator", above=0)
-    max_grad_norm: float = setting(1.0, "clip the global gradient norm to this; 0: do not clip", low=0)
+    adam_beta1: float = setting(0.95, "decay of the first moment", low=0, resume="locked")
+    adam_beta2: float = setting(0.999, "decay of the second moment", low=0, resume="locked")
+    adam_weight_decay: float = setting(1e-6, "decoupled weight decay", low=0, resume="locked")
+    adam_epsilon: float = setting(1e-8, "added to the denominator", above=0, resume="locked")
+    max_grad_norm: float = setting(1.0, "clip the global gradient norm to this; 0: do not clip", low=0, resume="locked")
+
+    def own_problems(self) -> list[str]:
+        problems = []
+        if self.adam_beta1 >= 1 or self.adam_beta2 >= 1:
+            problems.append("--adam_beta1 and --adam_beta2: must be below 1")
+        if (self.lr_scheduler == "piecewise_constant") != (self.lr_step_rules is not None):
+            problems.append("--lr_scheduler piecewise_constant and --lr_step_rules: belong together")
+        elif self.lr_step_rules is not None:
+            try:
+                parse_step_rules(self.lr_step_rules)
+            except ValueError:
+                problems.append(
+                    f"--lr_step_rules {self.lr_step_rules}: must be factor:until_step pairs with rising steps, and a "
+                    "last factor, such as 1:1000,0.1:2000,0.01"
+                )
+        return problems
 
 
 @dataclass
-class PrecisionConfig:
+class PrecisionConfig(Settings):
     """Compute precision, loss scaling and memory."""
+
+    heading: ClassVar[str] = "precision and memory"
 
     mixed_precision: str = setting(
         "auto",
         "compute precision; auto: fp16 on Ascend and GPU, no (float32) on CPU",
         choices=["auto", "no", "fp16", "bf16"],
+        resume="locked",
     )
     loss_scaling: str = setting(
-        "static", "dynamic halves the scale at an overflow and doubles it now and then", choices=["static", "dynamic"]
+        "static",
+        "dynamic halves the scale at an overflow and doubles it now and then",
+        choices=["static", "dynamic"],
+        resume="report",
     )
-    loss_scale: float | None = setting(None, "the loss scale, or the first one; 65536 with fp16, else 1", above=0)
+    loss_scale: float | None = setting(
+        None, "the loss scale, or the first one; 65536 with fp16, else 1", above=0, resume="report"
+    )
     max_consecutive_skips: int = setting(50, "updates skipped in a row, for overflow, before the run gives up", low=1)
     gradient_checkpointing: bool = setting(False, "save memory by computing activations again going backward")
     enable_xformers_memory_efficient_attention: bool = setting(
@@ -174,42 +252,70 @@ class PrecisionConfig:
 
 
 @dataclass
-class EMAConfig:
+class EMAConfig(Settings):
     """The moving average of the weights."""
 
-    use_ema: bool = setting(False, "keep a moving average of the weights; samples and the pipeline are made with it")
-    ema_inv_gamma: float = setting(1.0, "the decay after step n is 1 - (1 + (n-1)/inv_gamma)^-power", above=0)
-    ema_power: float = setting(0.75, "see ema_inv_gamma", above=0)
-    ema_max_decay: float = setting(0.9999, "the decay's upper bound", low=0)
-    ema_decay: float | None = setting(None, "a fixed decay instead", low=0)
+    heading: ClassVar[str] = "moving average of the weights"
+
+    use_ema: bool = setting(
+        False, "keep a moving average of the weights; samples and the pipeline are made with it", resume="locked"
+    )
+    ema_inv_gamma: float = setting(
+        1.0, "the decay after step n is 1 - (1 + (n-1)/inv_gamma)^-power", above=0, resume="locked"
+    )
+    ema_power: float = setting(0.75, "see ema_inv_gamma", above=0, resume="locked")
+    ema_max_decay: float = setting(0.9999, "the decay's upper bound", low=0, resume="locked")
+    ema_decay: float | None = setting(None, "a fixed decay instead", low=0, resume="locked")
+
+    def own_problems(self) -> list[str]:
+        if max(self.ema_max_decay, self.ema_decay or 0.0) > 1:
+            return ["--ema_max_decay and --ema_decay: must be at most 1"]
+        return []
 
 
 @dataclass
-class OutputConfig:
+class OutputConfig(Settings):
     """What a run writes, and when."""
 
-    output_dir: str = setting("model", "folder for the pipeline, samples and logs")
-    overwrite_output_dir: bool = setting(False, "allow an output_dir that already holds a run")
+    heading: ClassVar[str] = "output"
+
+    output_dir: str = setting("model", "folder for the pipeline, samples and logs", private=True, outside_graph=True)
+    overwrite_output_dir: bool = setting(
+        False, "allow an output_dir that already holds a run", private=True, outside_graph=True
+    )
     save_image_epochs: int = setting(
         10, "epochs between grids of samples; 0: never", aliases=["save_images_epochs"], low=0
     )
     save_model_epochs: int = setting(30, "epochs between saved pipelines (and one at the end)", low=0)
     save_dtype: str = setting("float32", "type of the saved pipeline's weights", choices=["float32", "fp16", "bf16"])
-    logging_dir: str = setting("logs", "folder for the trackers, inside output_dir")
+    logging_dir: str = setting("logs", "folder for the trackers, inside output_dir", private=True)
     logging_steps: int = setting(10, "steps between fetches of the loss from the device", low=1)
     report_to: str = setting(
         "tensorboard", "trackers, with commas between", aliases=["logger"], choices=TRACKERS, several=True
     )
 
+    def own_problems(self) -> list[str]:
+        problems = []
+        if Path(self.logging_dir).is_absolute() or {".", ".."} & set(Path(self.logging_dir).parts or ["."]):
+            problems.append(f"--logging_dir {self.logging_dir}: must be a folder's name inside --output_dir")
+        if "none" in self.report_to.split(",") and self.report_to != "none":
+            problems.append(f"--report_to {self.report_to}: none stands alone")
+        return problems
+
 
 @dataclass
-class CheckpointConfig:
+class CheckpointConfig(Settings):
     """Checkpoints, and resuming from them."""
+
+    heading: ClassVar[str] = "checkpoints"
 
     checkpointing_steps: int = setting(500, "optimiser steps between checkpoints; 0: none", low=0)
     checkpoints_total_limit: int | None = setting(2, "keep this many checkpoints, the newest; none: all", low=1)
     resume_from_checkpoint: str | None = setting(
-        None, "latest; a checkpoint's folder; or auto: the latest if there is one, else start"
+        None,
+        "latest; a checkpoint's folder; or auto: the latest if there is one, else start",
+        private=True,
+        outside_graph=True,
     )
     accept_changes: bool = setting(False, "resume although settings that decide the result have changed")
     on_checkpoint_error: str = setting(
@@ -218,24 +324,30 @@ class CheckpointConfig:
 
 
 @dataclass
-class HubConfig:
+class HubConfig(Settings):
     """The Hugging Face Hub."""
 
-    push_to_hub: bool = setting(False, "upload the pipeline to the Hugging Face Hub whenever it is saved")
+    heading: ClassVar[str] = "Hugging Face Hub"
+
+    push_to_hub: bool = setting(False, "upload the pipeline to the Hugging Face Hub whenever it is saved", private=True)
     hub_model_id: str | None = setting(
-        None, "its repository there; by default output_dir's name, of the logged-in user"
+        None, "its repository there; by default output_dir's name, of the logged-in user", private=True
     )
-    hub_private_repo: bool = setting(False, "make that repository a private one")
+    hub_private_repo: bool = setting(False, "make that repository a private one", private=True)
     hub_token: str | None = setting(None, "token for the Hub; better given by HF_TOKEN or a login", secret=True)
     hub_license: str | None = setting(None, "licence named in the model card, such as apache-2.0")
 
 
 @dataclass
-class MachineConfig:
+class MachineConfig(Settings):
     """The device, and the ranks."""
 
-    distributed: bool = setting(False, "accepted for old command lines: a launch by msrun is noticed by itself")
-    local_rank: int | None = setting(None, "accepted for old command lines, like distributed")
+    heading: ClassVar[str] = "device and ranks"
+
+    distributed: bool = setting(
+        False, "accepted for old command lines: a launch by msrun is noticed by itself", private=True
+    )
+    local_rank: int | None = setting(None, "accepted for old command lines, like distributed", private=True)
     step_timeout_s: float = setting(
         1800.0, "with several ranks: one that takes longer for a step ends the job", above=0
     )
@@ -279,36 +391,6 @@ def near_multiples(size: int, divisor: int) -> str:
     return f"{below} or {below + divisor}" if below else str(divisor)
 
 
-def check_engine(config: EngineConfig) -> list[str]:
-    """Problems in what every kind of training has."""
-    problems = check_fields(config)
-    if config.dataset_name is None and config.train_data_dir is None:
-        problems.append("--dataset_name or --train_data_dir: give one of them ('--dataset_name digits' is built in)")
-    if config.dataset_name is not None and config.train_data_dir is not None:
-        problems.append("--dataset_name and --train_data_dir: give only one of them")
-    if config.streaming and config.dataloader_num_workers > 1:
-        problems.append("--streaming and --dataloader_num_workers: a stream is read by one process; leave the latter")
-    if Path(config.logging_dir).is_absolute() or {".", ".."} & set(Path(config.logging_dir).parts or ["."]):
-        problems.append(f"--logging_dir {config.logging_dir}: must be a folder's name inside --output_dir")
-    if config.adam_beta1 >= 1 or config.adam_beta2 >= 1:
-        problems.append("--adam_beta1 and --adam_beta2: must be below 1")
-    if max(config.ema_max_decay, config.ema_decay or 0.0) > 1:
-        problems.append("--ema_max_decay and --ema_decay: must be at most 1")
-    if (config.lr_scheduler == "piecewise_constant") != (config.lr_step_rules is not None):
-        problems.append("--lr_scheduler piecewise_constant and --lr_step_rules: belong together")
-    elif config.lr_step_rules is not None:
-        try:
-            parse_step_rules(config.lr_step_rules)
-        except ValueError:
-            problems.append(
-                f"--lr_step_rules {config.lr_step_rules}: must be factor:until_step pairs with rising steps, and a "
-                "last factor, such as 1:1000,0.1:2000,0.01"
-            )
-    if "none" in config.report_to.split(",") and config.report_to != "none":
-        problems.append(f"--report_to {config.report_to}: none stands alone")
-    return problems
-
-
 def parse_step_rules(text: str) -> tuple[list[tuple[float, int]], float]:
     """``factor:until_step`` pairs and the factor after the last of them. Raises ValueError."""
     *pairs, last = text.split(",")
@@ -320,9 +402,20 @@ def parse_step_rules(text: str) -> tuple[list[tuple[float, int]], float]:
 
 
 @dataclass
-class LabelConfig:
+class LabelConfig(Settings):
     """Training with classes."""
 
-    class_conditional: bool = setting(False, "learn the classes too, so that samples of a class can be asked for")
+    heading: ClassVar[str] = "classes"
+
+    class_conditional: bool = setting(
+        False, "learn the classes too, so that samples of a class can be asked for", resume="locked"
+    )
     label_column: str | None = setting(None, "column that holds the classes; found by its type when not given")
-    label_dropout: float = setting(0.1, "share of labels left out, which guidance at sampling needs", low=0, high=1)
+    label_dropout: float = setting(
+        0.1, "share of labels left out, which guidance at sampling needs", low=0, high=1, resume="locked"
+    )
+
+    def own_problems(self) -> list[str]:
+        if self.label_column is not None and not self.class_conditional:
+            return ["--label_column: has a meaning with --class_conditional only"]
+        return []

@@ -1,30 +1,65 @@
-"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
-
-Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
-names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
-"""
+"""From a command line and a YAML file to a configuration, and back."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from mindone_ddpm.common.errors import ConfigError, first_line
-from mindone_ddpm.config.fields import as_dict, is_list, value_types
+from mindone_ddpm.config.fields import as_dict, heading_of, is_list, value_types
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and which name was meant; exit status 2."""
+
+    def error(self, message: str) -> NoReturn:
+        found = re.match(r"argument \S+: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if found:
+            names = re.findall(r"[\w-]+", found[2])
+            message = f"{found[1]}: unknown command{did_you_mean(found[1], names)}"
+        self.exit(2, f"error: {message}\n")
+
+    def parse_all(self, arguments: Sequence[str] | None, parser_of: Callable[[Any], argparse.ArgumentParser]) -> Any:
+        """Parse; an unknown flag names the nearest one of the command's own parser."""
+        parsed, rest = self.parse_known_args(arguments)
+        unknown = [word for word in rest if word.startswith("-")] or rest
+        if unknown:
+            known = [name for name in parser_of(parsed)._option_string_actions if name.startswith("--")]
+            lines = []
+            for word in unknown:
+                flag = word.split("=")[0]
+                lines.append(f"error: {flag}: unknown option{did_you_mean(flag, known)}\n")
+            self.exit(2, "".join(lines))
+        return parsed
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``; did you mean X?`` with the nearest known names, or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, list(known), n=2)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def add_arguments(parser: argparse.ArgumentParser, config_class: type) -> None:
-    """One flag for each field, with its aliases. A flag that is not given leaves no trace in the result."""
+    """One flag for each field, with its aliases, under the heading of its group.
+
+    A flag that is not given leaves no trace in the result.
+    """
     plain_types = value_types(config_class)
     parser.add_argument(
         "--config", metavar="FILE", default=None, help="YAML file with any of these settings; flags win"
     )
+    groups: dict[str, Any] = {}
     for item in dataclasses.fields(config_class):
+        heading = heading_of(config_class, item.name)
+        group = groups.get(heading) or groups.setdefault(heading, parser.add_argument_group(heading))
         plain, _ = plain_types[item.name]
         names = [f"--{name}" for name in (item.name, *item.metadata["aliases"])]
         text = item.metadata["help"].replace("%", "%%")
@@ -32,12 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser, config_class: type) -> None:
             text += f" (default: {item.default})"
         options: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": text}
         if plain is bool:
-            parser.add_argument(*names, action=argparse.BooleanOptionalAction, **options)
+            group.add_argument(*names, action=argparse.BooleanOptionalAction, **options)
         else:
             if is_list(plain):
                 options["nargs"] = "+"
             metavar = "|".join(item.metadata["choices"]) or ("TEXT" if is_list(plain) else plain.__name__.upper())
-            parser.add_argument(*names, metavar=metavar, **options)
+            group.add_argument(*names, metavar=metavar, **options)
 
 
 def from_arguments(config_class: type, arguments: argparse.Namespace, defaults: dict[str, Any] | None = None) -> Any:
@@ -83,10 +118,7 @@ def read_yaml(path: str, config_class: type, problems: list[str]) -> dict[str, A
         if key in names:
             values[names[key]] = value
         else:
-            close = difflib.get_close_matches(str(key), names, n=1)
-            problems.append(
-                f"--config {path}: unknown setting '{key}'" + (f"; did you mean '{close[0]}'?" if close else "")
-            )
+            problems.append(f"--config {path}: unknown setting '{key}'{did_you_mean(str(key), names)}")
     return values
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.config.fields import check_fields, setting
+from mindone_ddpm.config.fields import Settings, setting
 from mindone_ddpm.config.groups import HIGHER_IS_BETTER, INTERPOLATIONS, METRICS, SAMPLERS
 from mindone_ddpm.sampling.config import SamplingBase
 
 
 @dataclass
-class EvaluationConfig:
+class EvaluationConfig(Settings):
     """Metrics measured during training."""
+
+    heading: ClassVar[str] = "metrics during training"
 
     eval_metrics: str | None = setting(
         None, "figures of quality on the way, with commas between", choices=METRICS, several=True
@@ -38,22 +40,50 @@ class EvaluationConfig:
         None, "keep the pipeline with the best of this figure in best/", choices=list(HIGHER_IS_BETTER)
     )
 
+    def own_problems(self) -> list[str]:
+        problems = []
+        wanted = [] if self.eval_metrics is None else self.eval_metrics.split(",")
+        if wanted and self.eval_features == "inception" and self.inception_weights is None:
+            problems.append("--eval_metrics: give --inception_weights (see docs/metrics.md), or --eval_features digits")
+        needed = "precision_recall" if self.save_best in ("precision", "recall") else self.save_best
+        if needed is not None and needed not in wanted:
+            problems.append(f"--save_best {self.save_best}: needs --eval_metrics {needed}")
+        if self.eval_metrics_steps and not wanted:
+            problems.append("--eval_metrics_steps: has a meaning with --eval_metrics only")
+        return problems
+
 
 @dataclass
-class ValidationConfig:
+class ValidationConfig(Settings):
     """The loss on held-out images, measured during training."""
 
+    heading: ClassVar[str] = "loss on held-out images"
+
     validation_split: float = setting(
-        0.0, "share of the images that is not trained on, and whose loss is measured instead", low=0, high=0.9
+        0.0,
+        "share of the images that is not trained on, and whose loss is measured instead",
+        low=0,
+        high=0.9,
+        resume="locked",
     )
     validation_data_dir: str | None = setting(None, "folder of images whose loss is measured instead")
     validation_loss_steps: int = setting(0, "measure it every so many steps, and at the end; 0: at the end only", low=0)
     validation_num_images: int = setting(100, "measure it on at most so many images", low=1)
 
+    def own_problems(self) -> list[str]:
+        problems = []
+        if self.validation_split and self.validation_data_dir is not None:
+            problems.append("--validation_split and --validation_data_dir: give only one of them")
+        if self.validation_loss_steps and not self.validation_split and self.validation_data_dir is None:
+            problems.append("--validation_loss_steps: needs --validation_split or --validation_data_dir")
+        return problems
+
 
 @dataclass
 class EvaluateConfig(SamplingBase):
     """How good a model's pictures are, measured against real ones."""
+
+    heading: ClassVar[str] = "evaluation"
 
     model: str = setting("", "folder of a saved pipeline, or its name on the Hub; or give --fake")
     output_dir: str = setting("evaluation", "folder for metrics.json; interrupted, the same command goes on from there")
@@ -94,36 +124,35 @@ class EvaluateConfig(SamplingBase):
     keep_features: bool = setting(False, "write the features of the pictures to features.npz too")
     force: bool = setting(False, "give a FID of too few pictures all the same")
 
-
-def check_evaluation(config: EvaluateConfig) -> None:
-    """Raises ConfigError with one line for each problem."""
-    problems = check_fields(config)
-    if bool(config.model) == (config.fake is not None):
-        problems.append("--model or --fake: give one of them: a model, or a folder of pictures")
-    sources = ("dataset_name", "train_data_dir", "real", "real_statistics")
-    given = [f"--{name}" for name in sources if getattr(config, name) is not None]
-    needs_real = set(config.metrics.split(",")) != {"inception_score"}
-    if len(given) > 1:
-        problems.append(f"{' and '.join(given)}: give only one of them")
-    if not given and needs_real:
-        problems.append("--dataset_name, --train_data_dir, --real or --real_statistics: give the real pictures")
-    for name in ("real", "fake"):
-        folder = getattr(config, name)
-        if folder is not None and not Path(folder).is_dir():
-            problems.append(f"--{name} {folder}: no such folder")
-    for name in ("dataset_name", "train_data_dir"):
-        if getattr(config, name) is not None and not config.model:
-            problems.append(f"--{name}: goes with --model, which says how large pictures are; with --fake give --real")
-    if config.features == "inception" and config.inception_weights is None:
-        problems.append(
-            "--inception_weights: give the Inception-v3 of the FID literature as safetensors (docs/metrics.md says how "
-            "to have it), or use --features digits"
-        )
-    if config.eta is not None and config.scheduler != "ddim":
-        problems.append("--eta: is a setting of --scheduler ddim")
-    problems += check_used(config)
-    if problems:
-        raise ConfigError(*problems)
+    def own_problems(self) -> list[str]:
+        problems = []
+        if bool(self.model) == (self.fake is not None):
+            problems.append("--model or --fake: give one of them: a model, or a folder of pictures")
+        sources = ("dataset_name", "train_data_dir", "real", "real_statistics")
+        given = [f"--{name}" for name in sources if getattr(self, name) is not None]
+        needs_real = set(self.metrics.split(",")) != {"inception_score"}
+        if len(given) > 1:
+            problems.append(f"{' and '.join(given)}: give only one of them")
+        if not given and needs_real:
+            problems.append("--dataset_name, --train_data_dir, --real or --real_statistics: give the real pictures")
+        for name in ("real", "fake"):
+            folder = getattr(self, name)
+            if folder is not None and not Path(folder).is_dir():
+                problems.append(f"--{name} {folder}: no such folder")
+        for name in ("dataset_name", "train_data_dir"):
+            if getattr(self, name) is not None and not self.model:
+                problems.append(
+                    f"--{name}: goes with --model, which says how large pictures are; with --fake give --real"
+                )
+        if self.features == "inception" and self.inception_weights is None:
+            problems.append(
+                "--inception_weights: give the Inception-v3 of the FID literature as safetensors (docs/metrics.md), "
+                "or use --features digits"
+            )
+        if self.eta is not None and self.scheduler != "ddim":
+            problems.append("--eta: is a setting of --scheduler ddim")
+        problems += check_used(self)
+        return problems
 
 
 def check_used(config: EvaluateConfig) -> list[str]:

@@ -17,7 +17,7 @@ from mindone_ddpm.common.libraries import versions
 from mindone_ddpm.config.groups import DataConfig
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.evaluation import metrics
-from mindone_ddpm.evaluation.config import EvaluateConfig, check_evaluation
+from mindone_ddpm.evaluation.config import EvaluateConfig
 from mindone_ddpm.evaluation.feature_networks import make_features
 from mindone_ddpm.evaluation.features import FeatureNetwork
 from mindone_ddpm.evaluation.metrics import Statistics, load_statistics, save_statistics
@@ -91,7 +91,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, float]:
     Raises:
         ConfigError, DataError, MetricError, DeviceError: what will not do, before the long part where possible.
     """
-    check_evaluation(config)
+    config.check()
     output_dir = Path(config.output_dir)
     check_writable(output_dir)
     runtime = start(config.device, config.mode, config.seed)

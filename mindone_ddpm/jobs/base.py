@@ -1,20 +1,19 @@
-"""The jobs: what each is called, and what the engine asks of one."""
+"""The jobs: what each is called, and what the engine asks of one. Free of MindSpore until a job is loaded."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mindone_ddpm.config.groups import EngineConfig
-from mindone_ddpm.evaluation.config import EvaluateConfig
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig, check_text_to_image
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig, check_training
-from mindone_ddpm.output.config import PushConfig
-from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig, SampleConfig
+from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     import numpy as np
     from mindspore import Parameter, Tensor
     from mindspore.nn import Cell
@@ -25,14 +24,24 @@ if TYPE_CHECKING:
     from mindone_ddpm.output.product import Product
     from mindone_ddpm.runtime.start import Runtime
 
+ENTRY_POINT_GROUP = "mindone_ddpm.jobs"
+
 
 class JobSpec(NamedTuple):
+    """A job as the command line knows it.
+
+    Attributes:
+        config: its configuration, a dataclass that inherits EngineConfig.
+        target: the class that implements :class:`Job`, as ``module:Class``; imported when a run begins.
+        help: one line for the list of commands.
+    """
+
     config: type
     target: str
     help: str
 
 
-JOBS = {
+BUILT_IN: dict[str, JobSpec] = {
     "train": JobSpec(TrainingConfig, "mindone_ddpm.jobs.unconditional.job:UnconditionalJob", "train a UNet on images"),
     "train_text_to_image": JobSpec(
         TextToImageConfig,
@@ -42,30 +51,64 @@ JOBS = {
 }
 
 
-def load_job(name: str) -> Any:
+class Jobs(Mapping[str, JobSpec]):
+    """All jobs by the names of their commands: the built-in ones, and those of other packages.
+
+    Another package adds a job by an entry point of the group ``mindone_ddpm.jobs``: its name is the command, its value
+    a :class:`JobSpec`. Built-in names win.
+    """
+
+    def _entry_points(self) -> dict[str, EntryPoint]:
+        from importlib.metadata import entry_points
+
+        return {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name not in BUILT_IN}
+
+    def __iter__(self) -> Iterator[str]:
+        yield from BUILT_IN
+        yield from sorted(self._entry_points())
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __getitem__(self, name: str) -> JobSpec:
+        """Raises ConfigError where the job of another package cannot be loaded."""
+        if name in BUILT_IN:
+            return BUILT_IN[name]
+        entry = self._entry_points().get(name)
+        if entry is None:
+            raise KeyError(name)
+        try:
+            return JobSpec(*entry.load())
+        except Exception as error:  # whatever the other package raises
+            raise ConfigError(f"{name}: the job of {entry.value} cannot be loaded ({first_line(error)})") from error
+
+
+JOBS: Mapping[str, JobSpec] = Jobs()
+
+
+def load_job(name: str) -> type[Job]:
+    """The class of a job. Imports MindSpore."""
     module, _, attribute = JOBS[name].target.partition(":")
     return getattr(importlib.import_module(module), attribute)
 
 
-# What each command takes; those that are not here take no configuration.
-CONFIG_OF_COMMAND: dict[str, Any] = {
-    "train": TrainingConfig,
-    "train_text_to_image": TextToImageConfig,
-    "preview": TrainingConfig,
-    "sample": SampleConfig,
-    "inpaint": InpaintConfig,
-    "interpolate": InterpolateConfig,
-    "evaluate": EvaluateConfig,
-    "push": PushConfig,
-}
+def job_name(config: Any) -> str:
+    """The name of the job that trains a configuration.
+
+    Raises:
+        ConfigError: no job does.
+    """
+    for name in JOBS:
+        try:
+            if JOBS[name].config is type(config):
+                return name
+        except ConfigError:  # a broken job of another package is somebody else's
+            continue
+    raise ConfigError(f"no job trains a {type(config).__name__}")
 
 
-def check(config: EngineConfig) -> None:
-    """Check a training configuration of any kind. Raises ConfigError."""
-    if isinstance(config, TrainingConfig):
-        check_training(config)
-    elif isinstance(config, TextToImageConfig):
-        check_text_to_image(config)
+def job_class(config: Any) -> type[Job]:
+    return load_job(job_name(config))
 
 
 class Job(Protocol):
@@ -135,9 +178,3 @@ class Job(Protocol):
 
     def evaluators(self) -> list[Evaluator]:
         """What is measured every so many steps and at the end."""
-
-
-def job_class(config: Any) -> type[Job]:
-    """The job that trains a configuration."""
-    name = next(name for name, spec in JOBS.items() if spec.config is type(config))
-    return load_job(name)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from mindone_ddpm.config.fields import setting
+from mindone_ddpm.config.fields import Settings, setting
 from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(Settings):
     """The UNet."""
 
-    channels: int = setting(3, "1 grey, 3 RGB, 4 RGBA", low=1)
+    heading: ClassVar[str] = "model"
+
+    channels: int = setting(3, "1 grey, 3 RGB, 4 RGBA", low=1, resume="locked")
     preset: str | None = setting(
         None,
         "size of the UNet; by default the one that fits the image size",

@@ -27,7 +27,7 @@ SCHEDULER_CLASSES = (
     *("EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"),
     *("FlowMatchHeunDiscreteScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
     *("KDPM2DiscreteScheduler", "LCMScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "RePaintScheduler"),
-    *("TCDScheduler", "UniPCMultistepScheduler"),
+    "UniPCMultistepScheduler",
 )
 # For each part of a pipeline, the classes that are loaded, and where each is imported from.
 KNOWN_CLASSES: dict[str, dict[str, str]] = {

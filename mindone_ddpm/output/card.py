@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 import mindone_ddpm
 from mindone_ddpm.common.files import atomic_path, write_text
-from mindone_ddpm.config.fields import as_dict
+from mindone_ddpm.config.fields import as_dict, private_settings
 from mindone_ddpm.config.groups import EngineConfig, looks_like_hub_name
 from mindone_ddpm.output.checkpoint import grids_in
 from mindone_ddpm.output.metrics_log import latest_mean, read_curves
@@ -28,13 +28,6 @@ MARK = "<!-- written by mindone_ddpm; without this line the file is left alone -
 
 # Where a card's instructions name the repository that it lies in.
 REPOSITORY = re.compile(r'^(repository = ").*(")$|^(mindone-ddpm sample --model ).*?((?: --\w+ \S.*)?)$', re.MULTILINE)
-
-
-# Where a run is stored and whom it belongs to is private.
-LEFT_OUT = (
-    *("output_dir", "cache_dir", "hub_model_id", "hub_private_repo", "push_to_hub", "overwrite_output_dir"),
-    *("resume_from_checkpoint", "logging_dir", "distributed", "local_rank"),
-)
 
 
 def write_card(
@@ -82,10 +75,10 @@ def is_of_the_hub(name: str | None) -> bool:
 
 def command_line(config: EngineConfig, product: Product) -> str:
     """The command that gives this configuration, without places, names of accounts, and defaults."""
-    defaults = as_dict(type(config)())
+    defaults, private = as_dict(type(config)()), private_settings(type(config))
     words = ["mindone-ddpm", product.command]
     for name, value in as_dict(config).items():
-        if value == defaults[name] or value is None or name in LEFT_OUT:
+        if value == defaults[name] or value is None or name in private:
             continue
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")

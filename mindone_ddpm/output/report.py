@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import html
 import io
 import json
 import tempfile
+from collections.abc import Callable
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,13 @@ from PIL import Image
 import mindone_ddpm
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import write_text
-from mindone_ddpm.jobs.preview import write_preview
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.output.checkpoint import BEST, RUN_CONFIG, STATE_RECORD, checkpoints_in, grids_in
 from mindone_ddpm.output.metrics_log import Curves, latest_mean, read_curves
 from mindone_ddpm.sampling.grids import TRAJECTORY_STRIP
 
+# Draws the data that recorded settings name into a file.
+Preview = Callable[[dict[str, Any], Path], None]
 REPORT = "report.html"
 
 
@@ -45,7 +44,7 @@ TITLES = {
 }
 
 
-def write_report(run: Path, output: Path | None = None) -> Path:
+def write_report(run: Path, output: Path | None = None, preview: Preview | None = None) -> Path:
     """Write the page of a run's folder; where it is.
 
     Raises:
@@ -59,7 +58,7 @@ def write_report(run: Path, output: Path | None = None) -> Path:
         raise ConfigError(f"{run}: holds no run; give the --output_dir of a training")
     target = output or run / REPORT
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, page(run, settings, curves))
+    write_text(target, page(run, settings, curves, preview))
     return target
 
 
@@ -73,7 +72,7 @@ def read_settings(run: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
-def page(run: Path, settings: dict[str, Any], curves: Curves) -> str:
+def page(run: Path, settings: dict[str, Any], curves: Curves, preview: Preview | None) -> str:
     title = html.escape(run.resolve().name)
     strip = run / TRAJECTORY_STRIP
     sections = [
@@ -82,7 +81,7 @@ def page(run: Path, settings: dict[str, Any], curves: Curves) -> str:
         section("From noise to pictures, at the last of these", picture(strip)) if strip.is_file() else "",
         section("Curves", "".join(figure(name, points) for name, points in ordered(curves)) or "<p>None kept.</p>"),
         section("Loss by timestep", by_timestep(curves)),
-        section("Data: above as stored, below as the model sees it", data_preview(settings)),
+        section("Data: above as stored, below as the model sees it", data_preview(settings, preview)),
         section("Settings", table({name: as_text(value) for name, value in settings.items() if value is not None})),
         section("Versions", table(versions(run))),
     ]
@@ -158,19 +157,14 @@ def picture(path: Path, **attributes: str) -> str:
     return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"{more}>'
 
 
-def data_preview(settings: dict[str, Any]) -> str:
-    """The first pictures of the data, where it is still at hand."""
-    kinds = [
-        kind
-        for kind in (TrainingConfig, TextToImageConfig)
-        if settings.keys() <= {item.name for item in dataclasses.fields(kind)}
-    ]
-    if not settings or not kinds:
+def data_preview(settings: dict[str, Any], preview: Preview | None) -> str:
+    """The first images of the data, where it is still there."""
+    if not settings or preview is None:
         return ""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "preview.png"
         try:
-            write_preview(kinds[0](**settings), path, 8)
+            preview(settings, path)
         except Exception:  # moved, offline, changed: the page does without
             return ""
         return picture(path)

@@ -22,21 +22,12 @@ import psutil
 
 import mindone_ddpm
 from mindone_ddpm.common.errors import ConfigError, first_line
-from mindone_ddpm.config.parse import add_arguments, from_arguments
-from mindone_ddpm.jobs.base import CONFIG_OF_COMMAND
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.runtime.outcome import OUTCOMES
 from mindone_ddpm.runtime.signals import interrupt_watch
 from mindone_ddpm.runtime.start import max_local_ranks
 
 PACKAGE = Path(mindone_ddpm.__file__).parent
 DEFAULT_PORT = 8118
-
-
-SHARED_COMMANDS = ("train", "train_text_to_image", "evaluate")  # what several ranks can share
-
-
-# Names a folder in which each rank writes with what status its work has ended.
-OUTCOMES = "MINDONE_DDPM_OUTCOMES"
 
 
 # What MindSpore's C++ side logs of its connections whatever its log level.
@@ -69,15 +60,6 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def output_dir_of(job: Sequence[str]) -> Path:
-    """Where a job will write, from its flags and its YAML file. Raises ConfigError where those are wrong."""
-    config_class = CONFIG_OF_COMMAND.get(job[0], TrainingConfig)  # a script of one's own trains on images
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    add_arguments(parser, config_class)
-    known, _ = parser.parse_known_args(job[1:])
-    return Path(from_arguments(config_class, known).output_dir)
-
-
 def without_token(job: Sequence[str]) -> tuple[list[str], str | None]:
     """A command without ``--hub_token``, and that token: msrun writes the command into its log."""
     rest, token = [], None
@@ -108,32 +90,36 @@ def find_free_port() -> int:
             return port
 
 
-def check(arguments: argparse.Namespace) -> None:
-    """Raises ConfigError with all that is wrong."""
+def check(arguments: argparse.Namespace, shared: Sequence[str]) -> None:
+    """Raises ConfigError with all that is wrong. ``shared``: the commands that several ranks can run together."""
     problems = []
-    local = arguments.local_workers or arguments.workers
-    if not 1 <= local <= arguments.workers:
+    local = arguments.workers if arguments.local_workers is None else arguments.local_workers
+    if arguments.workers < 1:
+        problems.append(f"-n {arguments.workers}: must be at least 1")
+    elif not 1 <= local <= arguments.workers:
         problems.append(f"--local_workers {local}: must be from 1 to -n ({arguments.workers})")
     if not arguments.job:
         problems.append("give the command to run after the options, for example: train --dataset_name digits")
-    elif not arguments.job[0].endswith(".py") and arguments.job[0] not in SHARED_COMMANDS:
-        problems.append(
-            f"{arguments.job[0]}: ranks can share {', '.join(SHARED_COMMANDS)}, or a script that ends in .py"
-        )
+    elif not arguments.job[0].endswith(".py") and arguments.job[0] not in shared:
+        problems.append(f"{arguments.job[0]}: ranks can share {', '.join(shared)}, or a script that ends in .py")
     most = max_local_ranks()
     if most is not None and local > most:
         problems.append(f"-n: {local} ranks on this machine, which has {most} NPUs; use --local_workers")
     if arguments.bind_core and most is None:
-        problems.append("--bind_core: no NPU on this machine; on a processor each rank has cores of its own already")
+        problems.append("--bind_core: no NPU on this machine; on a CPU each rank has cores of its own already")
     several_machines = local < arguments.workers
     if several_machines and arguments.master_addr in ("127.0.0.1", "localhost"):
         problems.append("--master_addr: with several machines, give the address of machine 0")
+    try:
+        socket.getaddrinfo(arguments.master_addr, None)
+    except (OSError, UnicodeError) as error:
+        problems.append(f"--master_addr {arguments.master_addr}: is no host that can be found ({first_line(error)})")
     if arguments.node_rank < 0:
         problems.append(f"--node_rank {arguments.node_rank}: must be at least 0")
     port = arguments.master_port or (DEFAULT_PORT if several_machines else None)
     if port is not None and not 1024 <= port <= 65535:
         problems.append(f"--master_port {port}: must be from 1024 to 65535")
-    elif port is not None and arguments.node_rank == 0:
+    elif port is not None and arguments.node_rank == 0 and not problems:
         try:
             if not port_is_free(arguments.master_addr, port):
                 problems.append(f"--master_port {port}: is in use; give another")
@@ -143,15 +129,14 @@ def check(arguments: argparse.Namespace) -> None:
         raise ConfigError(*problems)
 
 
-def launch(arguments: argparse.Namespace) -> int:
-    """Run the job to its end. Returns 0, or the status of the first rank that failed.
+def launch(arguments: argparse.Namespace, output_dir: Path) -> int:
+    """Run the job to its end, with logs in ``output_dir``. Returns 0, or the status of the first rank that failed.
 
-    Raises:
-        ConfigError: before anything is started.
+    Args:
+        arguments: as :func:`check` has found them good.
     """
-    check(arguments)
     local = arguments.local_workers or arguments.workers
-    log_dir = output_dir_of(arguments.job) / "logs" / "workers"
+    log_dir = output_dir / "logs" / "workers"
     log_dir.mkdir(parents=True, exist_ok=True)
     for old in log_dir.glob("*.log"):
         old.unlink()
@@ -188,22 +173,6 @@ def launch(arguments: argparse.Namespace) -> int:
         return Job(process, log_dir, outcomes, arguments.node_rank * local, local, arguments.stop_timeout_s).watch()
     finally:
         shutil.rmtree(outcomes, ignore_errors=True)
-
-
-def record_outcome(status: int) -> None:
-    """Called by a rank when its work has ended, before MindSpore takes the cluster down: that crashes now and then.
-
-    A rank that did well then waits for the others on its machine, because msrun kills all when one crashes.
-    """
-    if OUTCOMES not in os.environ or "RANK_ID" not in os.environ:
-        return
-    folder = Path(os.environ[OUTCOMES])
-    try:
-        (folder / os.environ["RANK_ID"]).write_text(str(status))
-        while status == 0 and len(list(folder.iterdir())) < int(os.environ[OUTCOMES + "_RANKS"]):
-            time.sleep(0.05)
-    except OSError:
-        pass  # the launcher is gone
 
 
 class Job:

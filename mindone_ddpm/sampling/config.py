@@ -7,15 +7,17 @@ names by which the published scripts know it, and what it may be; :func:`validat
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.config.fields import check_fields, setting
+from mindone_ddpm.config.fields import Settings, setting
 from mindone_ddpm.config.groups import DEVICES, MODES, SAMPLERS, TIMESTEP_SPACINGS
 
 
 @dataclass
-class SamplingBase:
+class SamplingBase(Settings):
     """What every kind of sampling from a saved pipeline has."""
+
+    heading: ClassVar[str] = "model and sampling"
 
     model: str = setting("", "folder of a saved pipeline, or its name on the Hub")
     output_dir: str = setting("samples", "folder for the pictures and the grid")
@@ -38,13 +40,25 @@ class SamplingBase:
 class PicturesBase(SamplingBase):
     """What every kind of sampling into a folder of pictures has."""
 
+    heading: ClassVar[str] = "image files"
+
     overwrite_output_dir: bool = setting(False, "write into an output_dir that already holds pictures")
     bit_depth: int = setting(8, "bits a channel in the PNG files, 8 or 16", low=8, high=16)
+
+    def own_problems(self) -> list[str]:
+        problems = []
+        if not self.model:
+            problems.append("--model: give the folder of a saved pipeline")
+        if self.bit_depth not in (8, 16):
+            problems.append(f"--bit_depth {self.bit_depth}: must be 8 or 16")
+        return problems
 
 
 @dataclass
 class SampleConfig(PicturesBase):
     """Sampling from a saved pipeline."""
+
+    heading: ClassVar[str] = "sampling"
 
     num_images: int = setting(16, "number of pictures", low=1)
     scheduler: str | None = setting(
@@ -65,10 +79,22 @@ class SampleConfig(PicturesBase):
     width: int | None = setting(None, "like height", low=8)
     lora: str | None = setting(None, "folder or file of LoRA adapters to put on the model")
 
+    def own_problems(self) -> list[str]:
+        problems = []
+        if self.eta is not None and self.scheduler != "ddim":
+            problems.append("--eta: is a setting of --scheduler ddim")
+        if self.clip_sample is not None and self.scheduler not in (None, "ddpm", "ddim"):
+            problems.append(f"--clip_sample: is a setting of ddpm and ddim; {self.scheduler} has none")
+        if self.prompt is not None and self.prompts_file is not None:
+            problems.append("--prompt and --prompts_file: give only one of them")
+        return problems
+
 
 @dataclass
 class InpaintConfig(PicturesBase):
     """Filling in a part of pictures by RePaint (Lugmayr et al. 2022)."""
+
+    heading: ClassVar[str] = "inpainting"
 
     output_dir: str = setting("inpainted", "folder for the pictures")
     image: str = setting("", "picture, or folder of pictures, to complete")
@@ -78,10 +104,19 @@ class InpaintConfig(PicturesBase):
     jump_length: int = setting(10, "steps of each jump back", low=1)
     jump_n_sample: int = setting(10, "times that each stretch is gone through", low=1)
 
+    def own_problems(self) -> list[str]:
+        problems = []
+        problems += [f"--{name}: give a picture" for name in ("image", "mask") if not getattr(self, name)]
+        if self.num_inference_steps is not None and self.jump_length >= self.num_inference_steps:
+            problems.append(f"--jump_length {self.jump_length}: must be below --num_inference_steps")
+        return problems
+
 
 @dataclass
 class InterpolateConfig(PicturesBase):
     """Pictures between two pictures (Ho et al. 2020, section 4.4)."""
+
+    heading: ClassVar[str] = "interpolation"
 
     output_dir: str = setting("interpolated", "folder for the pictures")
     image_a: str = setting("", "the first picture")
@@ -92,42 +127,7 @@ class InterpolateConfig(PicturesBase):
     )
     scheduler: str = setting("ddim", "sampler", choices=["ddpm", "ddim"])
 
-
-def check_sampling_base(config: PicturesBase) -> list[str]:
-    problems = check_fields(config)
-    if not config.model:
-        problems.append("--model: give the folder of a saved pipeline")
-    if config.bit_depth not in (8, 16):
-        problems.append(f"--bit_depth {config.bit_depth}: must be 8 or 16")
-    return problems
-
-
-def check_sampling(config: SampleConfig) -> None:
-    """Raises ConfigError with one line for each problem."""
-    problems = check_sampling_base(config)
-    if config.eta is not None and config.scheduler != "ddim":
-        problems.append("--eta: is a setting of --scheduler ddim")
-    if config.clip_sample is not None and config.scheduler not in (None, "ddpm", "ddim"):
-        problems.append(f"--clip_sample: is a setting of ddpm and ddim; {config.scheduler} has none")
-    if config.prompt is not None and config.prompts_file is not None:
-        problems.append("--prompt and --prompts_file: give only one of them")
-    if problems:
-        raise ConfigError(*problems)
-
-
-def check_inpainting(config: InpaintConfig) -> None:
-    """Raises ConfigError with one line for each problem."""
-    problems = check_sampling_base(config)
-    problems += [f"--{name}: give a picture" for name in ("image", "mask") if not getattr(config, name)]
-    if config.num_inference_steps is not None and config.jump_length >= config.num_inference_steps:
-        problems.append(f"--jump_length {config.jump_length}: must be below --num_inference_steps")
-    if problems:
-        raise ConfigError(*problems)
-
-
-def check_interpolation(config: InterpolateConfig) -> None:
-    """Raises ConfigError with one line for each problem."""
-    problems = check_sampling_base(config)
-    problems += [f"--{name}: give a picture" for name in ("image_a", "image_b") if not getattr(config, name)]
-    if problems:
-        raise ConfigError(*problems)
+    def own_problems(self) -> list[str]:
+        problems = []
+        problems += [f"--{name}: give a picture" for name in ("image_a", "image_b") if not getattr(self, name)]
+        return problems

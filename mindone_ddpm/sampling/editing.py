@@ -15,7 +15,7 @@ from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.data.images import IMAGE_ENDINGS, convert_channels, decode_image, resize
 from mindone_ddpm.data.randomness import batch_places
 from mindone_ddpm.models import schedulers
-from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig, check_inpainting, check_interpolation
+from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig
 from mindone_ddpm.sampling.generate import (
     choose_labels,
     class_guidance,
@@ -90,7 +90,7 @@ def inpaint(config: InpaintConfig) -> Path:
     Raises:
         ConfigError, DataError: the model, the pictures or the output folder will not do.
     """
-    check_inpainting(config)
+    config.check()
     output_dir, pipeline = open_model(config)
     unet = pipeline.unet
     if pipeline.scheduler.config.prediction_type != "epsilon":
@@ -160,7 +160,7 @@ def interpolate(config: InterpolateConfig) -> Path:
     Raises:
         ConfigError, DataError: the model, the pictures or the output folder will not do.
     """
-    check_interpolation(config)
+    config.check()
     output_dir, pipeline = open_model(config)
     unet = pipeline.unet
     scheduler = schedulers.make_sampler(config.scheduler, pipeline.scheduler)

@@ -24,7 +24,7 @@ from mindone_ddpm.data.randomness import IMAGE_STREAM, batch_places, random_stre
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import class_names
 from mindone_ddpm.runtime.start import start
-from mindone_ddpm.sampling.config import PicturesBase, SampleConfig, SamplingBase, check_sampling
+from mindone_ddpm.sampling.config import PicturesBase, SampleConfig, SamplingBase
 from mindone_ddpm.sampling.grids import Trajectory, to_values, write_pictures
 
 
@@ -226,7 +226,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
     Raises:
         ConfigError: the model or the output folder will not do; before anything is written.
     """
-    check_sampling(config)
+    config.check()
     for name in ("prompt", "prompts_file", "negative_prompt", "height", "width", "lora"):
         if getattr(config, name) is not None:
             raise ConfigError(f"--{name}: is for text-to-image models; {config.model} is an unconditional one")

@@ -14,7 +14,7 @@ from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.data.randomness import batch_places
 from mindone_ddpm.models import lora, pipelines, schedulers
 from mindone_ddpm.runtime.start import start
-from mindone_ddpm.sampling.config import SampleConfig, check_sampling
+from mindone_ddpm.sampling.config import SampleConfig
 from mindone_ddpm.sampling.generate import check_output_folder, evaluating, inference_steps, sample_rngs
 from mindone_ddpm.sampling.grids import write_pictures
 
@@ -96,7 +96,7 @@ def prompts_to_folder(config: SampleConfig) -> Path:
     Raises:
         ConfigError: the model, the settings or the output folder will not do; before anything is written.
     """
-    check_sampling(config)
+    config.check()
     output_dir = check_output_folder(config)
     prompts = read_prompts(config)
     for name, default in (("class_label", None), ("save_trajectory", "none"), ("clip_sample", None)):

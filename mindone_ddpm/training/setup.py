@@ -14,7 +14,7 @@ from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.loader import Plan
-from mindone_ddpm.jobs.base import Job, check, job_class
+from mindone_ddpm.jobs.base import Job, job_class
 from mindone_ddpm.output import checkpoint, hub
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime, is_main_by_environment, launched_by_msrun, start
@@ -35,7 +35,7 @@ def start_training(config: Config) -> tuple[Config, Runtime]:
     Raises:
         ConfigError, DeviceError: before anything is written.
     """
-    check(config)
+    config.check()
     if config.push_to_hub and is_main_by_environment():  # the only one that uploads
         hub.check_login(config.hub_token)
     if not launched_by_msrun():

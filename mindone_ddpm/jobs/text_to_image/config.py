@@ -8,28 +8,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import setting
-from mindone_ddpm.config.groups import LR_SCHEDULERS, EngineConfig, check_engine, looks_like_hub_name
+from mindone_ddpm.config.groups import LR_SCHEDULERS, EngineConfig, looks_like_hub_name
 
 
 @dataclass
 class TextToImageConfig(EngineConfig):
     """Fine-tuning Stable Diffusion's UNet on captioned images. Names and defaults follow the published scripts."""
 
-    image_size: int = setting(512, "side of the square images in pixels", aliases=["resolution"], low=8)
+    heading: ClassVar[str] = "text to image"
+
+    image_size: int = setting(
+        512, "side of the square images in pixels", aliases=["resolution"], low=8, resume="locked"
+    )
     resize_mode: str = setting(
         "crop",
         "crop: shorter side, then crop; squash: to a square, whatever the proportions",
         choices=["squash", "crop"],
+        resume="locked",
     )
-    random_flip: bool | None = setting(False, "flip half the images left to right")
-    output_dir: str = setting("sd-model-finetuned", "folder for the pipeline, samples and logs")
-    num_epochs: int = setting(100, "passes over the data", aliases=["num_train_epochs"], low=1)
-    lr_scheduler: str = setting("constant", "schedule, by optimiser step", choices=LR_SCHEDULERS)
-    adam_beta1: float = setting(0.9, "decay of the first moment", low=0)
-    adam_weight_decay: float = setting(1e-2, "decoupled weight decay", low=0)
+    random_flip: bool | None = setting(False, "flip half the images left to right", resume="locked")
+    output_dir: str = setting(
+        "sd-model-finetuned", "folder for the pipeline, samples and logs", private=True, outside_graph=True
+    )
+    num_epochs: int = setting(100, "passes over the data", aliases=["num_train_epochs"], low=1, resume="report")
+    lr_scheduler: str = setting("constant", "schedule, by optimiser step", choices=LR_SCHEDULERS, resume="report")
+    adam_beta1: float = setting(0.9, "decay of the first moment", low=0, resume="locked")
+    adam_weight_decay: float = setting(1e-2, "decoupled weight decay", low=0, resume="locked")
     save_image_epochs: int = setting(
         5,
         "epochs between pictures for the validation prompts; 0: never",
@@ -45,17 +52,28 @@ class TextToImageConfig(EngineConfig):
     non_ema_revision: str | None = setting(None, "accepted for old command lines; give --variant non_ema instead")
     variant: str | None = setting(None, "of the pipeline's weight files, such as fp16 or non_ema")
     prediction_type: str | None = setting(
-        None, "what the UNet predicts; by default what it was trained for", choices=["epsilon", "v_prediction"]
+        None,
+        "what the UNet predicts; by default what it was trained for",
+        choices=["epsilon", "v_prediction"],
+        resume="locked",
     )
-    rank: int | None = setting(None, "train low-rank adapters (LoRA) of this rank, and leave the UNet as it is", low=1)
-    lora_alpha: float | None = setting(None, "the adapters count alpha / rank; by default 1", above=0)
-    lora_target_modules: str = setting("to_k,to_q,to_v,to_out.0", "layers that get adapters, with commas between")
+    rank: int | None = setting(
+        None, "train low-rank adapters (LoRA) of this rank, and leave the UNet as it is", low=1, resume="locked"
+    )
+    lora_alpha: float | None = setting(None, "the adapters count alpha / rank; by default 1", above=0, resume="locked")
+    lora_target_modules: str = setting(
+        "to_k,to_q,to_v,to_out.0", "layers that get adapters, with commas between", resume="locked"
+    )
 
     # captions
     caption_column: str | None = setting(None, "column of captions: text, or lists of texts; found when not given")
-    caption_dropout: float = setting(0.0, "share of captions left out, for guidance; 0.1 is usual", low=0, high=1)
+    caption_dropout: float = setting(
+        0.0, "share of captions left out, for guidance; 0.1 is usual", low=0, high=1, resume="locked"
+    )
     cache_latents: bool = setting(
-        False, "run the autoencoder and the text encoder once over the data and keep what they answer on disk"
+        False,
+        "run the autoencoder and the text encoder once over the data and keep what they answer on disk",
+        resume="locked",
     )
 
     # evaluation
@@ -68,29 +86,22 @@ class TextToImageConfig(EngineConfig):
     allow_tf32: bool = setting(False, "accepted; the devices that MindSpore drives have no such switch")
     enable_mindspore_data_sink: bool = setting(False, "accepted; batches are made ahead without it")
 
-
-def check_text_to_image(config: TextToImageConfig) -> None:
-    """Check all that can be known without the data, the pipeline and MindSpore.
-
-    Raises:
-        ConfigError: with one line for each problem, all at once.
-    """
-    problems = check_engine(config)
-    name = config.pretrained_model_name_or_path
-    if name is None:
-        problems.append("--pretrained_model_name_or_path: give the Stable Diffusion pipeline to fine-tune")
-    elif not Path(name).is_dir() and not looks_like_hub_name(name):
-        problems.append(f"--pretrained_model_name_or_path {name}: no such folder")
-    if config.use_8bit_adam:
-        problems.append(
-            "--use_8bit_adam: MindSpore has no 8-bit Adam; --optimizer adafactor or lion keep less state too"
-        )
-    if config.lora_alpha is not None and config.rank is None:
-        problems.append("--lora_alpha: has a meaning with --rank only")
-    cropped_at_random = config.resize_mode == "crop" and not config.center_crop
-    if config.cache_latents and cropped_at_random:
-        problems.append("--cache_latents: random crops cannot be kept; give --center_crop, or --resize_mode squash")
-    if config.cache_latents and config.streaming:
-        problems.append("--cache_latents and --streaming: what is streamed is not kept; give only one of them")
-    if problems:
-        raise ConfigError(*problems)
+    def own_problems(self) -> list[str]:
+        problems = []
+        name = self.pretrained_model_name_or_path
+        if name is None:
+            problems.append("--pretrained_model_name_or_path: give the Stable Diffusion pipeline to fine-tune")
+        elif not Path(name).is_dir() and not looks_like_hub_name(name):
+            problems.append(f"--pretrained_model_name_or_path {name}: no such folder")
+        if self.use_8bit_adam:
+            problems.append(
+                "--use_8bit_adam: MindSpore has no 8-bit Adam; --optimizer adafactor or lion keep less state too"
+            )
+        if self.lora_alpha is not None and self.rank is None:
+            problems.append("--lora_alpha: has a meaning with --rank only")
+        cropped_at_random = self.resize_mode == "crop" and not self.center_crop
+        if self.cache_latents and cropped_at_random:
+            problems.append("--cache_latents: random crops cannot be kept; give --center_crop, or --resize_mode squash")
+        if self.cache_latents and self.streaming:
+            problems.append("--cache_latents and --streaming: what is streamed is not kept; give only one of them")
+        return problems

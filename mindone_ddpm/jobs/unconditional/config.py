@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import setting
 from mindone_ddpm.config.groups import (
     EngineConfig,
     LabelConfig,
-    check_engine,
     looks_like_hub_name,
 )
 from mindone_ddpm.evaluation.config import EvaluationConfig, ValidationConfig
@@ -29,13 +27,48 @@ from mindone_ddpm.objectives.config import NoiseScheduleConfig
 class TrainingConfig(ValidationConfig, EvaluationConfig, LabelConfig, NoiseScheduleConfig, ModelConfig, EngineConfig):
     """Training a UNet on images. Names and defaults follow the published tutorial and scripts."""
 
-    output_dir: str = setting("ddpm-butterflies-128", "folder for the pipeline, samples and logs")
+    heading: ClassVar[str] = "samples and precision of images"
+
+    output_dir: str = setting(
+        "ddpm-butterflies-128", "folder for the pipeline, samples and logs", private=True, outside_graph=True
+    )
     preserve_input_precision: bool = setting(
-        False, "keep 16-bit and float images at their precision instead of rounding them to 8 bits"
+        False, "keep 16-bit and float images at their precision instead of rounding them to 8 bits", resume="locked"
     )
     eval_batch_size: int = setting(16, "images in a grid of samples", low=1)
     ddpm_num_inference_steps: int = setting(1000, "denoising steps for the grids", low=1)
     guidance_scale: float = setting(1.0, "for the grids of a class-conditional model; see sampling", low=0)
+
+    def own_problems(self) -> list[str]:
+        problems = []
+        if self.snr_gamma is not None and self.loss_weighting != "auto":
+            problems.append("--snr_gamma and --loss_weighting: give only one of them")
+        if self.guidance_scale != 1 and not self.class_conditional:
+            problems.append("--guidance_scale: has a meaning with --class_conditional only")
+        elif self.guidance_scale != 1 and self.label_dropout == 0:
+            problems.append(
+                "--guidance_scale and --label_dropout 0: guidance needs a model that has seen images unlabelled"
+            )
+        if self.validation_split and self.streaming:
+            problems.append("--validation_split: a stream cannot be split; use --validation_data_dir")
+        if self.channels not in (1, 3, 4) and self.channels >= 1:
+            problems.append(f"--channels {self.channels}: must be 1 (grey), 3 (RGB) or 4 (RGBA)")
+        if self.ddpm_num_inference_steps > self.ddpm_num_steps:
+            problems.append(
+                f"--ddpm_num_inference_steps {self.ddpm_num_inference_steps}: must be at most "
+                f"--ddpm_num_steps ({self.ddpm_num_steps})"
+            )
+        sources = ("preset", "model_config_name_or_path", "pretrained_model_name_or_path")
+        given = [f"--{name}" for name in sources if getattr(self, name) is not None]
+        if len(given) > 1:
+            problems.append(f"{' and '.join(given)}: give only one of them")
+        model = read_model_config(self, problems)
+        if model is not None and isinstance(model.get("block_out_channels"), (list, tuple)) and self.image_size >= 2:
+            problems += check_size(self.image_size, model["block_out_channels"])
+        for name in ("in_channels", "out_channels"):
+            if model is not None and model.get(name, self.channels) != self.channels:
+                problems.append(f"--channels {self.channels}: the model's {name} is {model[name]}; they must agree")
+        return problems
 
 
 # What the published train_unconditional.py scripts have where the tutorial has something else.
@@ -85,78 +118,3 @@ def read_model_config(config: TrainingConfig, problems: list[str]) -> dict[str, 
         problems.append(f"{flag} {name}: is the configuration of a {kind}; a UNet2DModel is needed")
         return None
     return content
-
-
-def check_training(config: TrainingConfig) -> None:
-    """Check all that can be known without the data and without MindSpore.
-
-    Raises:
-        ConfigError: with one line for each problem, all at once.
-    """
-    problems = check_engine(config) + check_objective(config) + check_classes(config) + check_eval_metrics(config)
-    if config.channels not in (1, 3, 4) and config.channels >= 1:
-        problems.append(f"--channels {config.channels}: must be 1 (grey), 3 (RGB) or 4 (RGBA)")
-    if config.ddpm_num_inference_steps > config.ddpm_num_steps:
-        problems.append(
-            f"--ddpm_num_inference_steps {config.ddpm_num_inference_steps}: must be at most "
-            f"--ddpm_num_steps ({config.ddpm_num_steps})"
-        )
-    sources = ("preset", "model_config_name_or_path", "pretrained_model_name_or_path")
-    given = [f"--{name}" for name in sources if getattr(config, name) is not None]
-    if len(given) > 1:
-        problems.append(f"{' and '.join(given)}: give only one of them")
-    model = read_model_config(config, problems)
-    if model is not None and isinstance(model.get("block_out_channels"), (list, tuple)) and config.image_size >= 2:
-        problems += check_size(config.image_size, model["block_out_channels"])
-    for name in ("in_channels", "out_channels"):
-        if model is not None and model.get(name, config.channels) != config.channels:
-            problems.append(f"--channels {config.channels}: the model's {name} is {model[name]}; they must agree")
-    if problems:
-        raise ConfigError(*problems)
-
-
-def check_objective(config: TrainingConfig) -> list[str]:
-    problems = []
-    if config.rescale_betas_zero_snr and config.prediction_type == "epsilon":
-        problems.append(
-            "--rescale_betas_zero_snr and --prediction_type epsilon: from pure noise the noise tells nothing; "
-            "use v_prediction or sample"
-        )
-    if config.snr_gamma is not None and config.loss_weighting != "auto":
-        problems.append("--snr_gamma and --loss_weighting: give only one of them")
-    if config.loss_weighting == "snr" and config.prediction_type != "sample":
-        problems.append(f"--loss_weighting snr: is for --prediction_type sample, not {config.prediction_type}")
-    return problems
-
-
-def check_eval_metrics(config: TrainingConfig) -> list[str]:
-    problems = []
-    wanted = [] if config.eval_metrics is None else config.eval_metrics.split(",")
-    if wanted and config.eval_features == "inception" and config.inception_weights is None:
-        problems.append("--eval_metrics: give --inception_weights (see docs/metrics.md), or --eval_features digits")
-    needed = "precision_recall" if config.save_best in ("precision", "recall") else config.save_best
-    if needed is not None and needed not in wanted:
-        problems.append(f"--save_best {config.save_best}: needs --eval_metrics {needed}")
-    if config.eval_metrics_steps and not wanted:
-        problems.append("--eval_metrics_steps: has a meaning with --eval_metrics only")
-    if config.validation_split and config.validation_data_dir is not None:
-        problems.append("--validation_split and --validation_data_dir: give only one of them")
-    if config.validation_split and config.streaming:
-        problems.append("--validation_split: a stream cannot be split; use --validation_data_dir")
-    if config.validation_loss_steps and not config.validation_split and config.validation_data_dir is None:
-        problems.append("--validation_loss_steps: needs --validation_split or --validation_data_dir")
-    return problems
-
-
-def check_classes(config: TrainingConfig) -> list[str]:
-    problems = []
-    if not config.class_conditional:
-        if config.label_column is not None:
-            problems.append("--label_column: has a meaning with --class_conditional only")
-        if config.guidance_scale != 1:
-            problems.append("--guidance_scale: has a meaning with --class_conditional only")
-    elif config.guidance_scale != 1 and config.label_dropout == 0:
-        problems.append(
-            "--guidance_scale and --label_dropout 0: guidance needs a model that has seen images unlabelled"
-        )
-    return problems
