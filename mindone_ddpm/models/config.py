@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
 from mindone_ddpm.config.fields import Settings, setting
-from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS
+from mindone_ddpm.config.groups import (
+    looks_like_hub_name,
+)
+from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS, preset_for
 
 
 @dataclass
@@ -27,3 +32,48 @@ class ModelConfig(Settings):
     pretrained_model_name_or_path: str | None = setting(
         None, "pipeline (a folder, or a name on the Hub) to go on from: its UNet and its noise levels"
     )
+
+
+class UNetSettings(Protocol):
+    """What a configuration must have for a UNet to be made from it: ModelConfig, and the size of the images."""
+
+    channels: int
+    preset: str | None
+    model_config_name_or_path: str | None
+    pretrained_model_name_or_path: str | None
+    image_size: int
+
+
+def unet_preset(config: UNetSettings) -> str:
+    """The name of the preset that a configuration asks for, or that fits its image size."""
+    name = config.preset or preset_for(config.image_size)
+    return PRESET_ALIASES.get(name, name)
+
+
+def read_model_config(config: UNetSettings, problems: list[str]) -> dict[str, Any] | None:
+    """The UNet's settings: of the preset, or of a local ``config.json``; None where they come from the Hub."""
+    if config.pretrained_model_name_or_path is not None:
+        flag, name = "--pretrained_model_name_or_path", config.pretrained_model_name_or_path
+        places = [Path(name) / "unet" / "config.json"]
+    elif config.model_config_name_or_path is not None:
+        flag, name = "--model_config_name_or_path", config.model_config_name_or_path
+        places = [Path(name), Path(name) / "config.json", Path(name) / "unet" / "config.json"]
+    else:
+        return UNET_PRESETS.get(unet_preset(config))
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        if looks_like_hub_name(name) and not Path(name).exists():
+            return None
+        wanted = "pipeline with unet/config.json" if len(places) == 1 else "file, and no folder with a config.json"
+        problems.append(f"{flag} {name}: no such {wanted}")
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        problems.append(f"{flag} {name}: {path.name} is not JSON ({error})")
+        return None
+    kind = content.get("_class_name", "UNet2DModel") if isinstance(content, dict) else type(content).__name__
+    if kind != "UNet2DModel":
+        problems.append(f"{flag} {name}: is the configuration of a {kind}; a UNet2DModel is needed")
+        return None
+    return content

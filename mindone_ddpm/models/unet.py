@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.libraries import quiet_imports
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig, read_model_config, unet_preset
+from mindone_ddpm.models.config import UNetSettings, read_model_config, unet_preset
 from mindone_ddpm.models.pipelines import load_pipeline
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.presets import check_size
@@ -16,7 +16,7 @@ with quiet_imports():
     from mindone.diffusers import DDPMScheduler, UNet2DModel
 
 
-def make_unet(config: TrainingConfig, class_names: Sequence[str] = ()) -> UNet2DModel:
+def make_unet(config: UNetSettings, class_names: Sequence[str] = ()) -> UNet2DModel:
     """A UNet with fresh weights, from a preset or from ``model_config_name_or_path``.
 
     Args:
@@ -56,7 +56,15 @@ def make_unet(config: TrainingConfig, class_names: Sequence[str] = ()) -> UNet2D
     return unet
 
 
-def load_unet(config: TrainingConfig, class_names: Sequence[str] = ()) -> tuple[UNet2DModel, DDPMScheduler]:
+class TrainableUNetSettings(UNetSettings, Protocol):
+    """What also must agree where training goes on from a saved pipeline."""
+
+    prediction_type: str
+    ddpm_num_steps: int
+    ddpm_beta_schedule: str
+
+
+def load_unet(config: TrainableUNetSettings, class_names: Sequence[str] = ()) -> tuple[UNet2DModel, DDPMScheduler]:
     """The UNet and the noise levels of the pipeline that ``pretrained_model_name_or_path`` names, to go on from.
 
     Raises:
@@ -76,7 +84,7 @@ def load_unet(config: TrainingConfig, class_names: Sequence[str] = ()) -> tuple[
         ("ddpm_num_steps", config.ddpm_num_steps, settings.num_train_timesteps),
         ("ddpm_beta_schedule", config.ddpm_beta_schedule, settings.beta_schedule),
     ):
-        if ours not in (its, getattr(TrainingConfig, name)):
+        if ours not in (its, getattr(type(config), name)):
             problems.append(f"--{name} {ours}: {flag} was trained with {its}; leave the flag")
     if problems:
         raise ConfigError(*problems)
@@ -104,7 +112,7 @@ def _hub_config(name: str) -> dict[str, Any]:
         raise ConfigError(f"--model_config_name_or_path {name}: not found or not reachable ({reason})") from error
 
 
-def unet_name(config: TrainingConfig) -> str:
+def unet_name(config: UNetSettings) -> str:
     """What to call the UNet in a plan."""
     given = config.pretrained_model_name_or_path or config.model_config_name_or_path
     return given or f"preset {unet_preset(config)}"

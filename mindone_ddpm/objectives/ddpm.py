@@ -15,8 +15,8 @@ from mindspore import ops
 
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.groups import LossConfig
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.objectives.base import Objective
+from mindone_ddpm.objectives.config import NoiseScheduleConfig
 
 with quiet_imports():
     from mindone.diffusers import (
@@ -135,7 +135,7 @@ class DDPMObjective(Objective):
         return loss if weight is None else loss * weight
 
 
-def make_noise_scheduler(config: TrainingConfig) -> DDPMScheduler:
+def make_noise_scheduler(config: NoiseScheduleConfig) -> DDPMScheduler:
     """The noise levels to train on. With the last one pure noise, sampling must begin there: trailing steps."""
     return DDPMScheduler(
         num_train_timesteps=config.ddpm_num_steps,

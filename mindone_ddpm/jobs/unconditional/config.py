@@ -6,20 +6,17 @@ names by which the published scripts know it, and what it may be; :func:`validat
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from mindone_ddpm.config.fields import setting
 from mindone_ddpm.config.groups import (
     EngineConfig,
     LabelConfig,
-    looks_like_hub_name,
 )
 from mindone_ddpm.evaluation.config import EvaluationConfig, ValidationConfig
-from mindone_ddpm.models.config import ModelConfig
-from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS, check_size, preset_for
+from mindone_ddpm.models.config import ModelConfig, read_model_config
+from mindone_ddpm.models.presets import check_size
 from mindone_ddpm.objectives.config import NoiseScheduleConfig
 
 
@@ -83,38 +80,3 @@ PUBLISHED_SCRIPT_DEFAULTS: dict[str, Any] = {
     "checkpoints_total_limit": None,
     "preset": "tutorial-128",
 }
-
-
-def unet_preset(config: TrainingConfig) -> str:
-    """The name of the preset that a configuration asks for, or that fits its image size."""
-    name = config.preset or preset_for(config.image_size)
-    return PRESET_ALIASES.get(name, name)
-
-
-def read_model_config(config: TrainingConfig, problems: list[str]) -> dict[str, Any] | None:
-    """The UNet's settings: of the preset, or of a local ``config.json``; None where they come from the Hub."""
-    if config.pretrained_model_name_or_path is not None:
-        flag, name = "--pretrained_model_name_or_path", config.pretrained_model_name_or_path
-        places = [Path(name) / "unet" / "config.json"]
-    elif config.model_config_name_or_path is not None:
-        flag, name = "--model_config_name_or_path", config.model_config_name_or_path
-        places = [Path(name), Path(name) / "config.json", Path(name) / "unet" / "config.json"]
-    else:
-        return UNET_PRESETS.get(unet_preset(config))
-    path = next((place for place in places if place.is_file()), None)
-    if path is None:
-        if looks_like_hub_name(name) and not Path(name).exists():
-            return None
-        wanted = "pipeline with unet/config.json" if len(places) == 1 else "file, and no folder with a config.json"
-        problems.append(f"{flag} {name}: no such {wanted}")
-        return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        problems.append(f"{flag} {name}: {path.name} is not JSON ({error})")
-        return None
-    kind = content.get("_class_name", "UNet2DModel") if isinstance(content, dict) else type(content).__name__
-    if kind != "UNet2DModel":
-        problems.append(f"{flag} {name}: is the configuration of a {kind}; a UNet2DModel is needed")
-        return None
-    return content
