@@ -12,9 +12,9 @@ from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.config.parse import add_arguments, from_arguments, from_dict, read_yaml, to_yaml
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.unconditional.config import TrainingConfig, check_training
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models.presets import UNET_PRESETS, preset_for, size_divisor
-from mindone_ddpm.sampling.config import SampleConfig, check_sampling
+from mindone_ddpm.sampling.config import SampleConfig
 
 
 def parse(*arguments: str) -> TrainingConfig:
@@ -25,7 +25,7 @@ def parse(*arguments: str) -> TrainingConfig:
 
 def problems_of(**values) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        check_training(TrainingConfig(**{"dataset_name": "digits", **values}))
+        TrainingConfig(**{"dataset_name": "digits", **values}).check()
     return caught.value.problems
 
 
@@ -155,7 +155,7 @@ def test_values_of_another_shape_or_too_large(tmp_path):
 
 def test_no_data_set():
     with pytest.raises(ConfigError, match="--dataset_name or --train_data_dir"):
-        check_training(TrainingConfig())
+        TrainingConfig().check()
 
 
 def test_model_config_of_another_class(tmp_path):
@@ -249,7 +249,7 @@ def test_contradictions(values, message):
 )
 def test_contradictions_in_sampling(values, message):
     with pytest.raises(ConfigError) as caught:
-        check_sampling(SampleConfig(model="x", **values))
+        SampleConfig(model="x", **values).check()
     assert any(problem.startswith(message) for problem in caught.value.problems), caught.value.problems
 
 
@@ -273,7 +273,7 @@ def test_every_recipe_is_valid():
         problems: list[str] = []
         values = read_yaml(str(recipe), TrainingConfig, problems)
         values.setdefault("train_data_dir", None if "dataset_name" in values else "somewhere")
-        check_training(from_dict(TrainingConfig, values, problems))
+        from_dict(TrainingConfig, values, problems).check()
         text = recipe.read_text()
         assert "mindone-ddpm train --config" in text or "mindone-ddpm launch" in text
         assert "Hardware:" in text

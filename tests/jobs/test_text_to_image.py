@@ -19,7 +19,6 @@ from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.randomness import random_stream
-from mindone_ddpm.jobs.base import check
 from mindone_ddpm.jobs.text_to_image.captions import Captions, find_caption_column
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.text_to_image.job import TextToImageJob
@@ -185,7 +184,7 @@ def test_saved_adapters_merged_are_the_adapted_model(graph_mode, config, tmp_pat
     inputs = [ms.Tensor(generator.standard_normal(shape), ms.float32) for shape in ((2, 4, 8, 8), (2, 16, 32))]
     timesteps = ms.Tensor([3, 700], ms.int32)
     expected = job.unet.set_train(False)(inputs[0], timesteps, inputs[1])[0].asnumpy()
-    job.pipeline().save_pretrained(str(tmp_path))
+    job.save(tmp_path)
     other = make_job(config).unet
     before = other.set_train(False)(inputs[0], timesteps, inputs[1])[0].asnumpy()
     assert lora.merge_adapters(other, str(tmp_path)) == len(lora.named_adapters(job.unet)) // 2
@@ -240,7 +239,7 @@ def distance_from_class(model: Path, number: int) -> float:
     made = generate_from_prompts(
         pipelines.load_text_pipeline(str(model)),
         [f"a handwritten {NUMBERS[number]}"] * 8,
-        numbers=range(8),
+        sample_ids=range(8),
         batch_size=8,
         num_inference_steps=20,
         seed=0,

@@ -29,7 +29,7 @@ def unet():
 
 
 def generate(unet, scheduler, **values):
-    settings = {"numbers": range(5), "batch_size": 5, "num_inference_steps": 4, "seed": 3, **values}
+    settings = {"sample_ids": range(5), "batch_size": 5, "num_inference_steps": 4, "seed": 3, **values}
     return grids.to_pixels(sampling.generate(unet, scheduler, **settings))
 
 
@@ -51,7 +51,7 @@ def test_a_picture_depends_on_seed_and_number_only(unet, name):
         parts = generate(unet, scheduler, batch_size=batch_size).astype(int)
         assert np.abs(parts - whole).max() <= 1  # rounding: sums are taken in another order
     assert (generate(unet, scheduler, seed=4) != whole).mean() > 0.5
-    fewer = generate(unet, scheduler, numbers=[0, 1]).astype(int)
+    fewer = generate(unet, scheduler, sample_ids=[0, 1]).astype(int)
     assert np.abs(fewer - whole[:2]).max() <= 1
 
 
@@ -68,7 +68,7 @@ def test_sampling_leaves_the_training_mode_and_the_random_state_alone(unet):
 def test_any_numbers_can_be_asked_for(unet):
     scheduler = ddpm.make_noise_scheduler(CONFIG)
     whole = generate(unet, scheduler).astype(int)
-    some = generate(unet, scheduler, numbers=[4, 1, 3], batch_size=2)
+    some = generate(unet, scheduler, sample_ids=[4, 1, 3], batch_size=2)
     assert np.abs(some - whole[[4, 1, 3]]).max() <= 1
 
 

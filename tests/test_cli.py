@@ -1,0 +1,111 @@
+"""The command line: lists, groups, nearest names, exit statuses; and jobs of other packages in its lists."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, run_program
+
+from mindone_ddpm.cli import COMMANDS
+from mindone_ddpm.jobs.base import BUILT_IN, JOBS
+
+SECONDS_FOR_HELP = 0.5  # 0.2 on an idle machine
+
+
+def said(*arguments: object, **environment: str) -> tuple[int, list[str]]:
+    result = run_program(*arguments, **environment)
+    return result.returncode, (result.stdout + result.stderr).splitlines()
+
+
+def test_every_command_is_listed():
+    status, lines = said("--help")
+    listed = {line.split()[0] for line in lines if re.match(r"    \w", line)}
+    assert status == 0 and {*BUILT_IN, *COMMANDS} <= listed
+
+
+@pytest.mark.parametrize("command", [*BUILT_IN, "sample", "evaluate"])
+def test_help_has_one_line_of_usage_and_groups(command):
+    status, lines = said(command, "--help")
+    assert status == 0 and lines[0] == f"usage: mindone-ddpm {command} [options]" and lines[1] == ""
+    headings = [line for line in lines if re.fullmatch(r"[\w ]+:", line)]
+    assert len(headings) > 1
+    if command in BUILT_IN:
+        assert {"data:", "optimizer:", "checkpoints:", "device and ranks:"} <= set(headings)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "--learnin_rate", "3"]])
+def test_answers_come_at_once(arguments):
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        run_program(*arguments)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < SECONDS_FOR_HELP
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--learnin_rate", 3], "error: --learnin_rate: unknown option; did you mean --learning_rate?"),
+        (["train", "--learnin_rate=3"], "error: --learnin_rate: unknown option; did you mean --learning_rate?"),
+        (["train", "--zzz"], "error: --zzz: unknown option"),
+        (["trian"], "error: trian: unknown command; did you mean train?"),
+        (["train_text_to_imag"], "error: train_text_to_imag: unknown command; did you mean train_text_to_image?"),
+        (["launch", "-n", 0, "train"], "error: -n 0: must be at least 1"),
+        (["launch", "-n", 2, "--master_addr", "no such", "train"], "error: --master_addr no such: is no host"),
+        (["preview", "--job", "nothing"], "error: --job nothing: must be one of train, train_text_to_image"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_status_2(arguments, message):
+    status, lines = said(*arguments)
+    assert status == 2 and len(lines) == 1 and lines[0].startswith(message)
+
+
+def test_several_unknown_flags_are_all_told():
+    status, lines = said("train", "--sed", 1, "--devise", "CPU")
+    assert status == 2
+    assert lines == [
+        "error: --sed: unknown option; did you mean --seed or --preset?",
+        "error: --devise: unknown option; did you mean --device?",
+    ]
+
+
+def entry_point(folder: Path, value: str) -> dict[str, str]:
+    """A folder that Python takes for one with an installed package that has a job."""
+    about = folder / "others-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[mindone_ddpm.jobs]\ntrain_others = {value}\n")
+    return {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
+
+
+def test_a_job_of_another_package_that_is_broken_harms_nothing_else(tmp_path):
+    environment = entry_point(tmp_path, "nowhere:SPEC")
+    message = "train_others: the job of nowhere:SPEC cannot be loaded (No module named 'nowhere')"
+    status, lines = said("train_others", **environment)
+    assert status == 2 and lines == [f"error: {message}"]
+    status, lines = said("--help", **environment)
+    assert status == 0 and any("train_others" in line for line in lines)
+    status, lines = said("train", "--dataset_name", "digits", "--print_config", **environment)
+    assert status == 0 and lines[0] == "dataset_name: digits"
+
+
+def test_a_built_in_job_is_not_replaced(tmp_path):
+    environment = entry_point(tmp_path, "nowhere:SPEC")
+    points = tmp_path / "others-1.0.dist-info" / "entry_points.txt"
+    points.write_text(points.read_text().replace("train_others", "train"))
+    status, lines = said("train", "--dataset_name", "digits", "--print_config", **environment)
+    assert status == 0 and lines[0] == "dataset_name: digits"
+
+
+def test_a_spec_names_a_class_that_is_there():
+    import importlib
+
+    for name, spec in JOBS.items():
+        module, _, attribute = spec.target.partition(":")
+        assert hasattr(importlib.import_module(module), attribute), name
+        assert spec.config().heading
