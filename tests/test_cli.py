@@ -69,7 +69,7 @@ def test_several_unknown_flags_are_all_told():
     status, lines = said("train", "--sed", 1, "--devise", "CPU")
     assert status == 2
     assert lines == [
-        "error: --sed: unknown option; did you mean --seed or --preset?",
+        "error: --sed: unknown option; did you mean --seed?",
         "error: --devise: unknown option; did you mean --device?",
     ]
 

@@ -43,7 +43,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``; did you mean X?`` with the nearest known names, or nothing."""
     import difflib
 
-    close = difflib.get_close_matches(name, list(known), n=2)
+    close = difflib.get_close_matches(name, list(known), n=2, cutoff=0.75)
     return f"; did you mean {' or '.join(close)}?" if close else ""
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 
@@ -91,7 +92,7 @@ def test_wrong_names_and_types_are_reported_together(tmp_path):
     with pytest.raises(ConfigError) as caught:
         parse("--config", str(file), "--train_batch_size", "4.5")
     text = "\n".join(caught.value.problems)
-    assert "did you mean 'learning_rate'" in text
+    assert "did you mean learning_rate?" in text
     assert "--num_epochs many: must be a whole number" in text
     assert "--train_batch_size 4.5: must be a whole number" in text
 
@@ -181,9 +182,9 @@ def test_help_answers_in_under_a_second_and_names_every_field():
     result = run_program("train", "--help")
     assert time.perf_counter() - started < 1.0
     assert result.returncode == 0
-    for name in TrainingConfig.__dataclass_fields__:
+    for name in (item.name for item in dataclasses.fields(TrainingConfig)):
         assert f"--{name}" in result.stdout
-    assert run_program("sample", "--help").stdout.count("--") > len(SampleConfig.__dataclass_fields__)
+    assert run_program("sample", "--help").stdout.count("--") > len(dataclasses.fields(SampleConfig))
 
 
 def test_wrong_use_exits_with_2_and_one_line_each():

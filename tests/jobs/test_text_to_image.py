@@ -311,4 +311,4 @@ def test_settings_that_contradict(config):
         ({"lora_alpha": 4.0}, "--lora_alpha: has a meaning with --rank only"),
     ):
         with pytest.raises(ConfigError, match=message):
-            check(replace(config, **change))
+            replace(config, **change).check()
