@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gc
 import sys
+import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -242,8 +245,29 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 def run_report(arguments: argparse.Namespace) -> int:
     from mindone_ddpm.output.report import write_report
 
-    print(write_report(Path(arguments.run), None if arguments.output is None else Path(arguments.output)))
+    output = None if arguments.output is None else Path(arguments.output)
+    with tempfile.TemporaryDirectory() as folder:
+        print(write_report(Path(arguments.run), output, partial(preview_of_run, Path(folder))))
     return 0
+
+
+def preview_of_run(folder: Path, settings: dict[str, Any]) -> Path | None:
+    """The first images of a run's data, written into ``folder``; None where the data are no longer at hand."""
+    kinds = [
+        kind
+        for kind in (TrainingConfig, TextToImageConfig)
+        if settings.keys() <= {item.name for item in dataclasses.fields(kind)}
+    ]
+    if not kinds:
+        return None
+    from mindone_ddpm.data.preview import write_preview
+
+    path = folder / "preview.png"
+    try:
+        write_preview(kinds[0](**settings), path, 8)
+    except Exception:  # moved, offline, changed: the report does without
+        return None
+    return path
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:

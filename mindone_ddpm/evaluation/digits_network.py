@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
 import zipfile
 
 import numpy as np
 from PIL import Image
 
-from mindone_ddpm.common.files import cache_dir
+from mindone_ddpm.common.files import atomic_path, cache_dir
 
 
 class Digits:
@@ -54,10 +53,8 @@ def load_digits_network() -> Digits:
     arrays |= {f"bias{n}": bias for n, (_, bias) in enumerate(layers)}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        with open(beside, "wb") as opened:
+        with atomic_path(path) as tmp_path, open(tmp_path, "wb") as opened:
             np.savez(opened, **arrays)  # type: ignore[arg-type]
-        beside.replace(path)
     except OSError:
         pass  # trained again the next time
     return Digits(layers)

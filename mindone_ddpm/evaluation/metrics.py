@@ -7,7 +7,6 @@ the features come from.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mindone_ddpm.common.errors import UserError, first_line
+from mindone_ddpm.common.files import atomic_path
 
 # Those that compare features one by one, and so must keep them.
 KEEPS_FEATURES = ("kid", "precision_recall")
@@ -150,15 +150,10 @@ class Statistics:
 
 
 def save_statistics(statistics: Statistics, about: dict[str, Any], path: Path) -> None:
-    """Write statistics and what they are of, whole or not at all."""
+    """Write statistics and what they are of, atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, about=np.array(json.dumps(about)), **statistics.arrays())  # type: ignore[arg-type]
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with atomic_path(path) as tmp_path, open(tmp_path, "wb") as file:
+        np.savez(file, about=np.array(json.dumps(about)), **statistics.arrays())  # type: ignore[arg-type]
 
 
 def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:

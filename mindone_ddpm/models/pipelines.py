@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.files import save_safetensors
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.groups import looks_like_hub_name
 
@@ -158,7 +159,7 @@ class TextPipeline:
             for name, array in load_file(path).items():
                 stem, _, last = name.rpartition(".")
                 weights[f"{stem}.{_TORCH_NAMES.get(last, last)}"] = array
-            save_file(weights, path, metadata={"format": "pt"})
+            save_safetensors(weights, path, metadata={"format": "pt"})
 
 
 def _read_json(path: Path, flag: str, model: str) -> dict[str, Any]:

@@ -1,21 +1,22 @@
-"""Trackers: where the figures and pictures of a run go. Only the main process has any."""
+"""Trackers: where the metrics and images of a run go. They only write; only the main process has any."""
 
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import yaml
 from PIL import Image
 
 from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.files import write_text
+from mindone_ddpm.output.metrics_log import METRICS_FILE, MetricsLog
 
-# What the loop logs: the first three for every step, the others whenever it asks the device.
+# What the loop logs: the first three for every step, the others whenever it fetches from the device.
 SCALARS = (
     "train/loss",
     "train/learning_rate",
@@ -25,52 +26,51 @@ SCALARS = (
     "train/loss_scale",
 )
 
-
 # What trackers leave in their folder.
 FILES = (
     "events.out.tfevents.*",
     "metrics.csv",
     "evaluation.csv",
-    "metrics.jsonl",
+    METRICS_FILE,
     "hparams.yml",
     "wandb",
     "wandb_run_id.txt",
 )
 
 
-class Tracker:
-    """The contract, and a tracker that keeps nothing."""
+class Tracker(Protocol):
+    """What receives the metrics and images of a run, by optimizer step."""
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        pass
+        """Metrics of a step, by name such as ``train/loss`` or ``eval/fid``."""
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        pass
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """An image that was made at a step."""
 
     def close(self) -> None:
-        pass
+        """Write what is not written yet. Called once, also when the run fails."""
 
 
-class Trackers(Tracker):
-    """Several at once."""
+class Trackers:
+    """Several trackers as one; with none, a tracker that does nothing."""
 
-    def __init__(self, trackers: Iterable[Tracker]):
+    def __init__(self, trackers: Iterable[Tracker] = ()):
         self.trackers = list(trackers)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for tracker in self.trackers:
             tracker.scalars(step, values)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
+    def image(self, step: int, name: str, image: Image.Image) -> None:
         for tracker in self.trackers:
-            tracker.picture(step, name, picture)
+            tracker.image(step, name, image)
 
     def close(self) -> None:
         for tracker in self.trackers:
             tracker.close()
 
 
-class TensorBoardTracker(Tracker):
+class TensorBoardTracker:
     """Event files that ``tensorboard --logdir FOLDER`` shows; what an earlier start logged after ``step`` is hidden."""
 
     def __init__(self, folder: Path, step: int, settings: dict[str, Any]):
@@ -84,18 +84,18 @@ class TensorBoardTracker(Tracker):
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        self.writer.add_image(name, np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         self.writer.close()
 
 
-class WandbTracker(Tracker):
-    """Weights & Biases; offline with ``WANDB_MODE=offline``. A resumed run goes on under the same id.
+class WandbTracker:
+    """Weights & Biases; offline with ``WANDB_MODE=offline``. A resumed run keeps its id.
 
     Raises:
-        ConfigError: wandb is not installed, or will not begin a run.
+        ConfigError: wandb is not installed, or cannot start a run.
     """
 
     def __init__(self, folder: Path, step: int, settings: dict[str, Any]):
@@ -120,7 +120,7 @@ class WandbTracker(Tracker):
             )
         except Exception as error:  # its client raises many kinds
             raise ConfigError(
-                f"--report_to wandb: no run could be begun ({first_line(error)}); log in with `wandb login`, or set "
+                f"--report_to wandb: no run could be started ({first_line(error)}); log in with `wandb login`, or set "
                 "WANDB_MODE=offline"
             ) from error
         id_file.write_text(self.run.id, encoding="utf-8")
@@ -128,96 +128,80 @@ class WandbTracker(Tracker):
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)
 
-    def picture(self, step: int, name: str, picture: Image.Image) -> None:
-        self.run.log({name: self.wandb.Image(picture.convert("RGB"))}, step=step)
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        self.run.log({name: self.wandb.Image(image.convert("RGB"))}, step=step)
 
     def close(self) -> None:
         self.run.finish()
 
 
-class CsvTracker(Tracker):
-    """One row a step in ``metrics.csv``, and step, name and value of the figures of quality in ``evaluation.csv``.
+class CsvTracker:
+    """``metrics.csv`` with one row per step, and ``evaluation.csv`` with step, name and value of evaluation metrics.
 
-    Both are written through at once; rows after ``step`` are removed at the start.
+    Rows are written at once; those after ``step`` are removed at the start.
     """
 
     columns = ("step", *SCALARS)
 
     def __init__(self, folder: Path, step: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.csv"
+        self.training, self.evaluation = folder / "metrics.csv", folder / "evaluation.csv"
         rows = []
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
+        if self.training.exists():
+            with open(self.training, newline="", encoding="utf-8") as file:
                 # A kill may have cut the last row short.
-                rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= step]
-        with open(self.path, "w", newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if _is_complete(row) and int(row["step"]) <= step]
+        with open(self.training, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        self.figures = folder / "evaluation.csv"
-        if self.figures.exists():
-            lines = self.figures.read_text(encoding="utf-8").splitlines()
-            parts = [(line, line.split(",")) for line in lines]
-            kept = [line for line, part in parts if len(part) == 3 and part[0].isdigit() and int(part[0]) <= step]
-            self.figures.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        if self.evaluation.exists():
+            lines = self.evaluation.read_text(encoding="utf-8").splitlines()
+            cells = [(line, line.split(",")) for line in lines]
+            kept = [line for line, cell in cells if len(cell) == 3 and cell[0].isdigit() and int(cell[0]) <= step]
+            self.evaluation.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        if not values.keys() & {*SCALARS}:  # figures of quality, of which each run has its own
-            with open(self.figures, "a", newline="", encoding="utf-8") as file:
+        if not values.keys() & {*SCALARS}:  # evaluation metrics, of which each run has its own
+            with open(self.evaluation, "a", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows([step, name, value] for name, value in values.items())
             return
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
+        with open(self.training, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow({"step": step, **values})
 
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Tables hold no images."""
 
-def _is_whole(row: dict[str, str | None]) -> bool:
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _is_complete(row: dict[str, str | None]) -> bool:
     return None not in row.values() and str(row["step"]).isdigit()
 
 
-class JsonLinesTracker(Tracker):
-    """One object a step in ``metrics.jsonl``, with whatever is logged; later ones are removed at the start."""
-
-    def __init__(self, folder: Path, step: int):
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.jsonl"
-        kept = []
-        if self.path.exists():
-            for line in self.path.read_text(encoding="utf-8").splitlines():
-                try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line)
-                except (ValueError, KeyError, TypeError):
-                    continue  # a kill may have cut the last line short
-        self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-
-
 def make_tracker(names: str, folder: Path, step: int = 0, settings: dict[str, Any] | None = None) -> Tracker:
-    """The trackers in ``names``, with commas between, writing into ``folder`` and going on after ``step``.
+    """The metrics log, and the trackers in ``names``, with commas between, all writing into ``folder``.
 
     Args:
-        settings: the run's hyperparameters, without secrets; also written to ``hparams.yml``.
+        names: ``jsonl`` is the metrics log itself; ``none`` is that alone.
+        step: of a resumed run: what was written after it is removed, or hidden.
+        settings: the run's hyperparameters, without secrets; also written to ``hparams.yml``, except with ``none``.
+
+    Raises:
+        ConfigError: a tracker cannot be started.
     """
     chosen = set(names.split(",")) - {"none"}
     settings = settings or {}
-    if not chosen:
-        return Tracker()
-    folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    (folder / "hparams.yml").write_text(text, encoding="utf-8")
-    trackers: list[Tracker] = []
+    trackers: list[Tracker] = [MetricsLog(folder, step)]
+    if chosen:
+        write_text(folder / "hparams.yml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     if "wandb" in chosen:
         trackers.append(WandbTracker(folder, step, settings))
     if "tensorboard" in chosen:
         trackers.append(TensorBoardTracker(folder, step, settings))
     if "csv" in chosen:
         trackers.append(CsvTracker(folder, step))
-    if "jsonl" in chosen:
-        trackers.append(JsonLinesTracker(folder, step))
     return Trackers(trackers)
 
 

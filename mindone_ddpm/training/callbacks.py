@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,14 +17,14 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from mindone_ddpm.common import files
 from mindone_ddpm.common.errors import first_line
+from mindone_ddpm.common.files import atomic_path, write_text
 from mindone_ddpm.config.groups import FIGURES
 from mindone_ddpm.config.parse import to_yaml
 from mindone_ddpm.evaluation.in_training import Evaluator
 from mindone_ddpm.evaluation.validation_loss import ValidationLoss
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.output import checkpoint, hub, tracking
+from mindone_ddpm.output import hub, run_folder, tracking
 from mindone_ddpm.output.card import write_card
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.distributed import Watchdog
@@ -152,7 +151,7 @@ def save_samples(
         if runtime.is_main:
             grid = grids.make_grid(grids.to_pixels(values))
             if write_grid(grid, samples_path(training, epoch)):
-                tracker.picture(progress.step, "samples", grid)
+                tracker.image(progress.step, "samples", grid)
             if trajectory.frames:
                 write_grid(trajectory.strip(), training.output_dir / grids.TRAJECTORY_STRIP)
 
@@ -166,18 +165,15 @@ def samples_path(training: Training, epoch: int) -> Path:
 
 
 def write_grid(grid: Image.Image, path: Path) -> bool:
-    """Write a grid, whole or not at all; whether it is there. A full disk costs the grid, not the run."""
-    beside = path.with_name(f".{path.name}")
+    """Write a grid; whether it was written. A full disk costs the grid, not the run."""
     try:
         path.parent.mkdir(exist_ok=True)
-        grid.save(beside, format="png")
-        os.replace(beside, path)
+        with atomic_path(path) as tmp_path:
+            grid.save(tmp_path, format="png")
         return True
     except OSError as error:
         tqdm.write(f"warning: {path}: the samples could not be written ({error.strerror or error})", file=sys.stderr)
         return False
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def save_pipeline(training: Training) -> None:
@@ -188,14 +184,18 @@ def save_pipeline(training: Training) -> None:
     """
     if not training.runtime.is_main:
         return
+    try:
+        save_product(training, training.output_dir)
+    except Exception as error:  # OSError, or safetensors' own for the same
+        raise TrainingError(f"{training.output_dir}: the pipeline could not be saved ({first_line(error)})") from error
+
+
+def save_product(training: Training, folder: Path) -> None:
+    def save(tmp_path: Path) -> None:
+        training.job.pipeline().save_pretrained(str(tmp_path), safe_serialization=True)
+
     with training.evaluation_weights():
-        pipeline = training.job.pipeline()
-        try:
-            checkpoint.save_pipeline(pipeline, training.output_dir, training.config.save_dtype)
-        except Exception as error:  # OSError, or safetensors' own for the same
-            raise TrainingError(
-                f"{training.output_dir}: the pipeline could not be saved ({first_line(error)})"
-            ) from error
+        run_folder.save_product(save, training.job.product.index_file, folder, training.config.save_dtype)
 
 
 def publish(training: Training, progress: Progress, uploader: hub.Uploader | None) -> None:
@@ -203,11 +203,12 @@ def publish(training: Training, progress: Progress, uploader: hub.Uploader | Non
     if not training.runtime.is_main:
         return
     try:
-        write_card(training.config, training.job, training.output_dir, progress.step, training.schedule.total_steps)
-    except Exception as error:  # a full disk, a tracker's file that somebody else has changed: never worth a run
+        job, total_steps = training.job, training.schedule.total_steps
+        write_card(training.config, job.product, job.describe(), training.output_dir, progress.step, total_steps)
+    except Exception as error:  # a full disk, a file that somebody else has changed: never worth a run
         tqdm.write(f"warning: the model card could not be written ({first_line(error)})", file=sys.stderr)
     if uploader is not None:
-        uploader.submit(f"Pipeline after step {progress.step}")
+        uploader.submit(f"{training.job.product.noun.capitalize()} after step {progress.step}")
 
 
 def open_output_dir(training: Training, progress: Progress) -> None:
@@ -216,12 +217,12 @@ def open_output_dir(training: Training, progress: Progress) -> None:
         return
     output_dir = training.output_dir
     if not progress.resumed:
-        if checkpoint.run_products(output_dir):
+        if run_folder.run_products(output_dir, training.job.product):
             tracking.clear_logs(output_dir / training.config.logging_dir)
-        checkpoint.clear_run(output_dir)
+        run_folder.clear_run(output_dir, training.job.product)
     output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint.clear_leftovers(output_dir)
-    files.write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(training.config))
+    run_folder.clear_leftovers(output_dir)
+    write_text(output_dir / run_folder.RUN_CONFIG, to_yaml(training.config))
 
 
 def evaluate_quality(
@@ -259,13 +260,12 @@ def save_best(training: Training, about: dict[str, Any]) -> None:
     """Write the pipeline into ``best/``, and of what it is the best beside it."""
     if not training.runtime.is_main:
         return
-    folder = training.output_dir / checkpoint.BEST
-    with training.evaluation_weights():
-        try:
-            checkpoint.save_pipeline(training.job.pipeline(), folder, training.config.save_dtype)
-            files.write_text(folder / "best.json", json.dumps(about) + "\n")
-        except Exception as error:  # OSError, or safetensors' own for the same
-            tqdm.write(f"warning: {folder}: could not be written ({first_line(error)})", file=sys.stderr)
+    folder = training.output_dir / run_folder.BEST
+    try:
+        save_product(training, folder)
+        write_text(folder / run_folder.BEST_RECORD, json.dumps(about) + "\n")
+    except Exception as error:  # OSError, or safetensors' own for the same
+        tqdm.write(f"warning: {folder}: could not be written ({first_line(error)})", file=sys.stderr)
 
 
 @dataclass

@@ -61,13 +61,18 @@ def train_loop(training: Training) -> Path:
     evaluator = make_evaluator(training)
     open_output_dir(training, progress)
     logs = training.output_dir / config.logging_dir
-    trackers = config.report_to if runtime.is_main else "none"
-    tracker = tracking.make_tracker(trackers, logs, progress.step, as_dict(config))
+    tracker: tracking.Tracker = tracking.Trackers()
+    if runtime.is_main:
+        tracker = tracking.make_tracker(config.report_to, logs, progress.step, as_dict(config))
     report = Report(training, progress, tracker)
     saved_step = progress.step if progress.resumed else None
     windows = training.windows(progress.batch_number)
     over = schedule.is_over(progress.step, progress.batch_number)
-    uploader = hub.Uploader(config, training.output_dir) if config.push_to_hub and runtime.is_main else None
+    uploader = (
+        hub.Uploader(config, training.output_dir, training.job.product)
+        if config.push_to_hub and runtime.is_main
+        else None
+    )
 
     # Loop.
     with StopRequest() as stop, contextlib.closing(report), contextlib.closing(tracker):
@@ -114,7 +119,7 @@ def train_loop(training: Training) -> Path:
                     publish(training, progress, uploader)
 
         # Finish. A run that was killed after its last checkpoint has all but these.
-        if runtime.is_main and not (training.output_dir / training.job.product_file).exists():
+        if runtime.is_main and not (training.output_dir / training.job.product.index_file).exists():
             save_pipeline(training)
         epoch, _ = schedule.epoch(progress.batch_number)
         missing = shows_samples(training) and not samples_path(training, epoch).exists()

@@ -10,7 +10,6 @@ from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import make_unet
-from mindone_ddpm.output import checkpoint
 from mindone_ddpm.sampling import editing
 from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig
 from mindone_ddpm.sampling.generate import initial_noise, make_denoiser
@@ -26,7 +25,7 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline")
     unet = make_unet(CONFIG)
     pipeline = pipelines.pipeline_class("DDPMPipeline")(unet=unet, scheduler=schedulers.make_noise_scheduler(CONFIG))
-    checkpoint.save_pipeline(pipeline, folder)
+    pipeline.save_pretrained(str(folder), safe_serialization=True)
     return folder
 
 

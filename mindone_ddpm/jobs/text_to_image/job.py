@@ -21,9 +21,9 @@ from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.jobs.text_to_image.captions import Captions
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, LatentCache
+from mindone_ddpm.jobs.text_to_image.product import text_to_image_product
 from mindone_ddpm.models import lora
 from mindone_ddpm.models.pipelines import (
-    PIPELINE_INDEX,
     UNET_WEIGHTS,
     TextPipeline,
     latent_factor,
@@ -82,6 +82,7 @@ class TextToImageJob:
     def __init__(self, config: TextToImageConfig, records: ImageRecords, captions: Captions, base: Any):
         """``base`` is the StableDiffusionPipeline to fine-tune."""
         self.config, self.records, self.captions, self.base = config, records, captions, base
+        self.product = text_to_image_product(config)
         self.unet = base.unet
         self.scheduler = DDPMScheduler.from_config(base.scheduler.config)
         if config.prediction_type is not None:
@@ -111,11 +112,6 @@ class TextToImageJob:
     def weights_file(self) -> str:
         """What :meth:`save_weights` writes."""
         return lora.STATE_FILE if self.config.rank is not None else UNET_WEIGHTS
-
-    @property
-    def product_file(self) -> str:
-        """The file that is there when the product of the run is whole."""
-        return lora.WEIGHTS_FILE if self.config.rank is not None else PIPELINE_INDEX
 
     @property
     def needs_pictures(self) -> bool:

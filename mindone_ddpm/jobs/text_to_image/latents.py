@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import numpy as np
 from mindspore import nn, ops
 from tqdm import tqdm
 
-from mindone_ddpm.common.files import cache_dir
+from mindone_ddpm.common.files import added_files, cache_dir
 from mindone_ddpm.data.images import content_digest
 from mindone_ddpm.data.randomness import batch_places
 from mindone_ddpm.data.records import ImageRecords
@@ -86,8 +84,8 @@ class LatentCache:
         root = cache_dir() if config.cache_dir is None else Path(config.cache_dir).expanduser() / "mindone_ddpm"
         folder = root / "latents" / cache_key(config, records, captions, base)
         if not (folder / "embeddings.npy").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _fill(folder, records, captions, base, show_progress)
+            with added_files(folder, last="embeddings.npy") as tmp_path:
+                _fill(tmp_path, records, captions, base, show_progress)
         return LatentCache(folder, captions)
 
 
@@ -117,10 +115,7 @@ def _fill(folder: Path, records: ImageRecords, captions: Captions, base: Any, sh
     moments = LatentMoments(base.vae).set_train(False)
     mirrors = 2 if records.random_flip else 1
     total = mirrors * len(records)
-    with (
-        tqdm(total=total, desc="caching latents", unit="img", disable=not show_progress) as bar,
-        tempfile.TemporaryDirectory(dir=folder) as beside,
-    ):
+    with tqdm(total=total, desc="caching latents", unit="img", disable=not show_progress) as bar:
         arrays: list[Any] = []
         for mirror in range(mirrors):
             for start in range(0, len(records), BATCH):
@@ -131,7 +126,7 @@ def _fill(folder: Path, records: ImageRecords, captions: Captions, base: Any, sh
                 if not arrays:
                     shape = (mirrors, len(records), *made[0].shape[1:])
                     arrays = [
-                        np.lib.format.open_memmap(Path(beside) / f"{name}.npy", "w+", np.float32, shape)
+                        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, shape)
                         for name in ("means", "deviations")
                     ]
                 count = min(BATCH, len(records) - start)
@@ -146,6 +141,4 @@ def _fill(folder: Path, records: ImageRecords, captions: Captions, base: Any, sh
             group = [texts[place] for place in batch_places(start, BATCH, len(texts))]
             embedded = base.text_encoder(ms.Tensor(captions.tokens(group)))[0].asnumpy().astype(np.float32)
             embeddings.append(embedded[: len(texts) - start])
-        np.save(Path(beside) / "embeddings.npy", np.concatenate(embeddings))
-        for name in ("means", "deviations", "embeddings"):  # the last one says that all are there
-            os.replace(Path(beside) / f"{name}.npy", folder / f"{name}.npy")
+        np.save(folder / "embeddings.npy", np.concatenate(embeddings))

@@ -15,8 +15,9 @@ from mindspore import nn
 
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.jobs.unconditional.product import unconditional_product
 from mindone_ddpm.models.dropout import DropoutKeys, draw_dropout_key
-from mindone_ddpm.models.pipelines import PIPELINE_INDEX, UNET_WEIGHTS, make_pipeline
+from mindone_ddpm.models.pipelines import UNET_WEIGHTS, make_pipeline
 from mindone_ddpm.models.schedulers import make_noise_scheduler
 from mindone_ddpm.models.unet import load_unet, make_unet, num_parameters, unet_name
 from mindone_ddpm.objectives.ddpm import DenoisingLoss, draw_noise, make_denoising_loss
@@ -76,10 +77,10 @@ class UnconditionalJob:
 
     needs_pictures = True  # for its batches
     weights_file = UNET_WEIGHTS  # what `save_weights` writes
-    product_file = PIPELINE_INDEX  # where it is, the product of the run is whole
 
     def __init__(self, config: TrainingConfig, records: ImageRecords, unet: Any, scheduler: Any):
         self.config, self.records, self.unet, self.scheduler = config, records, unet, scheduler
+        self.product = unconditional_product(config)
         self.num_train_timesteps = scheduler.config.num_train_timesteps
         self.num_classes = len(records.labels.names) if records.labels is not None else 0
         self.keys = DropoutKeys.for_network(unet, config.train_batch_size)
