@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mindone_ddpm import __version__
 from mindone_ddpm.common.errors import ConfigError, UserError
-from mindone_ddpm.config.fields import Settings
+from mindone_ddpm.config.fields import Settings, fields_of
 from mindone_ddpm.config.groups import DEVICES
 from mindone_ddpm.config.parse import Parser, add_arguments, from_arguments, to_yaml
 from mindone_ddpm.evaluation.config import EvaluateConfig
@@ -283,22 +285,22 @@ def run_report(arguments: argparse.Namespace) -> int:
     from mindone_ddpm.output.report import write_report
 
     output = None if arguments.output is None else Path(arguments.output)
-    print(write_report(Path(arguments.run), output, preview_of_run))
+    with tempfile.TemporaryDirectory() as folder:
+        print(write_report(Path(arguments.run), output, partial(preview_of_run, Path(folder) / "preview.png")))
     return 0
 
 
-def preview_of_run(settings: dict[str, Any], path: Path) -> None:
-    """Draw the data of a run, from the settings that it recorded. Raises whatever keeps it from being drawn."""
-    import dataclasses
-
+def preview_of_run(path: Path, settings: dict[str, Any]) -> Path | None:
+    """Draw the data of a run into ``path``, from the settings that it recorded; None where that cannot be done."""
     from mindone_ddpm.jobs.preview import write_preview
 
-    for name in JOBS:
-        config_class = JOBS[name].config
-        if settings.keys() <= {item.name for item in dataclasses.fields(config_class)}:
-            write_preview(config_class(**settings), path, 8)
-            return
-    raise ConfigError("no job has these settings")
+    try:
+        fitting = (JOBS[name].config for name in JOBS)
+        config_class = next(kind for kind in fitting if settings.keys() <= {item.name for item in fields_of(kind)})
+        write_preview(config_class(**settings), path, num_images=8)
+    except Exception:  # moved, offline, changed: the report does without
+        return None
+    return path
 
 
 def add_doctor(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:

@@ -1,14 +1,10 @@
-"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
-
-Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
-names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
-"""
+"""Errors whose message is for the user. Free of numpy and MindSpore, so that ``--help`` answers at once."""
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """What a user can mend: the message is for them, a line for each thing that is wrong."""
+    """An error that a user can correct: the message is for them, one line for each problem."""
 
     exit_status = 1
     prefix = "error: "
@@ -25,6 +21,6 @@ class ConfigError(UserError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of another library says, short enough for a message of ours."""
+    """The first line of another library's message, for a message of ours."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mindone_ddpm.common.errors import ConfigError, first_line
-from mindone_ddpm.common.files import atomic_path
+from mindone_ddpm.common.files import save_safetensors
 
 # Of the FID literature's Inception-v3, by which it is told from its kin: others have 1,000 classes, or the same names.
 INCEPTION_SHAPES = {
@@ -39,7 +39,6 @@ def convert_inception(source: Path, target: Path) -> None:
         import torch
     except ImportError as error:
         raise ConfigError("convert_inception needs PyTorch once: pip install torch") from error
-    from safetensors.numpy import save_file
 
     try:
         state = torch.load(source, map_location="cpu", weights_only=True)
@@ -50,5 +49,4 @@ def convert_inception(source: Path, target: Path) -> None:
         check_inception_shapes(weights)
     except ValueError as error:
         raise ConfigError(f"{source}: is not the weights of the FID literature's Inception-v3 ({error})") from error
-    with atomic_path(target) as tmp_path:
-        save_file({name: value for name, value in weights.items() if value.dtype == np.float32}, tmp_path)
+    save_safetensors({name: value for name, value in weights.items() if value.dtype == np.float32}, target)

@@ -15,9 +15,10 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import mint
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.files import save_safetensors
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
 
@@ -78,7 +79,7 @@ def named_adapters(network: Any) -> list[tuple[str, ms.Parameter]]:
 def save_state(network: Any, folder: Path) -> None:
     """For a checkpoint: the adapters as they are."""
     folder.mkdir(parents=True)
-    save_file({name: parameter.asnumpy() for name, parameter in named_adapters(network)}, folder / STATE_FILE)
+    save_safetensors({name: parameter.asnumpy() for name, parameter in named_adapters(network)}, folder / STATE_FILE)
 
 
 class AdapterFile:
@@ -95,7 +96,7 @@ class AdapterFile:
                 weights[f"unet.{name}.lora.down.weight"] = cell.lora_down.asnumpy()
                 weights[f"unet.{name}.lora.up.weight"] = cell.lora_up.asnumpy() * np.float32(cell.adapter_scale)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file(weights, Path(folder) / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_safetensors(weights, Path(folder) / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def merge_adapters(network: Any, source: str) -> int:

@@ -6,9 +6,10 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.files import save_safetensors
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.models.foreign import open_pipeline
 
@@ -104,4 +105,4 @@ class TextPipeline:
             for name, array in load_file(path).items():
                 stem, _, last = name.rpartition(".")
                 weights[f"{stem}.{_TORCH_NAMES.get(last, last)}"] = array
-            save_file(weights, path, metadata={"format": "pt"})
+            save_safetensors(weights, path, metadata={"format": "pt"})

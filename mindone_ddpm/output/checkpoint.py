@@ -1,8 +1,9 @@
-"""Checkpoints, what a run leaves in its folder, and how the newest good checkpoint is found.
+"""Checkpoints: written, checked, found.
 
-A checkpoint ``checkpoint-<step>/`` holds ``unet/`` and, with EMA, ``unet_ema/`` in diffusers' folder form,
-``training_state.safetensors`` (optimiser moments, counters, loss scale) and ``training_state.json`` (progress,
-configuration, versions, and the size and SHA-256 of every other file). safetensors and JSON only.
+A checkpoint ``checkpoint-<step>/`` holds a folder for each network that is trained (such as ``unet/``) and, with EMA,
+one for its average (``unet_ema/``), ``training_state.safetensors`` (optimizer moments, counters, loss scale) and
+``training_state.json`` (progress, configuration, versions, and the size and SHA-256 of every other file). safetensors
+and JSON only: reading one runs no code.
 """
 
 from __future__ import annotations
@@ -16,128 +17,65 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import UserError, first_line
-from mindone_ddpm.common.files import files_in, sha256_of, write_folder, write_into_folder
-from mindone_ddpm.models.foreign import PIPELINE_INDEX
-from mindone_ddpm.models.lora import WEIGHTS_FILE as LORA_WEIGHTS
-from mindone_ddpm.output.product import Product
-from mindone_ddpm.sampling.grids import TRAJECTORY_STRIP
+from mindone_ddpm.common.files import atomic_folder, files_in, save_safetensors, sha256_of
 
-RUN_CONFIG = "training_config.yaml"
-
-
-SNAPSHOT_PREFIX = ".upload-"  # folders of files that are being uploaded
-
-
-PRODUCT_RECORD = "product.json"  # what a folder holds: command, index file, parts
-BEST = "best"  # folder of the best pipeline
-
-
+CHECKPOINTS = "checkpoint-*"
 STATE_RECORD = "training_state.json"
-
-
 STATE_TENSORS = "training_state.safetensors"
-
-
-PIPELINE_PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "feature_extractor")
 
 
 class CheckpointError(UserError):
     """A checkpoint cannot be read or written; the message is one line for the user."""
 
 
-def save_product(product: Product, save: Callable[[Path], None], folder: Path, dtype: str = "float32") -> None:
-    """Save what a run makes into ``folder``, which may hold other files; its index file is moved last.
+# --- writing -------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(
+    folder: Path, record: dict[str, Any], state: dict[str, ms.Parameter], save_weights: Callable[[Path], None]
+) -> None:
+    """Write a checkpoint atomically.
 
     Args:
-        save: writes the product into the folder that it is given.
-        dtype: of the weights: ``float32``, ``fp16`` or ``bf16``.
+        record: the content of ``training_state.json``, to which the list of files is added.
+        state: the content of ``training_state.safetensors``.
+        save_weights: writes the networks' folders into the folder that it is given.
+
+    Raises:
+        CheckpointError: it could not be written; what was there before is untouched.
     """
-
-    def write(tmp_path: Path) -> None:
-        save(tmp_path)
-        if dtype != "float32":
-            for weights in tmp_path.rglob("*.safetensors"):
-                _convert_weights(weights, dtype)
-        about = {"command": product.command, "index_file": product.index_file, "parts": list(product.parts)}
-        (tmp_path / PRODUCT_RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-
-    write_into_folder(folder, write, last=product.index_file)
-
-
-def parts_of_product(folder: Path) -> list[str]:
-    """The folders of the product in a run's folder, as the record says and as earlier versions wrote them."""
-    recorded: list[str] = []
     try:
-        parts = json.loads((folder / PRODUCT_RECORD).read_text(encoding="utf-8"))["parts"]
-        # Names alone: a record must not lead out of the folder.
-        recorded = [part for part in parts if isinstance(part, str) and part == Path(part).name]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return sorted({part for part in (*PIPELINE_PARTS, *recorded) if (folder / part).is_dir()})
+        with atomic_folder(folder) as tmp_path:
+            save_weights(tmp_path)
+            arrays = {name: parameter.asnumpy() for name, parameter in state.items()}
+            save_safetensors(arrays, tmp_path / STATE_TENSORS)
+            text = json.dumps({**record, "files": describe_files(tmp_path)}, indent=2)
+            (tmp_path / STATE_RECORD).write_text(text, encoding="utf-8")
+    except Exception as error:  # a full disk shows as OSError here, and as an error of its own in safetensors
+        reason = first_line(error)
+        raise CheckpointError(f"{folder}: the checkpoint could not be written ({reason})") from error
 
 
-def _convert_weights(path: Path, dtype: str) -> None:
-    import ml_dtypes
-
-    target = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}[dtype]
-    weights = {name: array.astype(target) for name, array in load_file(path).items()}
-    save_file(weights, path, metadata={"format": "np"})
-
-
-def grids_in(folder: Path) -> list[Path]:
-    """A run's grids of samples, by epoch."""
-    return sorted((folder / "samples").glob("*.png"), key=lambda path: (len(path.stem), path.stem))
-
-
-def run_products(folder: Path) -> list[Path]:
-    """What a run has left behind in a folder: pipeline, samples, checkpoints, its configuration."""
-    names = (PIPELINE_INDEX, RUN_CONFIG, LORA_WEIGHTS, "samples", TRAJECTORY_STRIP, BEST, *parts_of_product(folder))
-    names = (*names, PRODUCT_RECORD)
-    return [folder / name for name in names if (folder / name).exists()] + sorted(folder.glob("checkpoint-*"))
-
-
-def clear_run(folder: Path) -> None:
-    """Remove what an earlier run left, but the trackers' files; all other files stay. The index goes first."""
-    for path in run_products(folder):
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders of a process that was killed while it wrote."""
-    for pattern in (".checkpoint-*.tmp", ".checkpoint-*.old", ".product.tmp", ".pipeline.tmp", f"{SNAPSHOT_PREFIX}*"):
-        for path in folder.glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
-    for path in (*folder.glob(".*.tmp*"), *(folder / "samples").glob(".*.tmp*")):
-        if path.is_file():
-            path.unlink()
-
-
-def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of each checkpoint, the oldest first."""
-    found = []
-    for path in folder.glob("checkpoint-*"):
-        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if number and path.is_dir():
-            found.append((int(number.group(1)), path))
-    return sorted(found)
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of each file below a folder, by its relative path."""
+    return {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in files_in(folder)
+    }
 
 
 def prune(folder: Path, total_limit: int | None) -> None:
-    """Keep the newest ``total_limit`` checkpoints."""
+    """Remove all checkpoints but the newest ``total_limit``; with None, none."""
     if total_limit is not None:
         for _, path in checkpoints_in(folder)[:-total_limit]:
             shutil.rmtree(path, ignore_errors=True)
 
 
 def set_aside_after(folder: Path, step: int) -> list[Path]:
-    """Rename the checkpoints later than ``step``, which a run that goes on from there leaves behind."""
+    """Rename the checkpoints later than ``step``, from which a run resumes, to ``abandoned-checkpoint-<step>``."""
     renamed = []
     for number, path in checkpoints_in(folder):
         if number > step:
@@ -148,42 +86,24 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
     return renamed
 
 
-def save_checkpoint(
-    folder: Path, record: dict[str, Any], state: dict[str, ms.Parameter], save_weights: Callable[[Path], None]
-) -> None:
-    """Write a checkpoint atomically.
+# --- reading -------------------------------------------------------------------------------------------------------
 
-    Args:
-        record: what goes into ``training_state.json``.
-        state: what goes into ``training_state.safetensors``.
-        save_weights: writes the networks' folders into the folder that it is given.
 
-    Raises:
-        CheckpointError: it could not be written; what was there before is untouched.
-    """
-
-    def write(tmp_path: Path) -> None:
-        save_weights(tmp_path)
-        save_file({name: parameter.asnumpy() for name, parameter in state.items()}, tmp_path / STATE_TENSORS)
-        files = {
-            str(path.relative_to(tmp_path)): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for path in files_in(tmp_path)
-        }
-        text = json.dumps({**record, "files": files}, indent=2)
-        (tmp_path / STATE_RECORD).write_text(text, encoding="utf-8")
-
-    try:
-        write_folder(folder, write)
-    except Exception as error:  # a full disk shows as OSError here, and as an error of its own in safetensors
-        reason = first_line(error)
-        raise CheckpointError(f"{folder}: the checkpoint could not be written ({reason})") from error
+def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of each checkpoint, the oldest first."""
+    found = []
+    for path in folder.glob(CHECKPOINTS):
+        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if number and path.is_dir():
+            found.append((int(number.group(1)), path))
+    return sorted(found)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of a checkpoint, after its files were compared with it.
 
     Raises:
-        CheckpointError: a file is missing or is not what was written.
+        CheckpointError: a file is missing, or differs from what was written.
     """
     try:
         record = json.loads((folder / STATE_RECORD).read_text(encoding="utf-8"))
@@ -199,12 +119,12 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def find_checkpoint(wanted: str, output_dir: Path, warn: Callable[[str], None]) -> tuple[Path, dict] | None:
+def find_checkpoint(wanted: str, output_dir: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
     """The checkpoint to resume from, and its record.
 
     Args:
-        wanted: ``latest``, ``auto`` (like latest, or None where there is none), or a folder.
-        warn: told of each damaged checkpoint that is passed over.
+        wanted: ``latest``; ``auto``, which is like latest, but gives None where there is no checkpoint; or a folder.
+        warn: called with a line for each damaged checkpoint that is passed over.
 
     Raises:
         CheckpointError: there is no good one.
@@ -218,8 +138,8 @@ def find_checkpoint(wanted: str, output_dir: Path, warn: Callable[[str], None]) 
     for folder in candidates:
         try:
             return folder, read_record(folder)
-        except CheckpointError as problem:
-            warn(f"{problem}; taking the one before")
+        except CheckpointError as error:
+            warn(f"{error}; taking the one before")
     if candidates:
         raise CheckpointError(f"--resume_from_checkpoint {wanted}: every checkpoint in {output_dir} is damaged")
     if wanted == "latest":
@@ -228,16 +148,16 @@ def find_checkpoint(wanted: str, output_dir: Path, warn: Callable[[str], None]) 
 
 
 def load_parameters(path: Path, parameters: Iterable[tuple[str, ms.Parameter]]) -> None:
-    """Set parameters from a safetensors file, by name; all of them, in shape and type.
+    """Set parameters from a safetensors file, by name. Values are converted to the type of each parameter.
 
     Raises:
-        CheckpointError: the file holds other names, shapes or types.
+        CheckpointError: the file holds other names or shapes.
     """
     arrays = load_file(path)
     named = dict(parameters)
     if set(arrays) != set(named):
-        odd = sorted(set(arrays) ^ set(named))
-        raise CheckpointError(f"{path}: holds other parameters than this run's, for example {odd[0]}")
+        different = sorted(set(arrays) ^ set(named))
+        raise CheckpointError(f"{path}: holds other parameters than this run's, for example {different[0]}")
     for name, parameter in named.items():
         array = arrays[name]
         if tuple(array.shape) != tuple(parameter.shape):

@@ -1,63 +1,70 @@
-"""The metrics of a run, always written by its main process: ``metrics.jsonl`` in the folder of logs.
+"""The metrics of a run: ``metrics.jsonl`` in its folder of logs, written whatever trackers there are.
 
-One JSON object per line: ``{"step": 10, "train/loss": 0.12, ...}``. The report and the model card read this file.
+One JSON object per line: ``{"step": 10, "train/loss": 0.12, ...}``. The report and the model card read this file and no
+other.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from tqdm import tqdm
 
-from mindone_ddpm.common.files import write_text
+from mindone_ddpm.common.files import atomic_path
 
 METRICS_FILE = "metrics.jsonl"
-LAST_STEPS = 50  # of which a mean is shown
+RECENT_STEPS = 50  # of which a mean is shown
 
 Curves = dict[str, dict[int, float]]  # by name, then by step
 
 
 class MetricsLog:
-    """A tracker that appends to the file; what an earlier start logged after ``step`` is removed."""
+    """The tracker that writes the file. A disk that takes no more costs lines, not the run."""
 
     def __init__(self, folder: Path, step: int = 0):
+        """
+        Args:
+            folder: made if need be.
+            step: of a resumed run, which repeats what came after: later lines are removed.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / METRICS_FILE
-        kept = [json.dumps(values) for values in read_lines(folder) if values["step"] <= step] if step else []
-        write_text(self.path, "".join(f"{line}\n" for line in kept))
+        with atomic_path(self.path) as tmp_path, open(tmp_path, "wb") as file:
+            if step > 0:
+                file.writelines(line for values, line in _lines(self.path) if values["step"] <= step)
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
+        self.is_broken = False
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
+        """Add a line, which is in the file when this returns."""
+        line = json.dumps({"step": step, **values}).encode() + b"\n"
+        if self.is_broken:
+            line = b"\n" + line  # after the part of a line that may be there
+        try:
+            complete = self.file.write(line) == len(line)
+            reason = "no space left"
+        except OSError as error:
+            complete, reason = False, error.strerror or str(error)
+        if not complete and not self.is_broken:
+            tqdm.write(f"warning: {self.path}: cannot be written ({reason}); metrics will be missing", file=sys.stderr)
+        self.is_broken = not complete
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
-        """Images are files of the run."""
+        """Images are files of the run, not lines."""
 
     def close(self) -> None:
-        """Every line is written at once."""
-
-
-def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
-    """The objects in a folder's file; a line that a kill has cut short is left out."""
-    path = folder / METRICS_FILE
-    if not path.is_file():
-        return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            values = json.loads(line)
-            if isinstance(values["step"], int):
-                yield values
-        except (ValueError, KeyError, TypeError):
-            continue
+        self.file.close()
 
 
 def read_curves(folder: Path) -> Curves:
-    """All metrics of a run by name and step. What was written last counts."""
+    """All metrics in a folder of logs, each by step. Where a step is there twice, the later line counts."""
     curves: Curves = {}
-    for values in read_lines(folder):
+    for values, _ in _lines(folder / METRICS_FILE):
         step = values.pop("step")
         for name, value in values.items():
             if isinstance(value, (int, float)):
@@ -65,7 +72,22 @@ def read_curves(folder: Path) -> Curves:
     return {name: dict(sorted(points.items())) for name, points in curves.items()}
 
 
-def latest_mean(points: dict[int, float]) -> str:
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
+    """Each complete line, parsed and as it is; a kill or a full disk may have cut some."""
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        for line in file:
+            try:
+                values = json.loads(line)
+                is_complete = isinstance(values["step"], int)
+            except (ValueError, KeyError, TypeError):
+                continue
+            if is_complete:
+                yield values, line.rstrip(b"\n") + b"\n"
+
+
+def recent_mean(points: dict[int, float]) -> str:
     """The mean of the last values of a curve, in words."""
-    last = list(points.values())[-LAST_STEPS:]
-    return f"{sum(last) / len(last):.4g}, mean of the last {len(last)} steps"
+    recent = list(points.values())[-RECENT_STEPS:]
+    return f"{sum(recent) / len(recent):.4g}, mean of the last {len(recent)} steps"

@@ -19,7 +19,7 @@ class Product:
         call: a Python expression that makes images with ``pipeline``.
         adapters_of: the base model of adapters; None where the product is a whole pipeline.
         base_model: what training started from.
-        sample_options: what the ``sample`` command needs beside ``--model``.
+        sample_options: what the ``sample`` command needs besides ``--model``.
     """
 
     command: str

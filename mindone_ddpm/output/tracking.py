@@ -1,4 +1,4 @@
-"""Trackers: where the metrics and images of a run go. Only the main process has any."""
+"""Trackers: where the metrics and images of a run go. They only write; only the main process has any."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from PIL import Image
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import write_text
-from mindone_ddpm.output.metrics_log import MetricsLog
+from mindone_ddpm.output.metrics_log import METRICS_FILE, MetricsLog
 
-# What the loop logs: the first three for every step, the others whenever it asks the device.
+# What the loop logs: the first three for every step, the others whenever it fetches from the device.
 SCALARS = (
     "train/loss",
     "train/learning_rate",
@@ -26,13 +26,12 @@ SCALARS = (
     "train/loss_scale",
 )
 
-
 # What trackers leave in their folder.
 FILES = (
     "events.out.tfevents.*",
     "metrics.csv",
     "evaluation.csv",
-    "metrics.jsonl",
+    METRICS_FILE,
     "hparams.yml",
     "wandb",
     "wandb_run_id.txt",
@@ -40,17 +39,20 @@ FILES = (
 
 
 class Tracker(Protocol):
-    """Where metrics and images of a run go. Trackers only write."""
+    """What receives the metrics and images of a run, by optimizer step."""
 
-    def scalars(self, step: int, values: dict[str, float]) -> None: ...
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Metrics of a step, by name such as ``train/loss`` or ``eval/fid``."""
 
-    def image(self, step: int, name: str, image: Image.Image) -> None: ...
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """An image that was made at a step."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Write what is not written yet. Called once, also when the run fails."""
 
 
 class Trackers:
-    """Several trackers at once; with none, one that does nothing."""
+    """Several trackers as one; with none, a tracker that does nothing."""
 
     def __init__(self, trackers: Iterable[Tracker] = ()):
         self.trackers = list(trackers)
@@ -90,10 +92,10 @@ class TensorBoardTracker:
 
 
 class WandbTracker:
-    """Weights & Biases; offline with ``WANDB_MODE=offline``. A resumed run goes on under the same id.
+    """Weights & Biases; offline with ``WANDB_MODE=offline``. A resumed run keeps its id.
 
     Raises:
-        ConfigError: wandb is not installed, or will not begin a run.
+        ConfigError: wandb is not installed, or cannot start a run.
     """
 
     def __init__(self, folder: Path, step: int, settings: dict[str, Any]):
@@ -118,7 +120,7 @@ class WandbTracker:
             )
         except Exception as error:  # its client raises many kinds
             raise ConfigError(
-                f"--report_to wandb: no run could be begun ({first_line(error)}); log in with `wandb login`, or set "
+                f"--report_to wandb: no run could be started ({first_line(error)}); log in with `wandb login`, or set "
                 "WANDB_MODE=offline"
             ) from error
         id_file.write_text(self.run.id, encoding="utf-8")
@@ -134,60 +136,63 @@ class WandbTracker:
 
 
 class CsvTracker:
-    """One row a step in ``metrics.csv``, and step, name and value of the metrics of evaluators in ``evaluation.csv``.
+    """``metrics.csv`` with one row per step, and ``evaluation.csv`` with step, name and value of evaluation metrics.
 
-    Both are written through at once; rows after ``step`` are removed at the start.
+    Rows are written at once; those after ``step`` are removed at the start.
     """
 
     columns = ("step", *SCALARS)
 
     def __init__(self, folder: Path, step: int):
         folder.mkdir(parents=True, exist_ok=True)
-        self.path = folder / "metrics.csv"
+        self.training, self.evaluation = folder / "metrics.csv", folder / "evaluation.csv"
         rows = []
-        if self.path.exists():
-            with open(self.path, newline="", encoding="utf-8") as file:
+        if self.training.exists():
+            with open(self.training, newline="", encoding="utf-8") as file:
                 # A kill may have cut the last row short.
-                rows = [row for row in csv.DictReader(file) if _is_whole(row) and int(row["step"]) <= step]
-        with open(self.path, "w", newline="", encoding="utf-8") as file:
+                rows = [row for row in csv.DictReader(file) if _is_complete(row) and int(row["step"]) <= step]
+        with open(self.training, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns)
             writer.writeheader()
             writer.writerows(rows)
-        self.evaluation = folder / "evaluation.csv"
         if self.evaluation.exists():
             lines = self.evaluation.read_text(encoding="utf-8").splitlines()
-            parts = [(line, line.split(",")) for line in lines]
-            kept = [line for line, part in parts if len(part) == 3 and part[0].isdigit() and int(part[0]) <= step]
+            cells = [(line, line.split(",")) for line in lines]
+            kept = [line for line, cell in cells if len(cell) == 3 and cell[0].isdigit() and int(cell[0]) <= step]
             self.evaluation.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
-    def image(self, step: int, name: str, image: Image.Image) -> None:
-        """A table holds no images."""
-
-    def close(self) -> None:
-        """Every row is written at once."""
-
     def scalars(self, step: int, values: dict[str, float]) -> None:
-        if not values.keys() & {*SCALARS}:  # metrics of evaluators, of which each run has its own
+        if not values.keys() & {*SCALARS}:  # evaluation metrics, of which each run has its own
             with open(self.evaluation, "a", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows([step, name, value] for name, value in values.items())
             return
-        with open(self.path, "a", newline="", encoding="utf-8") as file:
+        with open(self.training, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow({"step": step, **values})
 
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        """Tables hold no images."""
 
-def _is_whole(row: dict[str, str | None]) -> bool:
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _is_complete(row: dict[str, str | None]) -> bool:
     return None not in row.values() and str(row["step"]).isdigit()
 
 
 def make_tracker(names: str, folder: Path, step: int = 0, settings: dict[str, Any] | None = None) -> Tracker:
-    """The metrics log, and the trackers in ``names``, with commas between, writing into ``folder``.
+    """The metrics log, and the trackers in ``names``, with commas between, all writing into ``folder``.
 
     Args:
-        step: of a resumed run: what was written after it is removed.
-        settings: the run's hyperparameters, without secrets; also written to ``hparams.yml`` for a tracker.
+        names: ``jsonl`` is the metrics log itself; ``none`` is that alone.
+        step: of a resumed run: what was written after it is removed, or hidden.
+        settings: the run's hyperparameters, without secrets; also written to ``hparams.yml``, except with ``none``.
+
+    Raises:
+        ConfigError: a tracker cannot be started.
     """
-    chosen, settings = set(names.split(",")) - {"none", "jsonl"}, settings or {}
-    folder.mkdir(parents=True, exist_ok=True)
+    chosen = set(names.split(",")) - {"none"}
+    settings = settings or {}
     trackers: list[Tracker] = [MetricsLog(folder, step)]
     if chosen:
         write_text(folder / "hparams.yml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

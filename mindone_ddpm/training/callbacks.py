@@ -20,7 +20,7 @@ from mindone_ddpm.common.errors import UserError, first_line
 from mindone_ddpm.common.files import atomic_path, write_text
 from mindone_ddpm.config.groups import HIGHER_IS_BETTER
 from mindone_ddpm.evaluation.evaluator import Evaluator
-from mindone_ddpm.output import checkpoint, hub
+from mindone_ddpm.output import hub, run_folder
 from mindone_ddpm.output.card import write_card
 from mindone_ddpm.output.tracking import Tracker
 from mindone_ddpm.runtime import distributed
@@ -211,7 +211,7 @@ def save_product(training: Training, folder: Path | None = None) -> None:
     folder = folder or training.output_dir
     with training.averaged_weights():
         try:
-            checkpoint.save_product(training.job.product, training.job.save, folder, training.config.save_dtype)
+            run_folder.save_product(training.job.product, training.job.save, folder, training.config.save_dtype)
         except Exception as error:  # OSError, or safetensors' own for the same
             noun = training.job.product.noun
             raise TrainingError(f"{folder}: the {noun} could not be saved ({first_line(error)})") from error
@@ -286,10 +286,10 @@ class EvaluatorRunner:
         """Save the product into ``best/``, with a file that says what it is the best of."""
         if not self.training.runtime.is_main:
             return
-        folder = self.training.output_dir / checkpoint.BEST
+        folder = self.training.output_dir / run_folder.BEST
         try:
             save_product(self.training, folder)
-            write_text(folder / "best.json", json.dumps(about) + "\n")
+            write_text(folder / run_folder.BEST_RECORD, json.dumps(about) + "\n")
         except (TrainingError, OSError) as error:
             tqdm.write(f"warning: {folder}: could not be written ({first_line(error)})", file=sys.stderr)
 

@@ -15,7 +15,7 @@ from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.config.parse import to_yaml
 from mindone_ddpm.evaluation.evaluator import Evaluator
-from mindone_ddpm.output import checkpoint, hub, tracking
+from mindone_ddpm.output import hub, run_folder, tracking
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.distributed import Watchdog
 from mindone_ddpm.runtime.signals import StopRequest
@@ -156,12 +156,12 @@ def open_output_dir(training: Training, progress: Progress) -> None:
         return
     output_dir = training.output_dir
     if not progress.resumed:
-        if checkpoint.run_products(output_dir):
+        if run_folder.run_products(output_dir, training.job.product):
             tracking.clear_logs(output_dir / training.config.logging_dir)
-        checkpoint.clear_run(output_dir)
+        run_folder.clear_run(output_dir, training.job.product)
     output_dir.mkdir(parents=True, exist_ok=True)
-    checkpoint.clear_leftovers(output_dir)
-    write_text(output_dir / checkpoint.RUN_CONFIG, to_yaml(training.config))
+    run_folder.clear_leftovers(output_dir)
+    write_text(output_dir / run_folder.RUN_CONFIG, to_yaml(training.config))
 
 
 def open_tracker(training: Training, progress: Progress) -> tracking.Tracker:

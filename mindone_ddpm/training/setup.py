@@ -15,7 +15,7 @@ from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.loader import Plan
 from mindone_ddpm.jobs.base import Job, job_class
-from mindone_ddpm.output import checkpoint, hub
+from mindone_ddpm.output import checkpoint, hub, run_folder
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime, is_main_by_environment, launched_by_msrun, start
 from mindone_ddpm.training import optimizers
@@ -73,13 +73,13 @@ def check_output_dir(config: EngineConfig) -> None:
     if config.overwrite_output_dir:
         return
     if config.resume_from_checkpoint is not None:
-        if (folder / checkpoint.PIPELINE_INDEX).exists() and not checkpoint.checkpoints_in(folder):
+        if run_folder.index_files_in(folder) and not checkpoint.checkpoints_in(folder):
             raise ConfigError(
                 f"--output_dir {folder}: holds a pipeline but no checkpoint to resume from; give another folder, or "
                 "--overwrite_output_dir to train anew"
             )
         return
-    if checkpoint.run_products(folder):
+    if run_folder.run_products(folder):
         raise ConfigError(
             f"--output_dir {folder}: already holds a run; give another folder, --overwrite_output_dir to replace it, "
             "or --resume_from_checkpoint latest to go on"

@@ -144,7 +144,7 @@ def test_the_cache_is_taken_up_and_left_when_anything_changes(graph_mode, config
     config = replace(config, cache_latents=True)
     job = make_job(config)
     job.before_training(show_progress=False)
-    monkeypatch.setattr("mindone_ddpm.jobs.text_to_image.latents._fill", None)  # it must not be made again
+    monkeypatch.setattr("mindone_ddpm.jobs.text_to_image.latents._encode_images", None)  # it must not be made again
     again = make_job(config)
     again.before_training(show_progress=False)
     keys = {cache_key(config, job.records, job.captions, job.base)}

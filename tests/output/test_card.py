@@ -1,21 +1,23 @@
-"""The model card, and the curves that it is drawn from."""
+"""The model card."""
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
+
 import yaml
+from PIL import Image
 
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.text_to_image.product import text_to_image_product
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
-from mindone_ddpm.output import card, metrics_log
+from mindone_ddpm.output import card
 from mindone_ddpm.output.tracking import make_tracker
 
 PLAN = {"data": "10 images", "model": "tiny"}
 
 
-def test_a_card_of_ones_own_is_left_alone(tmp_path):
+def test_a_card_of_the_user_is_left_alone(tmp_path):
     config = TrainingConfig(dataset_name="digits", output_dir=str(tmp_path))
     card.write_card(config, unconditional_product(config), PLAN, tmp_path, 5, 10)
     first = (tmp_path / "README.md").read_text()
@@ -69,36 +71,41 @@ def test_a_model_of_classes_is_sampled_by_the_command():
     assert "--model you/others --class_label 0\n" in card.for_repository(text, "you/others")
 
 
-def test_a_curve_with_holes_is_drawn():
-    assert card.draw_curve({1: float("nan"), 2: 1.0, 3: float("inf"), 4: 0.5}).size == (720, 320)
-    assert card.draw_curve({1: float("nan"), 2: float("inf")}).size == (720, 320)
-
-
-def test_a_line_cut_short_costs_that_line(tmp_path):
-    lines = (
-        '{"step": 1, "train/loss": 0.5, "train/learning_rate": 1e-3}\n{"step": 2, "train/loss": 0.4}\n{"step": 3, "tr'
-    )
-    (tmp_path / "metrics.jsonl").write_text(lines)
-    curves = metrics_log.read_curves(tmp_path)
-    assert curves["train/loss"] == {1: 0.5, 2: 0.4} and curves["train/learning_rate"] == {1: 1e-3}
-
-
 def test_adapters_are_used_on_their_base():
     config = TextToImageConfig(pretrained_model_name_or_path="some/base", rank=4, hub_model_id="me/lora")
     text = card.card_text(config, text_to_image_product(config), PLAN, 1, 1, {}, None)
     assert 'from_pretrained("some/base")' in text and "load_lora_weights(repository)" in text
     assert 'repository = "me/lora"' in text
     assert yaml.safe_load(text.split("---")[1])["base_model"] == "some/base"
+    assert "mindone-ddpm sample" not in text and "mindone-ddpm train_text_to_image" in text
 
 
-@pytest.mark.parametrize("name", ["none", "csv,jsonl,tensorboard"])
-def test_curves_are_read_back_whatever_the_trackers_are(tmp_path, name):
-    for first, last in ((1, 7), (4, 8)):  # stopped after step 6, and resumed from step 3
-        tracker = make_tracker(name, tmp_path, first - 1, {})
-        for step in range(first, last):
-            tracker.scalars(step, {"train/loss": 10.0 * first + step, "train/learning_rate": 0.5})
-        tracker.scalars(last - 1, {"eval/validation_loss": 0.25})
-        tracker.close()
-    curves = metrics_log.read_curves(tmp_path)
-    assert curves["train/loss"] == {1: 11.0, 2: 12.0, 3: 13.0, 4: 44.0, 5: 45.0, 6: 46.0, 7: 47.0}
-    assert curves["eval/validation_loss"] == {7: 0.25}
+def test_a_fine_tuned_pipeline_is_sampled_with_a_prompt():
+    config = TextToImageConfig(pretrained_model_name_or_path="some/base", hub_model_id="me/foxes")
+    text = card.card_text(config, text_to_image_product(config), PLAN, 1, 1, {}, None)
+    assert "StableDiffusionPipeline.from_pretrained(repository)" in text and "load_lora_weights" not in text
+    assert "mindone-ddpm sample --model me/foxes --prompt 'a prompt'\n" in text
+    assert "--model you/foxes --prompt 'a prompt'\n" in card.for_repository(text, "you/foxes")
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["pipeline_tag"] == "text-to-image" and head["tags"] == ["mindspore", "mindone", "stable-diffusion"]
+
+
+def test_private_settings_are_left_out():
+    (item,) = [item for item in dataclasses.fields(TrainingConfig) if item.name == "seed"]
+    assert not card.is_private(item)
+    said = dataclasses.field(default=0, metadata={"private": True})
+    said.name = "seed"
+    assert card.is_private(said)
+
+
+def test_the_loss_is_that_of_the_metrics_log(tmp_path):
+    config = TrainingConfig(dataset_name="digits", output_dir=str(tmp_path))
+    tracker = make_tracker("none", tmp_path / config.logging_dir)
+    for step in range(1, 101):
+        tracker.scalars(step, {"train/loss": 1.0 if step <= 50 else 0.25})
+    tracker.close()
+    card.write_card(config, unconditional_product(config), PLAN, tmp_path, 100, 100)
+    text = (tmp_path / "README.md").read_text()
+    assert "| loss | 0.25, mean of the last 50 steps |" in text and "![loss](loss.png)" in text
+    with Image.open(tmp_path / "loss.png") as drawn:
+        assert drawn.size == (720, 320)

@@ -16,6 +16,7 @@ from mindone_ddpm.jobs.unconditional.product import unconditional_product
 from mindone_ddpm.output import hub
 from mindone_ddpm.output.card import write_card
 from mindone_ddpm.output.config import PushConfig
+from mindone_ddpm.output.product import Product
 from mindone_ddpm.runtime import launch
 
 
@@ -96,6 +97,30 @@ def test_links_are_sent_as_what_they_point_to(at, run_folder, tmp_path):
     sending.submit("first")
     assert sending.finish()
     assert at.repositories["someone/my-model"]["files"][weights.relative_to(run_folder).as_posix()] == b"weights"
+
+
+def product(**changes) -> Product:
+    facts = {"command": "train_x", "noun": "network", "index_file": "x.json", "parts": ("x", "x.bin")}
+    return Product(**{**facts, "pipeline_tag": "other", "tags": (), **changes})
+
+
+def test_the_files_of_another_kind_of_product_are_sent(at, run_folder, capsys):
+    """Those of a job whose files are not diffusers'; what its index does not name is not sent."""
+    for name in ("x.json", "x/weights.bin", "x.bin"):
+        (run_folder / name).parent.mkdir(exist_ok=True)
+        (run_folder / name).write_text("x")
+    assert not {"x.json", "x/weights.bin", "x.bin"} & set(hub.files_to_send(run_folder))
+    sending = hub.Uploader(PushConfig(model=str(run_folder), hub_token=TOKEN), run_folder, product())
+    sending.submit("first")
+    assert sending.finish(), capsys.readouterr().err
+    (run_folder / "model_index.json").unlink()
+    assert set(hub.files_to_send(run_folder, product())) == {
+        "README.md", "samples/0002.png", "x.json", "x/weights.bin", "x.bin",
+    }  # fmt: skip
+    assert at.repositories["someone/my-model"]["files"].keys() >= set(hub.files_to_send(run_folder, product()))
+    at.failures = [403]
+    sending.submit("second")
+    assert not sending.finish() and f"the network in {run_folder} could not be uploaded" in capsys.readouterr().err
 
 
 def test_a_public_repository_does_not_get_what_is_to_be_private(at, run_folder, capsys):

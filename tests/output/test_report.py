@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
+from math import nan
 from pathlib import Path
 
 import pytest
 from conftest import run_program
 from PIL import Image
 
+from mindone_ddpm.cli import preview_of_run
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.output import report
 
@@ -22,13 +25,13 @@ class Reader(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.titles, self.outside, self.text = [], [], [], ""
-        self.pictures: list[Image.Image] = []
+        self.images: list[Image.Image] = []
 
     def handle_starttag(self, tag, attributes):
         given = dict(attributes)
         source = given.get("src") or given.get("href")
         if source and source.startswith("data:image/png;base64,"):
-            self.pictures.append(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+            self.images.append(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
         elif source:
             self.outside.append(source)
         if tag not in ("meta", "img", "input", "br", "line", "circle", "polyline"):
@@ -66,10 +69,10 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
     for title in (
         "a <run>",
         "Samples over the epochs",
-        "From noise to pictures, at the last of these",
+        "Denoising",
         "loss",
         "learning rate",
-        "images a second",
+        "images per second",
         "Settings",
         "Versions",
     ):
@@ -77,7 +80,7 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
     assert "validation_loss" in page.titles and "Loss by timestep" in page.titles
     assert "Data: above as stored, below as the model sees it" in page.titles
     epochs = len(list((folder / "samples").glob("*.png")))
-    assert len(page.pictures) == epochs + 2 and epochs > 1
+    assert len(page.images) == epochs + 2 and epochs > 1
     with Image.open(folder / "trajectory.png") as strip:
         assert strip.size == (2 * 66 + 2, 4 * 66 + 2)  # four pictures, each after both steps
     assert "0.001" in page.text and "mindspore" in page.text  # the learning rate set, and a version
@@ -86,37 +89,45 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
     assert "http" not in re.sub(r"data:image/png;base64,[^\"]*", "", content)
 
 
-def test_lines_are_where_the_values_are():
-    chart = report.line_chart([[(0.0, 1.0), (10.0, 3.0), (20.0, 2.0)]], "x", 640, 240)
-    found = re.search(r'points="([^"]*)"', chart).group(1)
-    assert found == "62.0,214.0 345.0,10.0 628.0,112.0"
-
-
-def test_long_curves_are_thinned_by_means():
-    points = {step: float(step % 2) for step in range(1, 6001)}
-    drawn = report.thinned(points)
-    assert len(drawn) == 600 and all(value == 0.5 for _, value in drawn)
-    assert report.thinned({1: float("nan"), 2: 5.0}) == [(2.0, 5.0)]
-
-
 def test_odd_files_cost_their_part_alone(tmp_path):
     (tmp_path / "samples").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "samples" / "0001.png")
-    (tmp_path / "samples" / "0002.png").write_bytes(b"no picture")
+    (tmp_path / "samples" / "0002.png").write_bytes(b"no image")
     (tmp_path / "model_index.json").write_text("{}")
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "metrics.jsonl").write_text(
-        '{"step": 1, "eval/validation_loss_t000-499": NaN, "eval/validation_loss_t500-999": 0.5}\n'
-    )
+    values = {"step": 1, "eval/validation_loss_t000-499": nan, "eval/validation_loss_t500-999": 0.5}
+    (tmp_path / "logs" / "metrics.jsonl").write_text(json.dumps(values) + '\n{"step": 2, "ev')
     page = read(report.write_report(tmp_path))
-    assert len(page.pictures) == 1 and "0002.png cannot be read" in page.text
+    assert len(page.images) == 1 and "0002.png cannot be read" in page.text
     assert "nan" not in re.sub(r"data:image/png;base64,[^\"]*", "", (tmp_path / "report.html").read_text())
 
 
 def test_the_data_of_text_to_image(captioned_digits, tmp_path):
     settings = {"dataset_name": str(captioned_digits), "image_size": 16}
-    assert "data:image/png" in report.data_preview(settings)
-    assert "data:image/png" in report.data_preview({**settings, "rank": 4})
+    for number, given in enumerate((settings, {**settings, "rank": 4})):
+        folder = tmp_path / str(number)
+        path = preview_of_run(folder, given)
+        assert path is not None and path.parent == folder and Image.open(path).size[0] > 64
+    assert preview_of_run(tmp_path, {**settings, "dataset_name": str(tmp_path / "moved")}) is None
+    assert preview_of_run(tmp_path, {**settings, "a_later_setting": 1}) is None
+
+
+def test_the_preview_is_made_from_the_settings(tmp_path):
+    (tmp_path / "training_config.yaml").write_text("dataset_name: digits\n")
+    image = tmp_path / "image.png"
+    Image.new("RGB", (4, 4)).save(image)
+    given = []
+    page = read(report.write_report(tmp_path, preview=lambda settings: given.append(settings) or image))
+    assert given == [{"dataset_name": "digits"}] and len(page.images) == 1
+    assert "Data: above as stored, below as the model sees it" in page.titles
+    page = read(report.write_report(tmp_path, tmp_path / "pages" / "other.html", preview=lambda settings: None))
+    assert page.images == [] and not [title for title in page.titles if title.startswith("Data")]
+
+
+def test_adapters_are_called_so(tmp_path):
+    (tmp_path / "pytorch_lora_weights.safetensors").touch()
+    page = read(report.write_report(tmp_path))
+    assert "adapterssaved" in page.text and "pipeline" not in page.text
 
 
 def test_folders_without_a_run(tmp_path):

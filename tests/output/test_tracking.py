@@ -1,3 +1,5 @@
+"""Trackers, which write what a run measures."""
+
 from __future__ import annotations
 
 import csv
@@ -10,7 +12,8 @@ from PIL import Image
 from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.config.parse import to_yaml
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
-from mindone_ddpm.output.tracking import clear_logs, make_tracker
+from mindone_ddpm.output.metrics_log import read_curves
+from mindone_ddpm.output.tracking import Trackers, clear_logs, make_tracker
 
 
 def log(names, folder, steps, start=0, **settings):
@@ -63,3 +66,28 @@ def test_the_token_is_written_nowhere(tmp_path):
     for path in tmp_path.iterdir():
         assert b"hf_secret_thing" not in path.read_bytes(), path
     assert np.any([b"digits" in path.read_bytes() for path in tmp_path.glob("events*")])
+
+
+@pytest.mark.parametrize("name", ["none", "jsonl", "csv", "tensorboard"])
+def test_the_metrics_log_is_there_whatever_is_tracked(tmp_path, name):
+    log(name, tmp_path, [1, 2])
+    assert read_curves(tmp_path)["train/loss"] == {1: 1.0, 2: 0.5}
+    assert (tmp_path / "hparams.yml").exists() == (name != "none")
+    if name == "none":
+        assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_no_tracker_does_nothing(tmp_path):
+    tracker = Trackers()
+    tracker.scalars(1, {"train/loss": 1.0})
+    tracker.image(1, "samples", Image.new("RGB", (8, 8)))
+    tracker.close()
+
+
+def test_evaluation_metrics_have_a_table_of_their_own(tmp_path):
+    tracker = make_tracker("csv", tmp_path)
+    tracker.scalars(1, {"train/loss": 1.0, "train/learning_rate": 0.5, "train/grad_norm": 2.0})
+    tracker.scalars(1, {"eval/fid": 3.0, "eval/kid": 0.25})
+    tracker.close()
+    assert (tmp_path / "evaluation.csv").read_text() == "1,eval/fid,3.0\n1,eval/kid,0.25\n"
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["1,1.0,0.5,2.0,,,"]

@@ -20,7 +20,7 @@ from test_optimizers import adamw_by_hand
 from test_step import BETA1, BETA2, DECAY, EPSILON, RATE, START, gradient_by_hand
 
 from mindone_ddpm.models.pipelines import UNET_WEIGHTS
-from mindone_ddpm.output import checkpoint
+from mindone_ddpm.output import checkpoint, run_folder
 from mindone_ddpm.runtime.launch import find_free_port
 
 pytestmark = pytest.mark.distributed
@@ -161,7 +161,7 @@ def test_two_hosts_train_to_the_same_weights_as_two_ranks_on_one(two_ranks, run_
             _, stderr = process.communicate(timeout=200)
             assert process.returncode == 0, stderr
     assert_same_end(folders[0], reference, 20)
-    assert not checkpoint.run_products(folders[1])
+    assert not run_folder.run_products(folders[1])
     for folder in folders:
         wait_until_gone(folder)
 

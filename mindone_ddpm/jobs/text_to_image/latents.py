@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 from mindspore import nn, ops
 from tqdm import tqdm
 
-from mindone_ddpm.common.files import cache_dir
+from mindone_ddpm.common.files import added_files, cache_dir
 from mindone_ddpm.data.batching import in_batches, map_batches
 from mindone_ddpm.data.images import content_digest
 from mindone_ddpm.data.records import ImageRecords
@@ -102,8 +100,9 @@ class LatentCache:
         root = cache_dir() if config.cache_dir is None else Path(config.cache_dir).expanduser() / "mindone_ddpm"
         folder = root / "latents" / cache_key(config, records, captions, base)
         if not (folder / "embeddings.npy").exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            _fill(folder, records, captions, base, show_progress)
+            with added_files(folder, last="embeddings.npy") as tmp_path:
+                _encode_images(tmp_path, records, base.vae, show_progress)
+                _encode_texts(tmp_path, captions, base.text_encoder)
         return LatentCache(folder, records, captions)
 
 
@@ -128,14 +127,6 @@ def cache_key(config: TextToImageConfig, records: ImageRecords, captions: Captio
             digest.update(name.encode())
             digest.update(parameter.asnumpy().tobytes())
     return digest.hexdigest()[:32]
-
-
-def _fill(folder: Path, records: ImageRecords, captions: Captions, base: Any, show_progress: bool) -> None:
-    with tempfile.TemporaryDirectory(dir=folder) as tmp_path:
-        _encode_images(Path(tmp_path), records, base.vae, show_progress)
-        _encode_texts(Path(tmp_path), captions, base.text_encoder)
-        for name in ("means", "deviations", "embeddings"):  # the last one says that all are there
-            os.replace(Path(tmp_path) / f"{name}.npy", folder / f"{name}.npy")
 
 
 def _encode_images(folder: Path, records: ImageRecords, vae: Any, show_progress: bool) -> None:

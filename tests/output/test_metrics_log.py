@@ -1,0 +1,89 @@
+"""The one file of metrics."""
+
+from __future__ import annotations
+
+import json
+from math import isnan, nan
+
+from mindone_ddpm.output.metrics_log import MetricsLog, read_curves, recent_mean
+
+
+def test_a_line_is_in_the_file_at_once(tmp_path):
+    log = MetricsLog(tmp_path / "logs")
+    log.scalars(1, {"train/loss": 0.5})
+    assert (tmp_path / "logs" / "metrics.jsonl").read_text() == '{"step": 1, "train/loss": 0.5}\n'
+    log.close()
+
+
+def test_a_resumed_run_goes_on_after_its_step(tmp_path):
+    for first, last in ((1, 7), (4, 8)):  # stopped after step 6, and resumed after step 3
+        log = MetricsLog(tmp_path, first - 1)
+        for step in range(first, last):
+            log.scalars(step, {"train/loss": 10.0 * first + step, "train/learning_rate": 0.5})
+        log.scalars(last - 1, {"eval/validation_loss": 0.25})
+        log.close()
+    curves = read_curves(tmp_path)
+    assert curves["train/loss"] == {1: 11.0, 2: 12.0, 3: 13.0, 4: 44.0, 5: 45.0, 6: 46.0, 7: 47.0}
+    assert curves["eval/validation_loss"] == {7: 0.25}
+    MetricsLog(tmp_path).close()
+    assert read_curves(tmp_path) == {}  # a new run
+
+
+def test_a_line_cut_short_costs_that_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = ['{"step": 1, "train/loss": 0.5, "train/learning_rate": 1e-3}', '{"step": 2, "train/loss": 0.4}', "[1]"]
+    path.write_text("\n".join([*lines, "{}", '{"step": "x"}', '{"step": 3, "note": "text", "train/lo']))
+    assert read_curves(tmp_path) == {"train/loss": {1: 0.5, 2: 0.4}, "train/learning_rate": {1: 1e-3}}
+    log = MetricsLog(tmp_path, 2)
+    log.scalars(3, {"train/loss": 0.3})
+    log.close()
+    assert path.read_text().splitlines() == [*lines[:2], '{"step": 3, "train/loss": 0.3}']
+    path.write_bytes(b'{"step": 1, "train/loss": 1}\n\xff\xfe\n')
+    assert read_curves(tmp_path) == {"train/loss": {1: 1.0}}
+    assert read_curves(tmp_path / "nowhere") == {}
+
+
+def test_what_was_written_last_counts(tmp_path):
+    values = [(2, 5.0), (1, 1.0), (2, 6.0)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": s, "x": v}) + "\n" for s, v in values))
+    assert list(read_curves(tmp_path)["x"].items()) == [(1, 1.0), (2, 6.0)]
+
+
+def test_a_value_that_is_not_a_number_is_read_back(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.scalars(1, {"train/loss": nan})
+    log.close()
+    assert isnan(read_curves(tmp_path)["train/loss"][1])
+
+
+def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, capsys):
+    class Disk:
+        """Takes 40 bytes, then, once it has refused a line, all."""
+
+        def __init__(self, file):
+            self.file, self.room = file, 40
+
+        def write(self, line: bytes) -> int:
+            if self.room == 0:
+                self.room = 10**6
+                raise OSError(28, "No space left on device")
+            size = min(self.room, len(line))
+            self.room -= size
+            return self.file.write(line[:size])
+
+        def close(self) -> None:
+            self.file.close()
+
+    log = MetricsLog(tmp_path)
+    log.file = Disk(log.file)
+    for step in range(1, 5):
+        log.scalars(step, {"train/loss": 0.5})
+    log.close()
+    assert read_curves(tmp_path)["train/loss"] == {1: 0.5, 4: 0.5}
+    said = capsys.readouterr().err
+    assert said.count("warning") == 1 and "metrics.jsonl: cannot be written" in said
+
+
+def test_the_recent_mean_in_words():
+    assert recent_mean({step: 1.0 if step <= 50 else 0.5 for step in range(1, 101)}) == "0.5, mean of the last 50 steps"
+    assert recent_mean({1: 2.0}) == "2, mean of the last 1 steps"
