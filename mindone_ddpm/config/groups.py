@@ -78,7 +78,7 @@ class DataConfig(Settings):
     )
     image_column: str | None = setting(None, "column that holds the images; found by its type when not given")
     max_train_samples: int | None = setting(
-        None, "use only so many images, the first; with streaming, how many an epoch has", low=1
+        None, "use only the first N images; with streaming, the length of an epoch", low=1
     )
     streaming: bool = setting(
         False, "read the data set as a stream, for one that is larger than the disk", resume="locked"
@@ -141,17 +141,17 @@ class LossConfig(Settings):
 
     loss_type: str = setting("mse", "distance between prediction and target", choices=LOSS_TYPES, resume="locked")
     huber_c: float = setting(
-        0.1, "with loss_type huber: below this it is quadratic, above linear", above=0, resume="locked"
+        0.1, "with loss_type huber: quadratic below this distance, linear above", above=0, resume="locked"
     )
     snr_gamma: float | None = setting(
-        None, "weigh timesteps by Min-SNR with this gamma; 5 is recommended", above=0, resume="locked"
+        None, "weight the timesteps by Min-SNR with this gamma; 5 is recommended", above=0, resume="locked"
     )
     noise_offset: float = setting(
-        0.0, "add noise of this scale that is the same over a channel; 0.1 helps", low=0, resume="locked"
+        0.0, "add noise of this scale, one number per channel; 0.1 is usual", low=0, resume="locked"
     )
     input_perturbation: float = setting(
         0.0,
-        "add noise of this scale to the input's noise, but not to the target; 0.1 is recommended",
+        "add noise of this scale to the noise of the input, but not to the target; 0.1 is recommended",
         low=0,
         resume="locked",
     )
@@ -166,9 +166,9 @@ class LoopConfig(Settings):
     train_batch_size: int = setting(16, "images per device and micro-batch", low=1, resume="report")
     num_epochs: int = setting(50, "passes over the data", aliases=["num_train_epochs"], low=1, resume="report")
     max_train_steps: int | None = setting(
-        None, "optimiser steps; decides over num_epochs when given", low=1, resume="report"
+        None, "optimizer steps; decides over num_epochs when given", low=1, resume="report"
     )
-    gradient_accumulation_steps: int = setting(1, "micro-batches per optimiser step", low=1, resume="locked")
+    gradient_accumulation_steps: int = setting(1, "micro-batches per optimizer step", low=1, resume="locked")
     seed: int = setting(
         0, "decides initial weights, data order, flips, noise and samples", low=0, high=2**32 - 1, resume="locked"
     )
@@ -182,7 +182,7 @@ class OptimizerConfig(Settings):
 
     learning_rate: float = setting(1e-4, "peak learning rate", above=0, resume="report")
     scale_lr: bool = setting(False, "multiply the learning rate by ranks x batch x accumulation", resume="report")
-    lr_scheduler: str = setting("cosine", "schedule, by optimiser step", choices=LR_SCHEDULERS, resume="report")
+    lr_scheduler: str = setting("cosine", "schedule, by optimizer step", choices=LR_SCHEDULERS, resume="report")
     lr_warmup_steps: int = setting(500, "steps in which the learning rate rises from 0", low=0, resume="report")
     lr_num_cycles: float | None = setting(
         None, "cosine: waves, 0.5 by default; cosine_with_restarts: restarts, 1 by default", above=0, resume="report"
@@ -245,7 +245,7 @@ class PrecisionConfig(Settings):
         None, "the loss scale, or the first one; 65536 with fp16, else 1", above=0, resume="report"
     )
     max_consecutive_skips: int = setting(50, "updates skipped in a row, for overflow, before the run gives up", low=1)
-    gradient_checkpointing: bool = setting(False, "save memory by computing activations again going backward")
+    gradient_checkpointing: bool = setting(False, "save memory by computing activations again in the backward pass")
     enable_xformers_memory_efficient_attention: bool = setting(
         False, "on Ascend: mindone's fused attention; elsewhere there is none, and attention stays as it is"
     )
@@ -309,7 +309,7 @@ class CheckpointConfig(Settings):
 
     heading: ClassVar[str] = "checkpoints"
 
-    checkpointing_steps: int = setting(500, "optimiser steps between checkpoints; 0: none", low=0)
+    checkpointing_steps: int = setting(500, "optimizer steps between checkpoints; 0: none", low=0)
     checkpoints_total_limit: int | None = setting(2, "keep this many checkpoints, the newest; none: all", low=1)
     resume_from_checkpoint: str | None = setting(
         None,
@@ -354,12 +354,12 @@ class MachineConfig(Settings):
     device: str = setting("auto", "auto takes the first that is there", choices=DEVICES)
     mode: str = setting("graph", "graph compiles the step; pynative runs it operator by operator", choices=MODES)
     deterministic: bool = setting(
-        False, "same bits in every run on an NPU or GPU too, at some cost; a processor's are the same anyhow"
+        False, "same bits in every run on an NPU or GPU too, at some cost; a CPU always gives the same"
     )
     max_device_memory: int | None = setting(None, "use at most so many GiB of the device's memory", low=1)
     compile_cache: str = setting(
         "auto",
-        "keep the compiled step for the next start of the same run; auto: on a processor, where this was tried",
+        "keep the compiled step for the next start of the same run; auto: on a CPU, where this was tested",
         choices=["auto", "on", "off"],
     )
 
@@ -408,11 +408,11 @@ class LabelConfig(Settings):
     heading: ClassVar[str] = "classes"
 
     class_conditional: bool = setting(
-        False, "learn the classes too, so that samples of a class can be asked for", resume="locked"
+        False, "train with class labels, so that images of a class can be sampled", resume="locked"
     )
-    label_column: str | None = setting(None, "column that holds the classes; found by its type when not given")
+    label_column: str | None = setting(None, "column of the class labels; found by its type when not given")
     label_dropout: float = setting(
-        0.1, "share of labels left out, which guidance at sampling needs", low=0, high=1, resume="locked"
+        0.1, "share of labels dropped in training, which guidance at sampling requires", low=0, high=1, resume="locked"
     )
 
     def own_problems(self) -> list[str]:

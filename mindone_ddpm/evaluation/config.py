@@ -1,8 +1,4 @@
-"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
-
-Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
-names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
-"""
+"""Settings of evaluation: during training, and by the evaluate command. Free of MindSpore."""
 
 from __future__ import annotations
 
@@ -22,11 +18,11 @@ class EvaluationConfig(Settings):
     heading: ClassVar[str] = "metrics during training"
 
     eval_metrics: str | None = setting(
-        None, "figures of quality on the way, with commas between", choices=METRICS, several=True
+        None, "metrics measured during training, with commas between", choices=METRICS, several=True
     )
-    eval_metrics_steps: int = setting(0, "every so many steps, and at the end; 0: at the end only", low=0)
-    eval_num_samples: int = setting(1000, "pictures made for them", low=2)
-    eval_num_inference_steps: int = setting(50, "denoising steps (DDIM) of those pictures", low=1)
+    eval_metrics_steps: int = setting(0, "steps between measurements (and one at the end); 0: at the end only", low=0)
+    eval_num_samples: int = setting(1000, "generated images for each measurement", low=2)
+    eval_num_inference_steps: int = setting(50, "denoising steps (DDIM) of those images", low=1)
     eval_features: str = setting(
         "inception", "network whose features are compared; digits: small, built in", choices=["inception", "digits"]
     )
@@ -37,7 +33,7 @@ class EvaluationConfig(Settings):
         "pytorch-fid", "to the network's 299 pixels; clean: antialiased, as clean-fid", choices=["pytorch-fid", "clean"]
     )
     save_best: str | None = setting(
-        None, "keep the pipeline with the best of this figure in best/", choices=list(HIGHER_IS_BETTER)
+        None, "keep the pipeline with the best value of this metric in best/", choices=list(HIGHER_IS_BETTER)
     )
 
     def own_problems(self) -> list[str]:
@@ -61,14 +57,16 @@ class ValidationConfig(Settings):
 
     validation_split: float = setting(
         0.0,
-        "share of the images that is not trained on, and whose loss is measured instead",
+        "share of the images that is held out: not trained on, its loss is measured",
         low=0,
         high=0.9,
         resume="locked",
     )
-    validation_data_dir: str | None = setting(None, "folder of images whose loss is measured instead")
-    validation_loss_steps: int = setting(0, "measure it every so many steps, and at the end; 0: at the end only", low=0)
-    validation_num_images: int = setting(100, "measure it on at most so many images", low=1)
+    validation_data_dir: str | None = setting(None, "folder of held-out images, whose loss is measured")
+    validation_loss_steps: int = setting(
+        0, "steps between measurements (and one at the end); 0: at the end only", low=0
+    )
+    validation_num_images: int = setting(100, "images that are measured, at most", low=1)
 
     def own_problems(self) -> list[str]:
         problems = []
@@ -81,33 +79,33 @@ class ValidationConfig(Settings):
 
 @dataclass
 class EvaluateConfig(SamplingBase):
-    """How good a model's pictures are, measured against real ones."""
+    """How good a model's images are, measured against real ones."""
 
     heading: ClassVar[str] = "evaluation"
 
     model: str = setting("", "folder of a saved pipeline, or its name on the Hub; or give --fake")
-    output_dir: str = setting("evaluation", "folder for metrics.json; interrupted, the same command goes on from there")
-    batch_size: int = setting(64, "pictures made, and looked at, at once; does not change the figures", low=1)
-    num_samples: int | None = setting(None, "pictures made for the figures; 10,000 if not given", low=1)
+    output_dir: str = setting("evaluation", "folder for metrics.json; after an interruption the same command continues")
+    batch_size: int = setting(64, "images per batch; does not change the metrics", low=1)
+    num_samples: int | None = setting(None, "generated images; 10,000 if not given", low=1)
     scheduler: str = setting("ddim", "sampler", choices=SAMPLERS)
-    eta: float | None = setting(None, "with ddim: 0 no noise on the way, 1 as much as ddpm", low=0, high=1)
-    metrics: str = setting("fid,kid", "figures, with commas between", choices=METRICS, several=True)
+    eta: float | None = setting(None, "with ddim: 0 no noise during training, 1 as much as ddpm", low=0, high=1)
+    metrics: str = setting("fid,kid", "metrics, with commas between", choices=METRICS, several=True)
 
     # what it is measured against
-    dataset_name: str | None = setting(None, "data set of real pictures, as in training")
+    dataset_name: str | None = setting(None, "data set of real images, as in training")
     dataset_config_name: str | None = setting(None, "configuration of the data set, where it has several")
     dataset_split: str = setting("train", "split of the data set")
-    train_data_dir: str | None = setting(None, "folder of real pictures, resized as in training")
+    train_data_dir: str | None = setting(None, "folder of real images, resized as in training")
     image_column: str | None = setting(None, "column that holds the images; found by its type when not given")
-    max_train_samples: int | None = setting(None, "use only so many real pictures, the first", low=1)
+    max_train_samples: int | None = setting(None, "use only so many real images, the first", low=1)
     resize_mode: str = setting(
-        "squash", "of the real pictures, as in training; crop cuts their middle", choices=["squash", "crop"]
+        "squash", "of the real images, as in training; crop cuts their middle", choices=["squash", "crop"]
     )
-    image_interpolation_mode: str = setting("bilinear", "of the real pictures, as in training", choices=INTERPOLATIONS)
-    real: str | None = setting(None, "folder of real pictures, all of one size, taken as they are")
-    real_statistics: str | None = setting(None, "file that --save_real_statistics wrote, instead of real pictures")
-    save_real_statistics: str | None = setting(None, "file for the statistics of the real pictures")
-    fake: str | None = setting(None, "folder of pictures, all of one size, instead of a model")
+    image_interpolation_mode: str = setting("bilinear", "of the real images, as in training", choices=INTERPOLATIONS)
+    real: str | None = setting(None, "folder of real images, all of one size, taken as they are")
+    real_statistics: str | None = setting(None, "file that --save_real_statistics wrote, instead of real images")
+    save_real_statistics: str | None = setting(None, "file for the statistics of the real images")
+    fake: str | None = setting(None, "folder of images, all of one size, instead of a model")
 
     # how
     features: str = setting(
@@ -121,20 +119,20 @@ class EvaluateConfig(SamplingBase):
         "to Inception's 299 pixels; pytorch-fid, if not given, or clean: antialiased, as clean-fid",
         choices=["pytorch-fid", "clean"],
     )
-    keep_features: bool = setting(False, "write the features of the pictures to features.npz too")
-    force: bool = setting(False, "give a FID of too few pictures all the same")
+    keep_features: bool = setting(False, "write the features of the images to features.npz too")
+    force: bool = setting(False, "compute a FID from too few images all the same")
 
     def own_problems(self) -> list[str]:
         problems = []
         if bool(self.model) == (self.fake is not None):
-            problems.append("--model or --fake: give one of them: a model, or a folder of pictures")
+            problems.append("--model or --fake: give one of them: a model, or a folder of images")
         sources = ("dataset_name", "train_data_dir", "real", "real_statistics")
         given = [f"--{name}" for name in sources if getattr(self, name) is not None]
         needs_real = set(self.metrics.split(",")) != {"inception_score"}
         if len(given) > 1:
             problems.append(f"{' and '.join(given)}: give only one of them")
         if not given and needs_real:
-            problems.append("--dataset_name, --train_data_dir, --real or --real_statistics: give the real pictures")
+            problems.append("--dataset_name, --train_data_dir, --real or --real_statistics: give the real images")
         for name in ("real", "fake"):
             folder = getattr(self, name)
             if folder is not None and not Path(folder).is_dir():
@@ -142,7 +140,7 @@ class EvaluateConfig(SamplingBase):
         for name in ("dataset_name", "train_data_dir"):
             if getattr(self, name) is not None and not self.model:
                 problems.append(
-                    f"--{name}: goes with --model, which says how large pictures are; with --fake give --real"
+                    f"--{name}: goes with --model, which says how large images are; with --fake give --real"
                 )
         if self.features == "inception" and self.inception_weights is None:
             problems.append(
@@ -156,7 +154,7 @@ class EvaluateConfig(SamplingBase):
 
 
 def check_used(config: EvaluateConfig) -> list[str]:
-    """One line for each flag that would have no effect beside the others."""
+    """One line for each flag that has no effect together with the others."""
     of_a_model = ("num_samples", "num_inference_steps", "class_label", "guidance_scale", "eta")
     of_a_data_set = ("dataset_config_name", "image_column", "max_train_samples")
     without_effect: dict[str, tuple[str, ...]] = {}

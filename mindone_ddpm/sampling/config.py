@@ -1,8 +1,4 @@
-"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
-
-Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
-names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
-"""
+"""Settings of sampling, inpainting and interpolation. Free of MindSpore."""
 
 from __future__ import annotations
 
@@ -20,8 +16,8 @@ class SamplingBase(Settings):
     heading: ClassVar[str] = "model and sampling"
 
     model: str = setting("", "folder of a saved pipeline, or its name on the Hub")
-    output_dir: str = setting("samples", "folder for the pictures and the grid")
-    batch_size: int = setting(16, "pictures denoised at once; does not change them", low=1)
+    output_dir: str = setting("samples", "folder for the images and the grid")
+    batch_size: int = setting(16, "images denoised at once; does not change them", low=1)
     num_inference_steps: int | None = setting(
         None, "denoising steps; by default 1000 with ddpm, 50 with the others", low=1
     )
@@ -29,20 +25,20 @@ class SamplingBase(Settings):
         None, "of a class-conditional model: class names or numbers, with commas between; by default all in turn"
     )
     guidance_scale: float | None = setting(
-        None, "1 as learnt, more pushes towards the class or the prompt; by default 1 for classes, 7.5 for text", low=0
+        None, "1: as trained; more: closer to the class or the prompt; by default 1 for classes, 7.5 for text", low=0
     )
-    seed: int = setting(0, "picture i depends on (seed, i) only", low=0, high=2**32 - 1)
+    seed: int = setting(0, "image i depends on (seed, i) only", low=0, high=2**32 - 1)
     device: str = setting("auto", "auto takes the first that is there", choices=DEVICES)
     mode: str = setting("graph", "graph compiles the denoiser; pynative runs it operator by operator", choices=MODES)
 
 
 @dataclass
-class PicturesBase(SamplingBase):
-    """What every kind of sampling into a folder of pictures has."""
+class ImagesBase(SamplingBase):
+    """What every kind of sampling into a folder of images has."""
 
     heading: ClassVar[str] = "image files"
 
-    overwrite_output_dir: bool = setting(False, "write into an output_dir that already holds pictures")
+    overwrite_output_dir: bool = setting(False, "write into an output_dir that already holds images")
     bit_depth: int = setting(8, "bits a channel in the PNG files, 8 or 16", low=8, high=16)
 
     def own_problems(self) -> list[str]:
@@ -55,26 +51,28 @@ class PicturesBase(SamplingBase):
 
 
 @dataclass
-class SampleConfig(PicturesBase):
+class SampleConfig(ImagesBase):
     """Sampling from a saved pipeline."""
 
     heading: ClassVar[str] = "sampling"
 
-    num_images: int = setting(16, "number of pictures", low=1)
+    num_images: int = setting(16, "number of images", low=1)
     scheduler: str | None = setting(
         None, "sampler; by default ddpm, for text the one the pipeline was saved with", choices=SAMPLERS
     )
-    eta: float | None = setting(None, "with ddim: 0 no noise on the way, 1 as much as ddpm", low=0, high=1)
+    eta: float | None = setting(None, "with ddim: 0 no noise during training, 1 as much as ddpm", low=0, high=1)
     clip_sample: bool | None = setting(None, "with ddpm and ddim: clip the predicted image; as trained by default")
     timestep_spacing: str | None = setting(
         None, "how the steps lie among the noise levels; as trained by default", choices=TIMESTEP_SPACINGS
     )
     save_trajectory: str = setting(
-        "none", "also how the first eight pictures come about, as a strip or a GIF", choices=["none", "strip", "gif"]
+        "none",
+        "also save the denoising of the first eight images, as a strip or a GIF",
+        choices=["none", "strip", "gif"],
     )
     prompt: list[str] | None = setting(None, "of a text-to-image model: one or several texts")
     prompts_file: str | None = setting(None, "file with a text on each line, instead of --prompt")
-    negative_prompt: str | None = setting(None, "what the pictures shall not show")
+    negative_prompt: str | None = setting(None, "what the images should not show")
     height: int | None = setting(None, "of a text-to-image model, in pixels; by default as trained", low=8)
     width: int | None = setting(None, "like height", low=8)
     lora: str | None = setting(None, "folder or file of LoRA adapters to put on the model")
@@ -91,43 +89,43 @@ class SampleConfig(PicturesBase):
 
 
 @dataclass
-class InpaintConfig(PicturesBase):
-    """Filling in a part of pictures by RePaint (Lugmayr et al. 2022)."""
+class InpaintConfig(ImagesBase):
+    """Filling in a part of images by RePaint (Lugmayr et al. 2022)."""
 
     heading: ClassVar[str] = "inpainting"
 
-    output_dir: str = setting("inpainted", "folder for the pictures")
-    image: str = setting("", "picture, or folder of pictures, to complete")
-    mask: str = setting("", "picture: white is kept, black is made anew")
-    num_images: int = setting(4, "versions of each picture", low=1)
+    output_dir: str = setting("inpainted", "folder for the images")
+    image: str = setting("", "image, or folder of images, to complete")
+    mask: str = setting("", "image: white is kept, black is made anew")
+    num_images: int = setting(4, "versions of each image", low=1)
     num_inference_steps: int | None = setting(250, "denoising steps, without those that are done again", low=1)
     jump_length: int = setting(10, "steps of each jump back", low=1)
     jump_n_sample: int = setting(10, "times that each stretch is gone through", low=1)
 
     def own_problems(self) -> list[str]:
         problems = []
-        problems += [f"--{name}: give a picture" for name in ("image", "mask") if not getattr(self, name)]
+        problems += [f"--{name}: give a image" for name in ("image", "mask") if not getattr(self, name)]
         if self.num_inference_steps is not None and self.jump_length >= self.num_inference_steps:
             problems.append(f"--jump_length {self.jump_length}: must be below --num_inference_steps")
         return problems
 
 
 @dataclass
-class InterpolateConfig(PicturesBase):
-    """Pictures between two pictures (Ho et al. 2020, section 4.4)."""
+class InterpolateConfig(ImagesBase):
+    """Images between two images (Ho et al. 2020, section 4.4)."""
 
     heading: ClassVar[str] = "interpolation"
 
-    output_dir: str = setting("interpolated", "folder for the pictures")
-    image_a: str = setting("", "the first picture")
-    image_b: str = setting("", "the last picture")
-    num_images: int = setting(9, "pictures in the row, with both ends", low=2)
+    output_dir: str = setting("interpolated", "folder for the images")
+    image_a: str = setting("", "the first image")
+    image_b: str = setting("", "the last image")
+    num_images: int = setting(9, "images in the row, with both ends", low=2)
     strength: float = setting(
-        0.5, "how far into the noise, from 0 to 1: little keeps the pictures, much invents", above=0, high=1
+        0.5, "how far into the noise, from 0 to 1: little keeps the images, much invents", above=0, high=1
     )
     scheduler: str = setting("ddim", "sampler", choices=["ddpm", "ddim"])
 
     def own_problems(self) -> list[str]:
         problems = []
-        problems += [f"--{name}: give a picture" for name in ("image_a", "image_b") if not getattr(self, name)]
+        problems += [f"--{name}: give a image" for name in ("image_a", "image_b") if not getattr(self, name)]
         return problems

@@ -24,7 +24,7 @@ from mindone_ddpm.data.randomness import IMAGE_STREAM, batch_places, random_stre
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import class_names
 from mindone_ddpm.runtime.start import start
-from mindone_ddpm.sampling.config import PicturesBase, SampleConfig, SamplingBase
+from mindone_ddpm.sampling.config import ImagesBase, SampleConfig, SamplingBase
 from mindone_ddpm.sampling.grids import Trajectory, to_values, write_pictures
 
 
@@ -179,7 +179,7 @@ def class_guidance(config: SamplingBase, labels: list[int] | None) -> float:
     return 1.0 if config.guidance_scale is None else config.guidance_scale
 
 
-def check_output_folder(config: PicturesBase) -> Path:
+def check_output_folder(config: ImagesBase) -> Path:
     """Raises ConfigError if the folder for pictures will not do."""
     output_dir = Path(config.output_dir)
     if output_dir.exists() and not output_dir.is_dir():
@@ -192,7 +192,7 @@ def check_output_folder(config: PicturesBase) -> Path:
     return output_dir
 
 
-def open_model(config: PicturesBase) -> tuple[Path, Any]:
+def open_model(config: ImagesBase) -> tuple[Path, Any]:
     """The folder for pictures, checked, and the model's pipeline, with MindSpore started.
 
     Raises:

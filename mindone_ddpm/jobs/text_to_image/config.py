@@ -1,8 +1,4 @@
-"""Configuration: dataclasses that become the command line, a YAML file and the run's own record.
-
-Never imports MindSpore, so that ``--help`` answers at once. A field's ``metadata`` holds its help text, the other
-names by which the published scripts know it, and what it may be; :func:`validate` reports every problem together.
-"""
+"""The settings of the text-to-image job. Free of MindSpore."""
 
 from __future__ import annotations
 
@@ -39,7 +35,7 @@ class TextToImageConfig(EngineConfig):
     adam_weight_decay: float = setting(1e-2, "decoupled weight decay", low=0, resume="locked")
     save_image_epochs: int = setting(
         5,
-        "epochs between pictures for the validation prompts; 0: never",
+        "epochs between images for the validation prompts; 0: never",
         aliases=["save_images_epochs", "validation_epochs"],
         low=0,
     )
@@ -58,9 +54,14 @@ class TextToImageConfig(EngineConfig):
         resume="locked",
     )
     rank: int | None = setting(
-        None, "train low-rank adapters (LoRA) of this rank, and leave the UNet as it is", low=1, resume="locked"
+        None, "train low-rank adapters (LoRA) of this rank instead of the UNet's weights", low=1, resume="locked"
     )
-    lora_alpha: float | None = setting(None, "the adapters count alpha / rank; by default 1", above=0, resume="locked")
+    lora_alpha: float | None = setting(
+        None,
+        "scale of the adapters times rank: they are multiplied by alpha / rank; by default by 1",
+        above=0,
+        resume="locked",
+    )
     lora_target_modules: str = setting(
         "to_k,to_q,to_v,to_out.0", "layers that get adapters, with commas between", resume="locked"
     )
@@ -68,18 +69,18 @@ class TextToImageConfig(EngineConfig):
     # captions
     caption_column: str | None = setting(None, "column of captions: text, or lists of texts; found when not given")
     caption_dropout: float = setting(
-        0.0, "share of captions left out, for guidance; 0.1 is usual", low=0, high=1, resume="locked"
+        0.0, "share of captions dropped in training, for guidance; 0.1 is usual", low=0, high=1, resume="locked"
     )
     cache_latents: bool = setting(
         False,
-        "run the autoencoder and the text encoder once over the data and keep what they answer on disk",
+        "run the autoencoder and the text encoder once over the data and cache their outputs on disk",
         resume="locked",
     )
 
     # evaluation
-    validation_prompts: list[str] | None = setting(None, "texts for which pictures are made on the way")
-    num_validation_inference_steps: int = setting(20, "denoising steps of those pictures", low=1)
-    guidance_scale: float = setting(7.5, "of those pictures: 1 is none", low=0)
+    validation_prompts: list[str] | None = setting(None, "texts for which images are made during training")
+    num_validation_inference_steps: int = setting(20, "denoising steps of those images", low=1)
+    guidance_scale: float = setting(7.5, "of those images: 1 is none", low=0)
 
     # old command lines
     use_8bit_adam: bool = setting(False, "not there in MindSpore; --optimizer adafactor or lion keep less state")
