@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mindone_ddpm.backends import kernels
+from mindone_ddpm.backends.base import Backend
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.groups import EngineConfig
@@ -88,9 +88,9 @@ def load_unet(config: TrainingConfig, class_names: Sequence[str] = ()) -> tuple[
     return unet, DDPMScheduler.from_config(settings)
 
 
-def use_fused_attention(config: EngineConfig, unet: Any, device: str) -> None:
+def use_fused_attention(config: EngineConfig, unet: Any, backend: Backend) -> None:
     """Switch on mindone's fused attention where it is asked for and the device has it."""
-    if config.enable_xformers_memory_efficient_attention and kernels.has_fused_attention(device):
+    if config.enable_xformers_memory_efficient_attention and backend.fused_attention:
         unet.enable_xformers_memory_efficient_attention()
 
 

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindone_ddpm.backends import kernels
+from mindone_ddpm.backends.base import Backend
 from mindone_ddpm.config.groups import EngineConfig
 
 
@@ -33,17 +33,18 @@ class ExponentialMovingAverage(nn.Cell):
     Args:
         parameters: what is averaged, float32.
         decays: of each optimiser step; see :func:`ema_decays`.
+        backend: of the device, for the operator that moves the averages.
     """
 
     num_columns = 1
 
-    def __init__(self, parameters: ms.ParameterTuple, decays: np.ndarray):
+    def __init__(self, parameters: ms.ParameterTuple, decays: np.ndarray, backend: Backend):
         super().__init__(auto_prefix=False)
         self.parameters = parameters
         self.averages = parameters.clone(prefix="ema", init="same")
         self.decays = decays
         self.zero = ms.Tensor(0.0, ms.float32)
-        self.move = kernels.average_kernel(parameters)
+        self.move = backend.ema(parameters)
 
     def columns(self) -> np.ndarray:
         """Its column of the step table: 1 - decay, float64 of shape (steps, 1)."""
@@ -72,8 +73,10 @@ class ExponentialMovingAverage(nn.Cell):
                 ops.assign(parameter, keeper)
 
 
-def make_ema(config: EngineConfig, parameters: ms.ParameterTuple, total_steps: int) -> ExponentialMovingAverage | None:
+def make_ema(
+    config: EngineConfig, parameters: ms.ParameterTuple, total_steps: int, backend: Backend
+) -> ExponentialMovingAverage | None:
     if not config.use_ema:
         return None
     decays = ema_decays(total_steps, config.ema_inv_gamma, config.ema_power, config.ema_max_decay, config.ema_decay)
-    return ExponentialMovingAverage(parameters, decays)
+    return ExponentialMovingAverage(parameters, decays, backend)

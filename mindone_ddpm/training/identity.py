@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
-from mindone_ddpm.backends import kernels
 from mindone_ddpm.common.libraries import versions
 from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.runtime import graph_cache
@@ -73,7 +71,7 @@ PLACES = ("output_dir", "overwrite_output_dir", "resume_from_checkpoint")
 def graph_key(training: Training) -> str | None:
     """What the compiled step is filed under; None where it is not kept."""
     config, runtime = training.config, training.runtime
-    wanted = config.compile_cache == "on" or (config.compile_cache == "auto" and runtime.caches_graphs)
+    wanted = config.compile_cache == "on" or (config.compile_cache == "auto" and runtime.backend.caches_graphs)
     if not wanted or runtime.mode != "graph" or not is_cacheable(training):
         return None
     # Where it is written, and from where it goes on, are the only settings that surely leave no trace in the graph.
@@ -83,12 +81,11 @@ def graph_key(training: Training) -> str | None:
         "identity": identity_of(training),
         "schedule": (training.schedule.total_steps, training.plan.num_samples),
         "noise": {name: value for name, value in training.job.scheduler.config.items() if not name.startswith("_")},
-        "ranks": (runtime.rank, runtime.world_size, runtime.device),
+        "ranks": (runtime.rank, runtime.world_size),
         "others": training.job.frozen_settings,
-        "operators": (kernels.installed(), os.environ.get("ONEDNN_MAX_CPU_ISA")),
         "versions": versions(),
     }
-    return graph_cache.fingerprint(facts)
+    return graph_cache.fingerprint(facts, runtime.backend)
 
 
 def is_cacheable(training: Training) -> bool:

@@ -13,7 +13,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
-from mindone_ddpm.backends import kernels
+from mindone_ddpm.backends.base import Backend
 from mindone_ddpm.config.groups import EngineConfig, parse_step_rules
 
 
@@ -110,6 +110,7 @@ class AdamW(Optimizer):
 
     Args:
         parameters: what is trained, float32.
+        backend: of the device, for the operator that updates.
         bias_correction: without it, this is the tutorial's ``AdamWeightDecay``.
     """
 
@@ -122,6 +123,7 @@ class AdamW(Optimizer):
         beta2: float,
         epsilon: float,
         weight_decay: float,
+        backend: Backend,
         bias_correction: bool = True,
     ):
         super().__init__(parameters, weight_decay)
@@ -130,7 +132,7 @@ class AdamW(Optimizer):
         self.settings = (beta1, beta2, epsilon, bias_correction)
         self.beta1 = ms.Tensor(beta1, ms.float32)
         self.beta2 = ms.Tensor(beta2, ms.float32)
-        self.update = kernels.adam_kernel(parameters)
+        self.update = backend.adamw(parameters)
 
     def slots(self) -> dict[str, ms.ParameterTuple]:
         return {"moments1": self.moments1, "moments2": self.moments2}
@@ -276,7 +278,7 @@ def _zeros(prefix: str, parameter: ms.Parameter, shape: tuple[int, ...]) -> ms.P
     return ms.Parameter(ms.Tensor(np.zeros(shape), ms.float32), name=f"{prefix}.{parameter.name}", requires_grad=False)
 
 
-def make_optimizer(config: EngineConfig, parameters: ms.ParameterTuple) -> Optimizer:
+def make_optimizer(config: EngineConfig, parameters: ms.ParameterTuple, backend: Backend) -> Optimizer:
     decay = config.adam_weight_decay
     if config.optimizer == "sgd":
         return SGD(parameters, config.adam_beta1, decay)
@@ -290,5 +292,6 @@ def make_optimizer(config: EngineConfig, parameters: ms.ParameterTuple) -> Optim
         config.adam_beta2,
         config.adam_epsilon,
         decay,
+        backend,
         bias_correction=config.optimizer == "adamw",
     )

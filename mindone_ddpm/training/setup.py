@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import mindspore as ms
 import numpy as np
 
-from mindone_ddpm.backends import kernels
 from mindone_ddpm.common.errors import ConfigError, UserError
 from mindone_ddpm.common.files import check_writable
 from mindone_ddpm.config.groups import EngineConfig
@@ -117,11 +116,11 @@ class Training:
 
     def step(self, window: list[list[ms.Tensor]]) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
         """Train on a window of micro-batches; see :meth:`DiffusionTrainStep.run`. The first compiles the step."""
-        distributed.meet(self.runtime)
+        distributed.sync_ranks(self.runtime)
         if self.is_compiled:
             return self.step_cell.run(window)
         self.is_compiled = True
-        with graph_cache.kept(graph_key(self)):
+        with graph_cache.cached_graph(graph_key(self)):
             return self.step_cell.run(window)
 
     @contextlib.contextmanager
@@ -137,12 +136,12 @@ def resolve_auto(config: Config, runtime: Runtime) -> Config:
     Raises:
         ConfigError: the machine has no kernels for the precision asked for.
     """
-    precision = runtime.default_precision if config.mixed_precision == "auto" else config.mixed_precision
-    missing = kernels.missing_precisions(runtime.device)
-    if precision in missing:
-        others = [name for name in ("no", "fp16", "bf16") if name not in missing]
+    backend = runtime.backend
+    precision = backend.default_precision if config.mixed_precision == "auto" else config.mixed_precision
+    if precision not in backend.precisions:
         raise ConfigError(
-            f"--mixed_precision {precision}: this {runtime.device} has no kernels for it; use {' or '.join(others)}"
+            f"--mixed_precision {precision}: this {backend.name} has no kernels for it; "
+            f"use {' or '.join(backend.precisions)}"
         )
     scale = config.loss_scale if config.loss_scale is not None else (65536.0 if precision == "fp16" else 1.0)
     return replace(config, mixed_precision=precision, loss_scale=scale)
@@ -203,7 +202,7 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Any) -> Training
         )
     schedule = Schedule(plan, config.gradient_accumulation_steps, config.num_epochs, config.max_train_steps)
     set_compute_precision(unet, config.mixed_precision)
-    use_fused_attention(config, unet, runtime.device)
+    use_fused_attention(config, unet, runtime.backend)
     if config.gradient_checkpointing:
         checkpoint_gradients(unet)
     parameters = ms.ParameterTuple(unet.trainable_params())
@@ -221,12 +220,13 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Any) -> Training
         config.lr_step_rules,
     )
     boundary = OptimizerUpdate(
-        optimizers.make_optimizer(config, parameters),
+        optimizers.make_optimizer(config, parameters, runtime.backend),
         rates,
+        runtime.backend,
         max_grad_norm=config.max_grad_norm,
         loss_scale=config.loss_scale or 1.0,
         dynamic_scaling=config.loss_scaling == "dynamic",
-        ema=make_ema(config, parameters, schedule.total_steps),
+        ema=make_ema(config, parameters, schedule.total_steps, runtime.backend),
         world_size=plan.world_size,
     )
     step_cell = DiffusionTrainStep(job.loss_cell(), boundary, config.gradient_accumulation_steps)

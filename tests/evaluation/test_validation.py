@@ -8,6 +8,7 @@ import pytest
 from conftest import run_program
 from PIL import Image
 
+from mindone_ddpm.backends.choose import choose
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.evaluation.validation_loss import NUM_BUCKETS, ValidationLoss
@@ -16,7 +17,7 @@ from mindone_ddpm.models import schedulers
 from mindone_ddpm.models.unet import make_unet
 from mindone_ddpm.runtime.start import Runtime
 
-ALONE = Runtime("CPU", "graph")
+ALONE = Runtime(choose("CPU"), "graph")
 
 
 def digits(small_model, **changes) -> TrainingConfig:

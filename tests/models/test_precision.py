@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from conftest import run_program, set_mode
 
+from mindone_ddpm.backends.choose import choose
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
 from mindone_ddpm.models import schedulers
@@ -29,8 +30,8 @@ def train_three_steps(prepare, loss_scale=1.0):
     unet = make_unet(CONFIG)
     prepare(unet)
     scheduler = schedulers.make_noise_scheduler(CONFIG)
-    optimizer = make_optimizer(CONFIG, ms.ParameterTuple(unet.trainable_params()))
-    boundary = OptimizerUpdate(optimizer, np.full(10, 1e-3), 1.0, loss_scale)
+    optimizer = make_optimizer(CONFIG, ms.ParameterTuple(unet.trainable_params()), choose("CPU"))
+    boundary = OptimizerUpdate(optimizer, np.full(10, 1e-3), choose("CPU"), 1.0, loss_scale)
     loss = DenoisingLoss(scheduler.alphas_cumprod.asnumpy(), "epsilon")
     loss_cell = UnconditionalLoss(unet, loss, has_labels=False, has_input_noise=False, keys=None)
     step = DiffusionTrainStep(loss_cell, boundary).set_train()

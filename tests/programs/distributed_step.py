@@ -27,8 +27,8 @@ if here.rank == 1:
     loss.weight.set_data(ms.Tensor(np.full((3, 2), 9.0), ms.float32))  # to be replaced by rank 0's
 parameters = ms.ParameterTuple(loss.trainable_params())
 distributed.broadcast_parameters(here, parameters)
-optimizer = AdamW(parameters, BETA1, BETA2, EPSILON, DECAY)
-boundary = OptimizerUpdate(optimizer, np.full(9, RATE), max_grad_norm=1.0, world_size=here.world_size)
+optimizer = AdamW(parameters, BETA1, BETA2, EPSILON, DECAY, here.backend)
+boundary = OptimizerUpdate(optimizer, np.full(9, RATE), here.backend, max_grad_norm=1.0, world_size=here.world_size)
 step = DiffusionTrainStep(loss, boundary)
 
 # Rank 0 has two samples, rank 1 one sample and one filling.

@@ -6,6 +6,7 @@ import pytest
 from mindspore import ops
 from test_step import INPUTS, RATE, LinearLoss, batch
 
+from mindone_ddpm.backends.choose import choose
 from mindone_ddpm.training.ema import ExponentialMovingAverage, ema_decays
 from mindone_ddpm.training.optimizers import AdamW
 from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
@@ -39,8 +40,9 @@ class BiasedLoss(LinearLoss):
 def make(decays, accumulation_steps=1, make_loss=LinearLoss):
     loss = make_loss()
     parameters = ms.ParameterTuple(loss.trainable_params())
-    ema = ExponentialMovingAverage(parameters, decays)
-    boundary = OptimizerUpdate(AdamW(parameters, 0.9, 0.99, 1e-3, 0.1), np.full(50, RATE), ema=ema)
+    ema = ExponentialMovingAverage(parameters, decays, choose("CPU"))
+    optimizer = AdamW(parameters, 0.9, 0.99, 1e-3, 0.1, choose("CPU"))
+    boundary = OptimizerUpdate(optimizer, np.full(50, RATE), choose("CPU"), ema=ema)
     return DiffusionTrainStep(loss, boundary, accumulation_steps), ema
 
 

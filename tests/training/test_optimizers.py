@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 
+from mindone_ddpm.backends.choose import choose
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.training.optimizers import SGD, Adafactor, AdamW, Lion, learning_rates, make_optimizer
 
@@ -59,7 +60,7 @@ def test_adamw_by_hand(either_mode):
     start, gradients = generator.random((4, 3)), generator.standard_normal((5, 4, 3))
     rates = np.array([1e-2, 2e-2, 1e-2, 5e-3, 1e-3])
     weights = ms.Parameter(ms.Tensor(start, ms.float32), name="w")
-    optimizer = AdamW(ms.ParameterTuple([weights]), 0.9, 0.99, 1e-3, 0.1)
+    optimizer = AdamW(ms.ParameterTuple([weights]), 0.9, 0.99, 1e-3, 0.1, choose("CPU"))
     apply = Apply(optimizer, optimizer.columns(rates))
     for step, gradient in enumerate(gradients):
         apply(ms.Tensor(gradient, ms.float32), ms.Tensor(step, ms.int32), ms.Tensor(True))
@@ -70,7 +71,7 @@ def test_adamw_by_hand(either_mode):
 
 def test_without_bias_correction_the_first_step_is_small(graph_mode):
     weights = ms.Parameter(ms.Tensor(np.zeros(2), ms.float32), name="w")
-    optimizer = AdamW(ms.ParameterTuple([weights]), 0.9, 0.999, 1e-8, 0.0, bias_correction=False)
+    optimizer = AdamW(ms.ParameterTuple([weights]), 0.9, 0.999, 1e-8, 0.0, choose("CPU"), bias_correction=False)
     apply = Apply(optimizer, optimizer.columns(np.array([1.0])))
     apply(ms.Tensor([1.0, -1.0], ms.float32), ms.Tensor(0, ms.int32), ms.Tensor(True))
     np.testing.assert_allclose(weights.asnumpy(), [-0.1 / math.sqrt(0.001), 0.1 / math.sqrt(0.001)], rtol=1e-5)
@@ -79,7 +80,7 @@ def test_without_bias_correction_the_first_step_is_small(graph_mode):
 def test_told_that_it_is_not_finite_it_changes_no_bit(either_mode):
     generator = np.random.default_rng(0)
     weights = ms.Parameter(ms.Tensor(generator.random(50), ms.float32), name="w")
-    optimizer = AdamW(ms.ParameterTuple([weights]), 0.9, 0.99, 1e-8, 0.1)
+    optimizer = AdamW(ms.ParameterTuple([weights]), 0.9, 0.99, 1e-8, 0.1, choose("CPU"))
     apply = Apply(optimizer, optimizer.columns(np.array([1e-2, 1e-2])))
     apply(ms.Tensor(generator.random(50), ms.float32), ms.Tensor(0, ms.int32), ms.Tensor(True))
     state = [weights, optimizer.moments1[0], optimizer.moments2[0]]
@@ -154,7 +155,8 @@ def test_adafactor_by_hand(either_mode, shape):
 def test_no_optimiser_changes_a_bit_at_an_overflow(graph_mode, name):
     generator = np.random.default_rng(0)
     weights = ms.Parameter(ms.Tensor(generator.random((5, 10)), ms.float32), name="w")
-    optimizer = make_optimizer(TrainingConfig(optimizer=name, adam_weight_decay=0.1), ms.ParameterTuple([weights]))
+    config = TrainingConfig(optimizer=name, adam_weight_decay=0.1)
+    optimizer = make_optimizer(config, ms.ParameterTuple([weights]), choose("CPU"))
     apply = Apply(optimizer, optimizer.columns(np.array([1e-2, 1e-2])))
     apply(ms.Tensor(generator.random((5, 10)), ms.float32), ms.Tensor(0, ms.int32), ms.Tensor(True))
     state = [weights, *optimizer.state().values()]

@@ -6,6 +6,7 @@ import pytest
 from mindspore import nn, ops
 from test_optimizers import adamw_by_hand
 
+from mindone_ddpm.backends.choose import choose
 from mindone_ddpm.training.optimizers import AdamW
 from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
 
@@ -33,8 +34,8 @@ def gradient_by_hand(weight, x):
 def make_step(accumulation_steps=1, max_grad_norm=0.0, loss_scale=1.0, steps=50, **options):
     loss = LinearLoss()
     parameters = ms.ParameterTuple(loss.trainable_params())
-    optimizer = AdamW(parameters, BETA1, BETA2, EPSILON, DECAY)
-    boundary = OptimizerUpdate(optimizer, np.full(steps, RATE), max_grad_norm, loss_scale, **options)
+    optimizer = AdamW(parameters, BETA1, BETA2, EPSILON, DECAY, choose("CPU"))
+    boundary = OptimizerUpdate(optimizer, np.full(steps, RATE), choose("CPU"), max_grad_norm, loss_scale, **options)
     return DiffusionTrainStep(loss, boundary, accumulation_steps)
 
 

@@ -1,0 +1,47 @@
+"""Which devices this machine has, and the :class:`Backend` of each. Does not import MindSpore before it is asked."""
+
+from __future__ import annotations
+
+import glob
+import importlib
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mindone_ddpm.backends.base import Backend
+
+CPU_FOLDER = "mindone_ddpm.backends.cpu"
+
+
+def available_devices() -> list[str]:
+    """The devices that MindSpore can drive and that this machine has, best first."""
+    devices = []
+    if glob.glob("/dev/davinci[0-9]*"):
+        devices.append("Ascend")
+    if os.path.exists("/dev/nvidiactl") and os.path.exists("/dev/nvidia0"):
+        devices.append("GPU")
+    return [*devices, "CPU"]
+
+
+def max_local_ranks() -> int | None:
+    """The number of NPUs of this machine, one for each rank; None where ranks share the CPU."""
+    return len(glob.glob("/dev/davinci[0-9]*")) or None
+
+
+def has_cpu_operators() -> bool:
+    """Whether this copy of the package has ``backends/cpu``: the folder may be deleted."""
+    return importlib.util.find_spec(CPU_FOLDER) is not None
+
+
+def choose(device: str) -> Backend:
+    """The backend of ``Ascend``, ``GPU`` or ``CPU``. Imports MindSpore."""
+    if device == "Ascend":
+        from mindone_ddpm.backends import ascend
+
+        return ascend.BACKEND
+    if device == "CPU" and has_cpu_operators():
+        return importlib.import_module(f"{CPU_FOLDER}.backend").BACKEND
+    from mindone_ddpm.backends import substitutes
+
+    return substitutes.GPU if device == "GPU" else substitutes.CPU
