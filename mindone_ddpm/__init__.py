@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from mindone_ddpm.runtime.environment import prepare_environment
-
 __version__ = "0.1.0"
 
 # Where each public name is. Loaded on first use: importing the package does not import MindSpore.
@@ -63,8 +61,6 @@ _PUBLIC = {
     "Stopped": "training.loop",
 }
 __all__ = sorted(_PUBLIC)
-
-prepare_environment()  # before anything imports MindSpore
 
 
 def __getattr__(name: str) -> Any:

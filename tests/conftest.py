@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mindone_ddpm  # noqa: F401  (sets the environment before MindSpore is imported)
+import mindone_ddpm.runtime  # noqa: F401  sets environment variables before MindSpore is imported
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
@@ -65,6 +66,21 @@ def either_mode(request):
     set_mode(request.param)
     yield request.param
     set_mode("graph")
+
+
+@contextlib.contextmanager
+def without_substitutes():
+    """MindSpore's and mindone's own operators, as on Ascend, inside."""
+    from mindone_ddpm.backends.choose import choose
+    from mindone_ddpm.backends.cpu.operators import OPERATORS
+    from mindone_ddpm.backends.substitutes import SUBSTITUTES
+
+    OPERATORS.remove()
+    SUBSTITUTES.remove()
+    try:
+        yield
+    finally:
+        choose("CPU").install()
 
 
 def run_program(*arguments: object, timeout_s: float = 300, cwd: Path | None = None, **env: str):

@@ -1,24 +1,47 @@
-"""From a device's name to its backend."""
+"""Which devices this machine has, and the :class:`Backend` of each. Does not import MindSpore before it is asked."""
 
 from __future__ import annotations
 
+import glob
+import importlib
+import importlib.util
 import os
+from typing import TYPE_CHECKING
 
-from mindone_ddpm.backends import kernels
-from mindone_ddpm.backends.base import Backend
+if TYPE_CHECKING:
+    from mindone_ddpm.backends.base import Backend
+
+CPU_FOLDER = "mindone_ddpm.backends.cpu"
+
+
+def available_devices() -> list[str]:
+    """The devices that MindSpore can drive and that this machine has, best first."""
+    devices = []
+    if glob.glob("/dev/davinci[0-9]*"):
+        devices.append("Ascend")
+    if os.path.exists("/dev/nvidiactl") and os.path.exists("/dev/nvidia0"):
+        devices.append("GPU")
+    return [*devices, "CPU"]
+
+
+def max_local_ranks() -> int | None:
+    """The number of NPUs of this machine, one for each rank; None where ranks share the CPU."""
+    return len(glob.glob("/dev/davinci[0-9]*")) or None
+
+
+def has_cpu_operators() -> bool:
+    """Whether this copy of the package has ``backends/cpu``: the folder may be deleted."""
+    return importlib.util.find_spec(CPU_FOLDER) is not None
 
 
 def choose(device: str) -> Backend:
-    missing = kernels.missing_precisions(device)
-    return Backend(
-        name=device,
-        default_precision="no" if device == "CPU" else "fp16",
-        precisions=tuple(name for name in ("no", "fp16", "bf16") if name not in missing),
-        caches_graphs=device == "CPU",
-        fused_attention=kernels.has_fused_attention(device),
-        flat_collectives=device == "CPU",
-        gradients=kernels.gradient_kernels,
-        adamw=kernels.adam_kernel,
-        ema=kernels.average_kernel,
-        graph_facts=lambda: (kernels.installed(), os.environ.get("ONEDNN_MAX_CPU_ISA")),
-    )
+    """The backend of ``Ascend``, ``GPU`` or ``CPU``. Imports MindSpore."""
+    if device == "Ascend":
+        from mindone_ddpm.backends import ascend
+
+        return ascend.BACKEND
+    if device == "CPU" and has_cpu_operators():
+        return importlib.import_module(f"{CPU_FOLDER}.backend").BACKEND
+    from mindone_ddpm.backends import substitutes
+
+    return substitutes.GPU if device == "GPU" else substitutes.CPU

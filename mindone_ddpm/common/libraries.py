@@ -1,8 +1,4 @@
-"""The machine: environment, device choice, execution mode, and quiet.
-
-:func:`prepare_environment` must run before MindSpore is imported; the package's ``__init__`` sees to it. Everything
-that imports MindSpore does so inside a function, so that the command line can answer ``--help`` at once.
-"""
+"""Importing mindone and the libraries around it: quietly, and no more of it than is used."""
 
 from __future__ import annotations
 
@@ -15,12 +11,18 @@ import warnings
 from collections.abc import Iterator
 
 import mindone_ddpm
+from mindone_ddpm.common.lazy_imports import lazy_imports
 
 
 @contextlib.contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Hold back what the libraries underneath say while they are imported; exceptions pass."""
+    """How mindone is imported, everywhere in this package.
+
+    Hides what it and the libraries below it print while they are imported; exceptions pass. Packages of mindone that
+    import far more than is used are imported lazily; see :mod:`mindone_ddpm.common.lazy_imports`.
+    """
     with (
+        lazy_imports(),
         warnings.catch_warnings(),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),
@@ -30,18 +32,19 @@ def quiet_imports() -> Iterator[None]:
 
 
 def quiet_libraries() -> None:
-    """Silence the loggers and warnings that carry no news for the user."""
+    """Silence the libraries' loggers and warnings that say nothing a user can act on."""
     for name in ("mindone", "mindspore", "transformers", "datasets", "httpx", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    from mindone.diffusers.utils import logging as mindone_logging
+    with quiet_imports():
+        from mindone.diffusers.utils import logging as mindone_logging
 
     mindone_logging.disable_progress_bar()
 
 
 def versions() -> dict[str, str]:
-    """Of this package, Python, and the packages that the figures of a run depend on."""
+    """Versions of this package, Python, and the packages that a run's results depend on."""
     names = ("mindspore", "mindone", "numpy", "datasets", "pillow")
     found = {name: importlib.metadata.version(name) for name in names}
     return {"mindone_ddpm": mindone_ddpm.__version__, "python": platform.python_version(), **found}

@@ -1,7 +1,7 @@
-"""Collectives between the ranks of a job, and a watch over each rank. With one rank, all of them do nothing.
+"""Collectives between the ranks of a job, and a watchdog for each rank. With one rank, all of them do nothing.
 
-Every rank must call the same ones in the same order. MindSpore's CPU collectives know float32 and float16 only, so
-everything travels as float32, which holds bytes and small whole numbers exactly.
+Every rank must call the same ones in the same order. MindSpore's CPU collectives support float32 and float16 only, so
+everything is sent as float32, which represents bytes and integers below 2^24 exactly.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def _from_main(values: np.ndarray) -> np.ndarray:
 
 def sync_ranks(runtime: Runtime) -> None:
     """Before a collective: wait until every rank is about to call it, where it would not wait long enough itself."""
-    if runtime.meeting is not None:
-        runtime.meeting.wait()
+    if runtime.rendezvous is not None:
+        runtime.rendezvous.wait()
 
 
 def barrier(runtime: Runtime) -> None:
@@ -53,7 +53,7 @@ def any_rank(runtime: Runtime, value: bool) -> bool:
 
 @contextlib.contextmanager
 def main_first(runtime: Runtime) -> Iterator[None]:
-    """The first rank of each machine goes through first, the others after it, for what it leaves in a cache."""
+    """The first rank of each machine runs the block first, then the others, which find what it has put in a cache."""
     if runtime.world_size > 1 and runtime.local_rank != 0:
         barrier(runtime)
     yield
@@ -75,18 +75,18 @@ def broadcast_object(runtime: Runtime, value: Any) -> Any:
 
 
 def broadcast_parameters(runtime: Runtime, parameters: Iterable[ms.Parameter]) -> None:
-    """Set every rank's parameters to the main rank's. Whole numbers must be below 2^24."""
+    """Set every rank's parameters to the main rank's. Integers must be below 2^24."""
     if runtime.world_size == 1:
         return
     sync_ranks(runtime)
     for parameter in parameters:
-        # A tensor without axes does not travel.
+        # Broadcast takes no tensor of shape ().
         values = _from_main(np.atleast_1d(parameter.asnumpy()))
         parameter.set_data(ms.Tensor(values.reshape(parameter.shape), parameter.dtype))
 
 
 def gather_rows(runtime: Runtime, rows: np.ndarray) -> np.ndarray:
-    """The float32 ``rows`` of all ranks, by rank. Every rank must bring as many."""
+    """The float32 ``rows`` of all ranks, concatenated by rank. Every rank must give the same number of rows."""
     if runtime.world_size == 1:
         return rows
     sync_ranks(runtime)
@@ -94,9 +94,9 @@ def gather_rows(runtime: Runtime, rows: np.ndarray) -> np.ndarray:
 
 
 def sum_exactly(runtime: Runtime, values: np.ndarray) -> np.ndarray:
-    """The sum over the ranks of float64 ``values``, added up in float64 in the order of the ranks.
+    """The sum over the ranks of finite float64 ``values``, added in float64 in the order of the ranks.
 
-    A float64 travels as three float32, which hold all of its digits; infinities and NaN are not for here.
+    A float64 is sent as three float32, which hold all of its digits.
     """
     if runtime.world_size == 1:
         return values
@@ -109,27 +109,27 @@ def sum_exactly(runtime: Runtime, values: np.ndarray) -> np.ndarray:
 
 
 def gather_any(runtime: Runtime, rows: np.ndarray) -> np.ndarray:
-    """Like :func:`gather_rows`, where ranks may bring different numbers of rows."""
+    """Like :func:`gather_rows`, where ranks may give different numbers of rows."""
     if runtime.world_size == 1:
         return rows
     counts = gather_rows(runtime, np.array([len(rows)], np.float32)).astype(int)
-    filled = np.zeros((counts.max(), *rows.shape[1:]), np.float32)
-    filled[: len(rows)] = rows
-    parts = gather_rows(runtime, filled).reshape(len(counts), *filled.shape)
+    padded = np.zeros((counts.max(), *rows.shape[1:]), np.float32)
+    padded[: len(rows)] = rows
+    parts = gather_rows(runtime, padded).reshape(len(counts), *padded.shape)
     return np.concatenate([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
 class Watchdog:
-    """Ends this rank when one of its phases takes too long: a peer that is gone leaves the others waiting.
+    """Ends this rank when one of its phases takes too long: when a rank has ended or hangs, the others wait for it.
 
-    The wait for data has the shorter limit, so that the rank which hangs there is the one that says so.
+    The wait for data has a shorter limit, so that the rank that hangs there is the one that reports it.
     """
 
     def __init__(self, runtime: Runtime, limit_s: float):
         self.runtime, self.limit_s = runtime, limit_s
         self.phase, self.since, self.limit = "starting", time.monotonic(), float("inf")
         if runtime.world_size > 1:
-            threading.Thread(target=self._run, daemon=True, name="watch").start()
+            threading.Thread(target=self._run, daemon=True, name="watchdog").start()
 
     def enter(self, phase: str, share_of_limit: float = 1.0) -> None:
         self.phase, self.since, self.limit = phase, time.monotonic(), self.limit_s * share_of_limit

@@ -1,4 +1,4 @@
-"""What this machine has, whether it fits together, and what to do where it does not."""
+"""Checks whether this machine can train, and says what to do where it cannot."""
 
 from __future__ import annotations
 
@@ -19,36 +19,25 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from mindone_ddpm.backends.choose import available_devices, has_cpu_operators, max_local_ranks
 from mindone_ddpm.backends.gpu import cuda
 from mindone_ddpm.common.errors import first_line
-from mindone_ddpm.runtime.start import available_devices, max_local_ranks
+from mindone_ddpm.common.libraries import quiet_imports
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
-
-
 CHECKED_PACKAGES = ("mindspore", "mindone", "datasets", "numpy", "pillow", "huggingface_hub", "transformers")
-
-
 SMALLEST_SHARED_MEMORY_MIB, SMALLEST_DISK_GIB = 64, 5
-
-
 RUN_TIMEOUT_S = 900.0
-
-
 HUB_TIMEOUT_S = 5.0
-
-
 ASCEND_FOLDERS = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/cann")
 
-
-# Where CANN says which it is, best first, and how.
-CANN_NOTES = (
+# Where CANN's version is written, best first, and the pattern to find it.
+CANN_VERSION_FILES = (
     ("compiler/version.info", r"^version_dir=(.+)$"),
     ("version.cfg", r"_running_version=\[(?:[^]:]*:)?([^]]+)\]"),
     ("compiler/version.info", r"^[Vv]ersion=(.+)$"),
     ("version.info", r"^[Vv]ersion=(.+)$"),
 )
-
 
 # A run that takes seconds once it is compiled.
 TINY_RUN = (
@@ -76,7 +65,7 @@ def check_python() -> Finding:
 
 
 def check_packages() -> Iterator[Finding]:
-    """Each package against the range that this one asks for."""
+    """Each package against the range that this one requires."""
     ranges = {}
     for text in required():
         requirement = Requirement(text)
@@ -96,15 +85,15 @@ def check_packages() -> Iterator[Finding]:
 
 
 def required() -> list[str]:
-    """What this package asks for; nothing is known of a copy that is not installed."""
+    """What this package requires; empty for a copy that is not installed."""
     try:
         return importlib.metadata.requires("mindone_ddpm") or []
     except importlib.metadata.PackageNotFoundError:
         return []
 
 
-def said_by(*command: str) -> str | None:
-    """What a program prints, or None where it is not there or fails."""
+def output_of(*command: str) -> str | None:
+    """What a program prints; None if it is missing or fails."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
     except (OSError, subprocess.SubprocessError):
@@ -112,9 +101,9 @@ def said_by(*command: str) -> str | None:
 
 
 def check_ascend(device: str = "auto") -> Finding:
-    """What is missing is a fault where an NPU is asked for, or is there to be taken; else a warning."""
+    """What is missing is a fault if an NPU is asked for, or would be taken by ``auto``; else a warning."""
     devices = "Ascend" in available_devices()
-    driver = said_by("npu-smi", "info")
+    driver = output_of("npu-smi", "info")
     folder = os.environ.get("ASCEND_HOME_PATH") or next((f for f in ASCEND_FOLDERS if Path(f).is_dir()), None)
     cann = cann_version(Path(folder)) if folder else None
     if not devices and driver is None and folder is None and device != "Ascend":
@@ -137,28 +126,28 @@ def check_ascend(device: str = "auto") -> Finding:
 
 
 def supported_cann() -> list[str]:
-    """The versions of CANN that the installed MindSpore says it fits, such as "8.3"; none where it does not say."""
+    """The versions of CANN that the installed MindSpore supports, such as "8.3"; empty if it does not say."""
     folder = mindspore_folder()
-    notes = folder / "run_check" / "_check_version.py" if folder is not None else None
-    if notes is None or not notes.is_file():
+    checks = folder / "run_check" / "_check_version.py" if folder is not None else None
+    if checks is None or not checks.is_file():
         return []
-    found = re.search(r"class AscendEnvChecker[\s\S]*?self\.version = \[(.*?)\]", notes.read_text())
+    found = re.search(r"class AscendEnvChecker[\s\S]*?self\.version = \[(.*?)\]", checks.read_text())
     return re.findall(r"\d+\.\d+", found.group(1)) if found else []
 
 
 def mindspore_folder() -> Path | None:
     """Where MindSpore is installed, without importing it."""
     spec = importlib.util.find_spec("mindspore")
-    places = list(spec.submodule_search_locations or []) if spec is not None else []
-    return Path(places[0]) if places else None
+    folders = list(spec.submodule_search_locations or []) if spec is not None else []
+    return Path(folders[0]) if folders else None
 
 
 def cann_version(folder: Path) -> str | None:
-    """The toolkit's version from its own notes, such as "8.5.0", wherever this version of it keeps them.
+    """The toolkit's version, such as "8.5.0", from whichever file this version of it has.
 
-    Its parts also carry a version of their own (7.6 in CANN 8.0), which is taken only where nothing else is said.
+    Its parts also have a version of their own (7.6 in CANN 8.0), which is taken only if there is no other.
     """
-    for name, pattern in CANN_NOTES:
+    for name, pattern in CANN_VERSION_FILES:
         path = folder / name
         found = re.search(pattern, path.read_text(errors="replace"), re.MULTILINE) if path.is_file() else None
         if found:
@@ -167,19 +156,19 @@ def cann_version(folder: Path) -> str | None:
 
 
 def set_env_script(folder: Path) -> Path:
-    """What a shell must source before it can use the toolkit in this folder."""
+    """The script that a shell must source before it can use the toolkit in this folder."""
     inside, above = folder / "set_env.sh", folder.parent / "set_env.sh"
     usual = above if folder.name == "latest" else inside
-    return next((place for place in (inside, above) if place.is_file()), usual)
+    return next((path for path in (inside, above) if path.is_file()), usual)
 
 
 def check_gpu() -> Finding:
-    said = said_by("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
-    if said is None:
+    listed = output_of("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    if listed is None:
         if "GPU" in available_devices():
             return Finding("GPU", WARNING, "a device, but its driver is silent", "see whether `nvidia-smi` runs")
         return Finding("GPU", OK, "none on this machine")
-    name = said.strip().splitlines()[0]
+    name = listed.strip().splitlines()[0]
     if not has_gpu_build():
         return Finding("GPU", WARNING, name, "this MindSpore is built for other devices; training takes the CPU")
     trouble = cuda.trouble()
@@ -194,18 +183,26 @@ def has_gpu_build() -> bool:
     return folder is not None and any((folder / "lib" / "plugin").glob("*gpu*"))
 
 
-def check_fast_operators() -> Finding:
-    """C++ operators, which make a processor two to three times as fast."""
+def check_mindspore() -> Iterator[Finding]:
     try:
-        from mindone_ddpm.backends.cpu.native import find_compiler
+        with quiet_imports():
+            importlib.import_module("mindspore")
     except Exception as error:  # whatever a broken MindSpore raises
-        return Finding("MindSpore", FAULT, f"cannot be imported ({first_line(error)})", "install it anew")
+        yield Finding("MindSpore", FAULT, f"cannot be imported ({first_line(error)})", "install it again")
+
+
+def check_fast_operators() -> Finding:
+    """A C++ compiler, whose operators make a CPU two to three times as fast."""
+    if not has_cpu_operators():
+        return Finding("C++ compiler", OK, "not used: this copy of the package has no backends/cpu")
+    from mindone_ddpm.backends.cpu.compiler import find_compiler
+
     compiler = find_compiler()
     if compiler is None:
         return Finding(
             "C++ compiler", WARNING, "none", "on a CPU a step takes two to three times as long without: install g++"
         )
-    return Finding("C++ compiler", OK, str(compiler))
+    return Finding("C++ compiler", OK, compiler)
 
 
 def check_disk(folder: Path) -> Finding:
@@ -236,7 +233,7 @@ def check_hub() -> Finding:
 
 
 def run(name: str, text: str, advice: str, *arguments: str) -> Finding:
-    """Run this program; its last word where it fails."""
+    """Run this program; the finding has its last error message if it fails."""
     command = [sys.executable, "-m", "mindone_ddpm", *arguments]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=RUN_TIMEOUT_S)
@@ -245,7 +242,7 @@ def run(name: str, text: str, advice: str, *arguments: str) -> Finding:
     if result.returncode == 0:
         return Finding(name, OK, text)
     lines = [line.strip() for line in re.split(r"[\r\n]+", result.stderr) if line.strip()]
-    errors = [line for line in lines if line.startswith("error: ")] or lines or ["it said nothing"]
+    errors = [line for line in lines if line.startswith("error: ")] or lines or ["no message"]
     return Finding(name, FAULT, f"status {result.returncode}: {errors[-1][:300]}", advice)
 
 
@@ -259,8 +256,8 @@ def check_work(device: str) -> Iterator[Finding]:
         yield trained
         if trained.status == OK:
             sampling = ["sample", "--model", f"{folder}/one", "--num_images", "2", "--num_inference_steps", "2"]
-            sampling += ["--device", device, "--output_dir", f"{folder}/pictures"]
-            yield run("sampling", f"two pictures on {device}", "try `mindone-ddpm sample` by hand", *sampling)
+            sampling += ["--device", device, "--output_dir", f"{folder}/images"]
+            yield run("sampling", f"two images on {device}", "try `mindone-ddpm sample` by hand", *sampling)
         if max_local_ranks() == 1:
             yield Finding("msrun", OK, "one NPU here: two ranks were not tried")
             return
@@ -269,7 +266,7 @@ def check_work(device: str) -> Iterator[Finding]:
 
 
 def examine(device: str, with_runs: bool, on_finding: Callable[[Finding], None]) -> list[Finding]:
-    """Look at everything; each finding is told at once. Runs are left out, or take a minute or two."""
+    """Run all checks; each finding is passed to ``on_finding`` at once. ``with_runs`` adds a minute or two."""
     findings: list[Finding] = []
 
     def note(finding: Finding) -> None:
@@ -278,6 +275,8 @@ def examine(device: str, with_runs: bool, on_finding: Callable[[Finding], None])
 
     note(check_python())
     for finding in check_packages():
+        note(finding)
+    for finding in check_mindspore():
         note(finding)
     note(check_ascend(device))
     for check in (check_gpu, check_fast_operators, check_shared_memory, check_hub):

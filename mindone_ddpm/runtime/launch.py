@@ -21,10 +21,10 @@ from typing import IO
 import psutil
 
 import mindone_ddpm
+from mindone_ddpm.backends.choose import max_local_ranks
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.runtime.outcome import OUTCOMES
 from mindone_ddpm.runtime.signals import interrupt_watch
-from mindone_ddpm.runtime.start import max_local_ranks
 
 PACKAGE = Path(mindone_ddpm.__file__).parent
 DEFAULT_PORT = 8118

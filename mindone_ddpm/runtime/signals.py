@@ -1,4 +1,4 @@
-"""The one loop. :func:`train_loop` reads from top to bottom: prepare, loop, finish."""
+"""SIGINT and SIGTERM: the first asks training to stop after its step, the second ends the process."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 
 class InterruptWatch:
-    """Waits for SIGINT in a thread of its own.
+    """Waits for SIGINT in a separate thread.
 
     While a graph runs, MindSpore turns SIGINT into SIGTERM, so that a handler could not tell Ctrl-C from a preemption.
-    Blocked before MindSpore starts its threads, SIGINT reaches nobody but the one who waits for it.
+    SIGINT is blocked before numpy and MindSpore start their threads, which inherit that; only the waiting thread
+    receives it.
     """
 
     def __init__(self) -> None:
@@ -26,12 +27,12 @@ class InterruptWatch:
         self.count = 0
 
     def start(self) -> None:
-        """Call it first thing in a program's main thread."""
+        """Call this in the main thread, before numpy or MindSpore is imported."""
         if self.started or threading.current_thread() is not threading.main_thread():
             return
         self.started = True
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        threading.Thread(target=self._wait, daemon=True, name="interrupt watch").start()
+        threading.Thread(target=self._wait, daemon=True, name="interrupt_watch").start()
 
     def _wait(self) -> None:
         while True:

@@ -1,24 +1,25 @@
-"""The machine: environment, device choice, execution mode, and quiet.
+"""The start of a job on this machine: device, execution mode, seed, ranks.
 
-:func:`prepare_environment` must run before MindSpore is imported; the package's ``__init__`` sees to it. Everything
-that imports MindSpore does so inside a function, so that the command line can answer ``--help`` at once.
+Does not import MindSpore before :func:`start` is called, so that the command line can answer ``--help`` at once.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from mindone_ddpm.backends.base import Backend
-from mindone_ddpm.backends.choose import choose
-from mindone_ddpm.backends.cpu.rendezvous import Meeting
+from mindone_ddpm.backends.choose import available_devices, choose
 from mindone_ddpm.backends.gpu import cuda
 from mindone_ddpm.common.errors import UserError, first_line
 from mindone_ddpm.common.files import cache_dir
 from mindone_ddpm.common.libraries import quiet_imports, quiet_libraries
+
+if TYPE_CHECKING:
+    from mindone_ddpm.backends.base import Backend, Rendezvous
 
 
 class DeviceError(UserError):
@@ -27,37 +28,32 @@ class DeviceError(UserError):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where a job runs. ``rank`` counts all processes from 0, ``local_rank`` those of this machine."""
+    """Where a job runs.
+
+    Attributes:
+        backend: of the device; chosen once, by :func:`start`.
+        mode: ``graph`` or ``pynative``.
+        rank: of this process among all, from 0.
+        world_size: the number of processes.
+        local_rank: of this process among those of this machine, from 0.
+        rendezvous: where ranks wait for each other, if the device's collectives do not wait long enough.
+    """
 
     backend: Backend
     mode: str
     rank: int = 0
     world_size: int = 1
     local_rank: int = 0
-    meeting: Meeting | None = None  # where the device's collectives do not wait long enough
+    rendezvous: Rendezvous | None = None
 
     @property
     def device(self) -> str:
+        """The device's name, for messages and records."""
         return self.backend.name
 
     @property
     def is_main(self) -> bool:
         return self.rank == 0
-
-
-def available_devices() -> list[str]:
-    """The devices that MindSpore can drive and that are really there, best first."""
-    devices = []
-    if glob.glob("/dev/davinci[0-9]*"):
-        devices.append("Ascend")
-    if os.path.exists("/dev/nvidiactl") and os.path.exists("/dev/nvidia0"):
-        devices.append("GPU")
-    return [*devices, "CPU"]
-
-
-def max_local_ranks() -> int | None:
-    """The NPUs of this machine, one for each rank; None where ranks share the processor."""
-    return len(glob.glob("/dev/davinci[0-9]*")) or None
 
 
 def start(
@@ -73,8 +69,9 @@ def start(
         max_device_memory_gib: what MindSpore may take of the device's memory; all of it if None.
 
     Raises:
-        DeviceError: the device is not there, or MindSpore cannot drive it.
+        DeviceError: the device is not there, or MindSpore cannot use it.
     """
+    limit_cores_of_rank()
     present = available_devices()
     if device != "auto" and device not in present:
         raise DeviceError(f"--device {device}: not found on this machine; there is {' and '.join(present)}")
@@ -87,26 +84,40 @@ def start(
         ms.runtime.set_memory(max_size=f"{max_device_memory_gib}GB")
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
     ms.set_seed(seed)
-    from mindone_ddpm.backends import kernels
-
-    with quiet_imports():
-        trouble = kernels.install(chosen)
+    backend = choose(chosen)
+    trouble = backend.install()
     if trouble is not None and is_main_by_environment():
         print(
-            f"note: without the fast operators for this processor ({trouble}) a step takes two to three times as long",
+            f"note: without the fast operators for this CPU ({trouble}) a step takes two to three times as long",
             file=sys.stderr,
         )
     quiet_libraries()
     if not launched_by_msrun():
-        return Runtime(choose(chosen), mode)
+        return Runtime(backend, mode)
     rank, world_size = _join_cluster()
-    meeting = None
-    if chosen == "CPU" and world_size > 1:
-        host = os.environ.get("MS_SCHED_HOST", "127.0.0.1")
-        meeting = Meeting(
-            rank, world_size, host, lambda row: ms.ops.Broadcast(0)((ms.Tensor(row, ms.float32),))[0].asnumpy()
-        )
-    return Runtime(choose(chosen), mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), meeting)
+    rendezvous = None
+    if backend.rendezvous is not None and world_size > 1:
+        rendezvous = backend.rendezvous(rank, world_size, os.environ.get("MS_SCHED_HOST", "127.0.0.1"), _from_main)
+    return Runtime(backend, mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), rendezvous)
+
+
+def limit_cores_of_rank() -> None:
+    """Give each of the ranks that share a CPU cores of its own: otherwise each spreads its threads over all of them.
+
+    The launcher says in ``MINDONE_DDPM_LOCAL_RANKS`` how many there are. With NPUs, msrun's ``--bind_core`` knows which
+    cores are near which.
+    """
+    ranks, rank = os.environ.pop("MINDONE_DDPM_LOCAL_RANKS", None), os.environ.get("DEVICE_ID")  # once a process
+    if ranks is None or rank is None or os.environ.get("MS_ROLE") != "MS_WORKER":
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    share = len(cores) // int(ranks)
+    if share == 0 or share == len(cores):
+        return
+    first = int(rank) % int(ranks) * share
+    for thread in os.listdir("/proc/self/task"):  # libraries that are imported already have started some
+        with contextlib.suppress(OSError):  # it has ended
+            os.sched_setaffinity(int(thread), cores[first : first + share])
 
 
 def _take_device(candidates: list[str]) -> str:
@@ -126,14 +137,14 @@ def _take_device(candidates: list[str]) -> str:
 
 
 def _try_device(device: str) -> str | None:
-    """Import MindSpore and give it a device; why it cannot use it, or None."""
-    surroundings: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    """Import MindSpore and give it a device. Returns why it cannot use it, or None."""
+    environment: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
     if device == "GPU":
         trouble = cuda.trouble()
         if trouble is not None:
             return "; ".join(trouble)
-        surroundings = cuda.environment(cache_dir())
-    with surroundings, quiet_imports():
+        environment = cuda.environment(cache_dir())
+    with environment, quiet_imports():
         import mindspore as ms
 
         try:
@@ -148,16 +159,23 @@ def launched_by_msrun() -> bool:
 
 
 def is_main_by_environment() -> bool:
-    """Whether this is the main rank, as far as msrun's environment tells: for who has no :class:`Runtime`."""
+    """Whether this is the main rank according to msrun's environment, where there is no :class:`Runtime` yet."""
     return os.environ.get("RANK_ID", "0") == "0"
 
 
+def _from_main(values: list[int]) -> Sequence[float]:
+    """The main rank's integers below 2^24, on every rank."""
+    import mindspore as ms
+
+    return ms.ops.Broadcast(0)((ms.Tensor(values, ms.float32),))[0].asnumpy().tolist()
+
+
 def _join_cluster() -> tuple[int, int]:
-    """Meet the other ranks; rank and world size. In msrun's scheduler process this does not return: it ends with the
-    job.
+    """Wait for the other ranks. Returns rank and world size. In msrun's scheduler process this does not return: it ends
+    with the job.
 
     Raises:
-        DeviceError: the ranks did not come together.
+        DeviceError: the ranks could not connect.
     """
     import mindspore as ms
     from mindspore import communication

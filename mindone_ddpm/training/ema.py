@@ -33,6 +33,7 @@ class ExponentialMovingAverage(nn.Cell):
     Args:
         parameters: what is averaged, float32.
         decays: of each optimiser step; see :func:`ema_decays`.
+        backend: of the device, for the operator that moves the averages.
     """
 
     num_columns = 1

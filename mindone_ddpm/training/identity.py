@@ -39,10 +39,9 @@ def graph_key(training: Training) -> str | None:
         "identity": identity_of(training),
         "schedule": (training.schedule.total_steps, training.plan.num_samples),
         "ranks": (runtime.rank, runtime.world_size, runtime.device),
-        "backend": runtime.backend.graph_facts(),
         "versions": versions(),
     }
-    return graph_cache.fingerprint(facts)
+    return graph_cache.fingerprint(facts, runtime.backend)
 
 
 def is_cacheable(training: Training) -> bool:

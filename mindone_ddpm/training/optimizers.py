@@ -110,6 +110,7 @@ class AdamW(Optimizer):
 
     Args:
         parameters: what is trained, float32.
+        backend: of the device, for the operator that updates.
         bias_correction: without it, this is the tutorial's ``AdamWeightDecay``.
     """
 
@@ -122,9 +123,8 @@ class AdamW(Optimizer):
         beta2: float,
         epsilon: float,
         weight_decay: float,
-        bias_correction: bool = True,
-        *,
         backend: Backend,
+        bias_correction: bool = True,
     ):
         super().__init__(parameters, weight_decay)
         self.moments1 = parameters.clone(prefix="moments1", init="zeros")
@@ -292,6 +292,6 @@ def make_optimizer(config: EngineConfig, parameters: ms.ParameterTuple, backend:
         config.adam_beta2,
         config.adam_epsilon,
         decay,
+        backend,
         bias_correction=config.optimizer == "adamw",
-        backend=backend,
     )

@@ -27,18 +27,18 @@ def _cut_out(vector, start, parameter):
 class SumOverRanks(nn.Cell):
     """Sums gradients, loss and weight over the ranks.
 
-    On accelerators tensor by tensor, which MindSpore fuses as the network likes it; on a processor all in one vector,
-    because there every collective costs a millisecond whatever its size.
+    Tensor by tensor, which MindSpore fuses as the network likes it; or, if ``flat``, all in one vector, because on a
+    CPU every collective costs a millisecond whatever its size.
     """
 
-    def __init__(self, parameters: ms.ParameterTuple, backend: Backend):
+    def __init__(self, parameters: ms.ParameterTuple, flat: bool):
         super().__init__(auto_prefix=False)
         self.parameters = parameters
         sizes = [parameter.size for parameter in parameters]
         self.starts, self.size = tuple(int(start) for start in np.cumsum([0, *sizes[:-1]])), sum(sizes)
         self.map = ops.HyperMap()
         self.reduce = ops.AllReduce()
-        self.is_flat = backend.flat_collectives
+        self.is_flat = flat
         self.reduce_gradients: Any = None if self.is_flat else nn.DistributedGradReducer(parameters, mean=False)
 
     def construct(self, gradients, loss, weight):
@@ -64,6 +64,7 @@ class OptimizerUpdate(nn.Cell):
     Args:
         optimizer: has ``parameters``, ``columns(rates)``, ``num_columns``, and ``construct(gradients, row, finite)``.
         rates: the learning rate of each optimiser step, float of shape (steps,).
+        backend: of the device, for the operators that measure and scale gradients.
         max_grad_norm: clip the global norm to this; 0 or less does not clip.
         loss_scale: the scale, or with ``dynamic_scaling`` the first one: halved (not below 1) by an overflow, doubled
             after ``scale_growth_interval`` steps without one (Micikevicius et al. 2018, section 3.2).
@@ -75,14 +76,13 @@ class OptimizerUpdate(nn.Cell):
         self,
         optimizer: Any,
         rates: np.ndarray,
+        backend: Backend,
         max_grad_norm: float = 0.0,
         loss_scale: float = 1.0,
         dynamic_scaling: bool = False,
         scale_growth_interval: int = 2000,
         ema: Any = None,
         world_size: int = 1,
-        *,
-        backend: Backend,
     ):
         super().__init__(auto_prefix=False)
         self.optimizer = optimizer
@@ -103,7 +103,7 @@ class OptimizerUpdate(nn.Cell):
         self.measure, self.rescale = backend.gradients(optimizer.parameters)
         self.is_distributed = world_size > 1
         if self.is_distributed:
-            self.sum_over_ranks = SumOverRanks(optimizer.parameters, backend)
+            self.sum_over_ranks = SumOverRanks(optimizer.parameters, backend.flat_collectives)
 
     def state(self) -> dict[str, ms.Parameter]:
         """All that an update reads and writes beside the weights and their average, by name."""

@@ -16,13 +16,13 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import ROOT, run_program
+from conftest import ROOT, run_program, without_substitutes
 
-from mindone_ddpm.backends import kernels
+from mindone_ddpm.backends.base import measure_plain
 
 PACKAGE = ROOT / "mindone_ddpm"
 PLATFORMS = re.compile(r"Supported Platforms:\s*(?:\n\s*(?P<line>``.*)|\n\s*(?P<table>\+-[\s\S]*?)\n\s*\n)")
-# Run on a CPU by test_kernels.py and test_distributed.py, though their documentation does not name it.
+# Run on a CPU by test_substitutes.py and test_distributed.py, though their documentation does not name it.
 PROVED_ON_CPU = {
     "mindspore.ops.conv2d",
     "mindspore.ops.interpolate",
@@ -74,56 +74,55 @@ def platforms(documented: object) -> set[str] | None:
 
 
 def uses() -> dict[str, set[str]]:
-    """Names of MindSpore, and in which rooms they are used."""
-    rooms: dict[str, set[str]] = {}
+    """Names of MindSpore, and the modules that use them."""
+    modules: dict[str, set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
         for name in mindspore_names(path):
-            rooms.setdefault(name, set()).add(path.stem)
-    return rooms
+            modules.setdefault(name, set()).add(path.relative_to(PACKAGE).as_posix())
+    return modules
 
 
 @pytest.fixture
-def without_substitutes():
-    kernels.uninstall()
-    yield
-    kernels.install("CPU")
+def own_operators():
+    with without_substitutes():
+        yield
 
 
-def test_every_operator_is_documented_for_ascend(without_substitutes):
+def test_every_operator_is_documented_for_ascend(own_operators):
     listed = {name: platforms(resolve(name)) for name in uses()}
     operators = {name: devices for name, devices in listed.items() if devices is not None}
     assert len(operators) > 60
     assert [name for name, devices in operators.items() if "Ascend" not in devices] == []
 
 
-def test_what_is_documented_for_no_device_is_no_operator(without_substitutes):
+def test_what_is_documented_for_no_device_is_no_operator(own_operators):
     """Modules, types, settings; anything else would have to be looked into."""
     rest = {name for name in uses() if platforms(resolve(name)) is None and not inspect.ismodule(resolve(name))}
-    settings = {"set_context", "get_context", "set_auto_parallel_context", "set_device", "set_seed", "get_seed"}
+    settings = {"set_context", "set_auto_parallel_context", "set_device", "set_seed", "get_seed"}
     settings.add("set_deterministic")
     values = {"Parameter", "ParameterTuple", "Tensor", "ParallelMode", "GRAPH_MODE", "PYNATIVE_MODE", "__file__"}
     dtypes = {"bfloat16", "bool_", "float16", "float32", "int32"}
     known = {f"mindspore.{name}" for name in settings | values | dtypes} | {"mindspore.ParallelMode.DATA_PARALLEL"}
     data = {"mindspore.dataset.GeneratorDataset", "mindspore.dataset.config.set_prefetch_size"}  # run on the host
-    # mindspore.ops.concat is another name of ops.cat; divs_op is replaced, on a CPU or GPU only.
-    others = {"mindspore.ops.concat", "mindspore.ops.composite.multitype_ops.div_impl.divs_op"}
+    others = {"mindspore.ops.concat", "mindspore.mint.nn.Conv2d.__init__"}  # another name of ops.cat; what is replaced
     assert rest <= known | data | others
 
 
-def test_what_replaces_an_operator_is_documented_for_the_devices_that_lack_it(without_substitutes):
-    for name, rooms in uses().items():
+def test_what_replaces_an_operator_is_documented_for_the_devices_that_lack_it(own_operators):
+    for name, modules in uses().items():
         devices = platforms(resolve(name))
-        if "kernels" in rooms and devices is not None and ".mint." not in name:  # mint is what is replaced
+        is_substitute = bool(modules & {"backends/substitutes.py", "backends/cpu/operators.py"})
+        if is_substitute and devices is not None and ".mint." not in name:  # mint is what is replaced
             assert "GPU" in devices, name
             assert "CPU" in devices or name in PROVED_ON_CPU, name
 
 
-def test_methods_of_tensors_are_documented_for_ascend(without_substitutes):
-    """In the rooms whose code is compiled, by name: whatever has a method of a tensor's name may be one."""
+def test_methods_of_tensors_are_documented_for_ascend(own_operators):
+    """In the modules whose code is compiled, by name: whatever has a method of a tensor's name may be one."""
     checked = 0
     compiled = [
         *PACKAGE.glob("objectives/*.py"),
-        PACKAGE / "backends" / "kernels.py",
+        *(PACKAGE / "backends" / name for name in ("base.py", "substitutes.py", "cpu/operators.py", "cpu/fused.py")),
         PACKAGE / "evaluation" / "inception.py",
     ]
     compiled += [PACKAGE / "models" / f"{name}.py" for name in ("dropout", "precision", "lora")]
@@ -155,9 +154,8 @@ def not_for_ascend(graphs: str) -> list[str]:
 
 
 CONTROL = """
-import mindone_ddpm
-from mindone_ddpm import runtime
-runtime.start("CPU", "graph", 0)
+from mindone_ddpm.runtime.start import start
+start("CPU", "graph", 0)
 import mindspore as ms
 from mindspore import nn
 class Case(nn.Cell):
@@ -208,10 +206,12 @@ def test_no_float64_and_no_dynamic_shape_reaches_the_device(job, request, digits
 
 
 STUBBED = """
-import mindone_ddpm
-from mindone_ddpm import runtime
-runtime.available_devices = lambda: ["Ascend", "CPU"]
-with runtime.quiet_imports():
+import sys
+from mindone_ddpm.backends import base
+from mindone_ddpm.common.libraries import quiet_imports
+from mindone_ddpm.runtime import start
+start.available_devices = lambda: ["Ascend", "CPU"]
+with quiet_imports():
     import mindspore as ms
     from mindspore import mint
     import mindspore.mint.nn.functional as functional
@@ -222,17 +222,17 @@ owners = (mint, functional, mint.nn.Conv2d, mint.nn.GroupNorm, mint.nn.LayerNorm
 before = [dict(vars(owner)) for owner in owners]
 asked = []
 ms.set_device = asked.append
-found = runtime.start("auto", "graph", 0)
+found = start.start("auto", "graph", 0)
 assert asked == ["Ascend"] and found.device == "Ascend", asked
 for owner, kept in zip(owners, before):
-    changed = {name for name in kept if vars(owner).get(name) is not kept[name]}
+    changed = {name for name in vars(owner) if vars(owner)[name] is not kept.get(name)}
     assert not changed, (owner, changed)
-from mindone_ddpm import kernels, native
-assert kernels.installed() == () and not kernels.has_native() and native._library is None
+assert not {name for name in sys.modules if name.startswith("mindone_ddpm.backends.")} - {
+    "mindone_ddpm.backends." + name for name in ("base", "choose", "ascend", "gpu", "gpu.cuda")}
 some = [ms.Parameter(ms.Tensor([1.0]))] * 2
-assert kernels.adam_kernel(some) is kernels.adam_plain and kernels.average_kernel(some) is kernels.move_averages_plain
-assert kernels.gradient_kernels(some) == (kernels.measure_plain, kernels.rescale_plain)
-assert found.default_precision == "fp16" and not found.caches_graphs
+assert found.backend.adamw(some) is base.adam_plain and found.backend.ema(some) is base.move_averages_plain
+assert found.backend.gradients(some) == (base.measure_plain, base.rescale_plain)
+assert found.backend.default_precision == "fp16" and not found.backend.caches_graphs and found.rendezvous is None
 print("whole")
 """
 
@@ -249,5 +249,5 @@ def test_overflow_is_found_by_mindspores_own_check(monkeypatch):
     """It asks the NPU's status where numbers saturate instead of becoming infinite."""
     gradients = (ms.Tensor(np.ones(3), ms.float32), ms.Tensor(np.ones(2), ms.float32))
     monkeypatch.setattr(ms.amp, "all_finite", lambda found: ms.Tensor(False))
-    squares, finite = kernels.measure_plain(gradients)
+    squares, finite = measure_plain(gradients)
     assert squares.asnumpy() == 5.0 and not finite.asnumpy()

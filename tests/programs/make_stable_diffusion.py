@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mindone_ddpm.backends.choose import choose
 from mindone_ddpm.common import libraries
 from mindone_ddpm.runtime import start
 
@@ -146,8 +147,8 @@ def train_vae(vae, steps: int) -> None:
             return ops.chunk(self.vae.encode(images)[0], 2, 1)[0]
 
     pictures, _ = digits()
-    optimizer = AdamW(ms.ParameterTuple(vae.trainable_params()), 0.9, 0.999, 1e-8, 0.0)
-    boundary = OptimizerUpdate(optimizer, np.full(steps, 2e-3), max_grad_norm=1.0)
+    optimizer = AdamW(ms.ParameterTuple(vae.trainable_params()), 0.9, 0.999, 1e-8, 0.0, choose("CPU"))
+    boundary = OptimizerUpdate(optimizer, np.full(steps, 2e-3), choose("CPU"), max_grad_norm=1.0)
     step = DiffusionTrainStep(Reconstruction(), boundary).set_train()
     weights = ms.Tensor(np.ones(32), ms.float32)
     generator = np.random.default_rng(0)

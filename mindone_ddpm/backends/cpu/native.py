@@ -1,21 +1,13 @@
-"""Operators in C++ for the processor: compiled once on the user's machine, and used where MindSpore's own are slow.
+"""The operators in C++ as MindSpore operators: ``ops.Custom`` over the compiled library, with shapes and gradients.
 
-:func:`load` compiles ``native.cpp`` with the C++ compiler at hand into the user's cache folder. Without a compiler, or
-with a MindSpore whose oneDNN is another, it says so, and MindSpore's own operators do the work.
+:func:`load` compiles and loads the library. Without a compiler, or with a MindSpore that brings another oneDNN, it says
+so, and MindSpore's own operators do the work.
 """
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
-import hashlib
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,66 +15,11 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
+from mindone_ddpm.backends.cpu.compiler import compile_library, copy_of, is_wanted, num_threads
+from mindone_ddpm.common.environment import onednn_is_limited
 from mindone_ddpm.common.errors import first_line
-from mindone_ddpm.common.files import cache_dir
-from mindone_ddpm.runtime.environment import onednn_is_limited
-
-SOURCE = Path(__file__).with_suffix(".cpp")
-
-
-# No -ffast-math: infinities and NaN keep their meaning.
-FLAGS = (
-    *("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"),
-    *("-ffp-contract=fast", "-shared", "-fPIC"),
-)
-
-
-NEWEST_KEPT = 5  # files of each kind in the cache: other versions of this package and of MindSpore leave theirs
-
 
 _library: Path | None = None  # set where it is loaded
-
-
-def processor() -> str:
-    """The processor's model and features: what is compiled for one may not run on another."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features")))
-
-
-def find_compiler() -> str | None:
-    names = (os.environ.get("CXX"), "g++", "clang++", "c++")
-    return next((path for path in (shutil.which(name) for name in names if name) if path), None)
-
-
-def compile_library() -> Path:
-    """Compile ``native.cpp`` unless that was done before; the library's path.
-
-    Raises:
-        OSError: there is no compiler, or it failed; the message is one line.
-    """
-    identity = "\0".join([SOURCE.read_text(encoding="utf-8"), *FLAGS, processor(), *platform.libc_ver()])
-    # MindSpore opens it by its real path, and so must this process: by another it would be a second library.
-    path = cache_dir().resolve() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
-    if ":" in str(path):
-        raise OSError(f"MindSpore takes no library from {path.parent}, which has a colon in its name")
-    if path.exists():
-        return path
-    compiler = find_compiler()
-    if compiler is None:
-        raise OSError("there is no C++ compiler; install g++")
-    with _made_whole(path) as beside:
-        command = [compiler, *FLAGS, str(SOURCE), "-o", beside, "-ldl", "-lpthread"]
-        try:
-            result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        except subprocess.TimeoutExpired as error:
-            raise OSError(f"{compiler} took longer than {error.timeout:g} s") from error
-        if result.returncode != 0:
-            first_error = next((line for line in result.stderr.splitlines() if "error" in line), "it gave no reason")
-            raise OSError(f"{compiler} failed: {first_error}")
-    return path
 
 
 def find_onednn() -> Path | None:
@@ -90,66 +27,8 @@ def find_onednn() -> Path | None:
     return next(iter(sorted((Path(ms.__file__).parent / "lib").glob("libdnnl.so*"))), None)
 
 
-def copy_of(onednn: Path) -> Path | None:
-    """MindSpore's oneDNN as another file, which is another library to the system; None where there is no room for it.
-
-    MindSpore's own convolutions must not use AVX-512 (see :func:`mindone_ddpm.runtime.prepare_environment`); these here
-    need not suffer for it, but a oneDNN has one limit for the whole process.
-    """
-    about = onednn.stat()
-    path = cache_dir().resolve() / f"onednn-{about.st_size}-{about.st_mtime_ns}.so"
-    if path.exists():
-        return path
-    try:
-        with _made_whole(path) as beside:
-            shutil.copyfile(onednn, beside)
-    except OSError:
-        return None
-    return path
-
-
-@contextlib.contextmanager
-def _made_whole(path: Path) -> Iterator[str]:
-    """A file to fill inside, that then appears under its name; unless another process was first, and may have opened
-    its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, beside = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    os.close(number)
-    try:
-        yield beside
-        os.chmod(beside, 0o755)  # other users may share the cache
-        try:
-            os.link(beside, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            os.replace(beside, path)
-        _forget_old(path)
-    finally:
-        Path(beside).unlink(missing_ok=True)
-
-
-def _forget_old(path: Path) -> None:
-    alike = path.name.split("-")[0] + "-*" + path.suffix
-    with contextlib.suppress(OSError):
-        for old in sorted(path.parent.glob(alike), key=lambda file: file.stat().st_mtime)[:-NEWEST_KEPT]:
-            old.unlink(missing_ok=True)
-
-
-def num_threads() -> int:
-    """Of the native operators: ``OMP_NUM_THREADS``, or one for each processor core that this process may use."""
-    with contextlib.suppress(KeyError, ValueError):
-        return max(1, int(os.environ["OMP_NUM_THREADS"]))
-    return len(os.sched_getaffinity(0))
-
-
-def is_wanted() -> bool:
-    """``MINDONE_DDPM_NATIVE=0`` in the environment leaves the native operators out."""
-    return os.environ.get("MINDONE_DDPM_NATIVE") != "0"
-
-
 def load() -> str | None:
-    """Compile where necessary, and load. Returns why there are no native operators; None where there are."""
+    """Compile where necessary, and load. Returns why there are no operators in C++; None where there are."""
     global _library
     if _library is not None:
         return None
@@ -179,7 +58,7 @@ def library() -> Path | None:
 
 
 def times() -> dict[str, tuple[int, float]]:
-    """Calls and seconds of each native operator since this was last asked."""
+    """Calls and seconds of each operator in C++ since the last call of this."""
     if _library is None:
         return {}
     text = ctypes.create_string_buffer(1 << 16)
@@ -190,38 +69,16 @@ def times() -> dict[str, tuple[int, float]]:
 
 # Set by load(). Functions that MindSpore compiles find them here by name.
 group_norm: Any = None
-
-
 layer_norm: Any = None
-
-
 silu: Any = None
-
-
 add_to_channels: Any = None
-
-
 linear: Any = None
-
-
 linear_with_bias: Any = None
-
-
 attention: Any = None
-
-
 transpose: Any = None
-
-
 sum_of_squares: Any = None
-
-
 scale_all: Any = None
-
-
 move_averages: Any = None
-
-
 adam: Any = None
 
 
@@ -266,7 +123,7 @@ def convolution(
     groups: int,
     has_bias: bool,
 ) -> tuple[ops.Custom, ms.Tensor]:
-    """A convolution with zeros around: the operator, and the settings that are its last argument.
+    """A zero-padded convolution: the operator, and the settings that are its last argument.
 
     The operator takes float32 input (n, c, h, w), weights (o, c / groups, kh, kw), and bias (o,) if it has one.
     """
@@ -358,7 +215,7 @@ def _make_operators() -> None:
 
     def channels_shape(x, t):
         if tuple(x[:2]) != tuple(t):
-            raise ValueError(f"numbers for channels {tuple(t)} were given {tuple(x)}")
+            raise ValueError(f"values for channels {tuple(t)} were given {tuple(x)}")
         return x
 
     sum_of_channels = _operator("sum_of_channels", _like_second, _like_first)
@@ -386,15 +243,15 @@ def _make_operators() -> None:
 
     attention = _operator("attention", attention_shapes, _two_like_first, attention_gradient)
 
-    def turned_shape(x):
+    def swapped_shape(x):
         return x[0], x[2], x[1]
 
-    transpose_backward = _operator("transpose", turned_shape, _like_first)
+    transpose_backward = _operator("transpose", swapped_shape, _like_first)
 
     def transpose_gradient(x, out, dout):
         return (transpose_backward(dout),)
 
-    transpose = _operator("transpose", turned_shape, _like_first, transpose_gradient)
+    transpose = _operator("transpose", swapped_shape, _like_first, transpose_gradient)
 
     def one(*values):
         return (1,)

@@ -96,16 +96,16 @@ def environment(cache: Path) -> Iterator[None]:
     Args:
         cache: where the script that answers for ``nvcc`` may be kept.
     """
-    kept = {name: os.environ.get(name) for name in ("CUDA_HOME", "LD_LIBRARY_PATH")}
+    before = {name: os.environ.get(name) for name in ("CUDA_HOME", "LD_LIBRARY_PATH")}
     if not compiler_says_cuda_11(os.environ.get("CUDA_HOME")):
         os.environ["CUDA_HOME"] = str(compiler_stand_in(cache / "cuda"))
-    # MindSpore looks at the plugin with `ldd`, a process of its own, which knows of nothing that is loaded here.
-    folders = [*filter(None, [kept["LD_LIBRARY_PATH"]]), *map(str, wheel_folders())]
+    # MindSpore checks the plugin with `ldd`, another process, which does not see what is loaded here.
+    folders = [*filter(None, [before["LD_LIBRARY_PATH"]]), *map(str, wheel_folders())]
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(folders)
     try:
         yield
     finally:
-        for name, value in kept.items():
+        for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -127,8 +127,8 @@ def compiler_stand_in(folder: Path) -> Path:
     program = folder / "bin" / "nvcc"
     if not program.is_file():
         program.parent.mkdir(parents=True, exist_ok=True)
-        beside = program.with_name(f"nvcc-{os.getpid()}")
-        beside.write_text(f'#!/bin/sh\necho "Cuda compilation tools, release {PLUGIN_CUDA}, V{PLUGIN_CUDA}.0"\n')
-        beside.chmod(0o755)
-        beside.replace(program)
+        tmp_path = program.with_name(f"nvcc-{os.getpid()}")
+        tmp_path.write_text(f'#!/bin/sh\necho "Cuda compilation tools, release {PLUGIN_CUDA}, V{PLUGIN_CUDA}.0"\n')
+        tmp_path.chmod(0o755)
+        tmp_path.replace(program)
     return folder

@@ -1,4 +1,4 @@
-"""The operators of native.cpp against NumPy in float64, values and gradients, and what happens without them."""
+"""The operators in C++ against NumPy in float64, values and gradients, and what happens without them."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import sys
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import ROOT, run_program
+from conftest import ROOT, run_program, without_substitutes
 from mindspore import mint, nn, ops
 
-from mindone_ddpm.backends import kernels
-from mindone_ddpm.backends.cpu import native
-from mindone_ddpm.runtime.environment import LIMITED, onednn_is_limited
+from mindone_ddpm.backends import substitutes
+from mindone_ddpm.backends.cpu import compiler, fused, native, operators
+from mindone_ddpm.backends.cpu.operators import OPERATORS
+from mindone_ddpm.backends.substitutes import SUBSTITUTES
+from mindone_ddpm.common.environment import LIMITED_HERE, onednn_is_limited
+from mindone_ddpm.common.machine import cpu_features
 
-pytestmark = pytest.mark.skipif(native.find_compiler() is None, reason="needs a C++ compiler")
+pytestmark = pytest.mark.skipif(compiler.find_compiler() is None, reason="needs a C++ compiler")
 
 GENERATOR = np.random.default_rng(5)
 START = GENERATOR.bit_generator.state
@@ -186,7 +189,7 @@ def test_layer_norm(either_mode, shape, mean):
     def reference(x, gamma, beta):
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * gamma + beta
 
-    assert mint.nn.functional.layer_norm is kernels.layer_norm_native
+    assert mint.nn.functional.layer_norm is operators.layer_norm
     arrays = [GENERATOR.normal(mean, 1.0, shape), GENERATOR.normal(1, 0.3, width), GENERATOR.standard_normal(width)]
     assert_close_to_reference(function, reference, arrays, tolerance=1e-5)
 
@@ -197,7 +200,7 @@ def test_linear(either_mode, shape, has_bias):
     *before, inputs, outputs = shape
 
     def function(x, weight, *bias):
-        return kernels.linear(x, weight, *bias)
+        return operators.linear(x, weight, *bias)
 
     def reference(x, weight, *bias):
         return x @ weight.T + (bias[0] if bias else 0.0)
@@ -230,8 +233,8 @@ def test_transpose(either_mode, shape):
 
 class Both(nn.Cell):
     def construct(self, first, second, factor, finite):
-        squares, all_finite = kernels.measure_native((first, second))
-        return squares, all_finite, kernels.rescale_native((first, second), factor, finite)
+        squares, all_finite = fused.measure_native((first, second))
+        return squares, all_finite, fused.rescale_native((first, second), factor, finite)
 
 
 def test_all_gradients_at_once(either_mode):
@@ -264,7 +267,7 @@ class Following(nn.Cell):
         total = ops.addn((self.averages[0].sum(), self.parameters[0].sum()))
         for parameter in self.parameters:
             share = ops.depend(share, ops.assign_add(parameter, change * ops.ones_like(parameter)))
-        moved = kernels.move_averages_native(share, self.averages, self.parameters)
+        moved = fused.move_averages_native(share, self.averages, self.parameters)
         return total, ops.depend(self.averages[1] + self.parameters[1], moved)
 
 
@@ -309,19 +312,19 @@ def test_the_cells_of_a_network_use_them_in_float32_only(either_mode):
 
 BITS = """
 import hashlib
-import mindone_ddpm
-from mindone_ddpm import runtime
-runtime.start("CPU", "pynative", 0)
+from mindone_ddpm.runtime.start import start
+start("CPU", "pynative", 0)
 import mindspore as ms
 import numpy as np
-from mindone_ddpm import native
+from mindone_ddpm.backends.cpu import native
+from mindone_ddpm.backends.cpu.compiler import num_threads
 x = ms.Tensor(np.random.default_rng(0).standard_normal((4, 32, 24, 24)), ms.float32)
 ones = ms.Tensor(np.ones(32), ms.float32)
 norm = native.group_norm(x, ones, ones, ms.Tensor([4, 1e-5, 1.0], ms.float32))[0]
 rows = x.reshape(4, -1, 4, 8)
 looked = native.attention(rows, rows, rows, ms.Tensor([0.1], ms.float32))[0]
 total = native.sum_of_squares(x, norm, looked)
-print(native.num_threads(), hashlib.sha256(b"".join(t.asnumpy().tobytes() for t in (norm, looked, total))).hexdigest())
+print(num_threads(), hashlib.sha256(b"".join(t.asnumpy().tobytes() for t in (norm, looked, total))).hexdigest())
 """
 
 
@@ -346,7 +349,7 @@ def test_without_a_compiler_training_goes_on_and_says_so(digits_flags, tmp_path)
     assert result.returncode == 0, result.stderr
     notes = [line for line in result.stderr.splitlines() if line.startswith("note:")]
     assert notes == [
-        "note: without the fast operators for this processor (there is no C++ compiler; install g++) "
+        "note: without the fast operators for this CPU (there is no C++ compiler; install g++) "
         "a step takes two to three times as long"
     ]
     assert not list(cache.glob("native-*"))
@@ -356,18 +359,18 @@ def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
     source = tmp_path / "wrong.cpp"
     source.write_text("this is not C++")
-    monkeypatch.setattr(native, "SOURCE", source)
+    monkeypatch.setattr(compiler, "SOURCES", (source,))
     with pytest.raises(OSError, match=r"failed: .*error"):
-        native.compile_library()
+        compiler.compile_library()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["wrong.cpp"]
 
 
 def test_the_library_is_compiled_once(tmp_path, monkeypatch):
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
-    path = native.compile_library()
+    path = compiler.compile_library()
     when = path.stat().st_mtime_ns
-    monkeypatch.setattr(native, "find_compiler", lambda: pytest.fail("compiled again"))
-    assert native.compile_library() == path and path.stat().st_mtime_ns == when
+    monkeypatch.setattr(compiler, "find_compiler", lambda: pytest.fail("compiled again"))
+    assert compiler.compile_library() == path and path.stat().st_mtime_ns == when
 
 
 def test_only_the_newest_libraries_are_kept(tmp_path, monkeypatch):
@@ -377,7 +380,7 @@ def test_only_the_newest_libraries_are_kept(tmp_path, monkeypatch):
             file = tmp_path / f"{kind}-{age}.so"
             file.write_text("")
             os.utime(file, (1e9 - age, 1e9 - age))
-    path = native.compile_library()
+    path = compiler.compile_library()
     left = sorted(file.name for file in tmp_path.iterdir() if file != path)
     assert left == [*(f"native-{age}.so" for age in range(1, 5)), *(f"onednn-{age}.so" for age in range(1, 9))]
 
@@ -386,8 +389,8 @@ def test_the_library_is_known_by_its_real_path(tmp_path, monkeypatch):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path / "link"))
-    assert native.compile_library().parent == tmp_path / "real"
-    assert (native.compile_library().stat().st_mode & 0o777) == 0o755
+    assert compiler.compile_library().parent == tmp_path / "real"
+    assert (compiler.compile_library().stat().st_mode & 0o777) == 0o755
 
 
 def test_the_first_of_two_processes_that_compile_at_once_wins(tmp_path, monkeypatch):
@@ -399,26 +402,28 @@ def test_the_first_of_two_processes_that_compile_at_once_wins(tmp_path, monkeypa
         (tmp_path / name).write_bytes(first)
         return run(command, **options)
 
-    name = native.compile_library().name
+    name = compiler.compile_library().name
     (tmp_path / name).unlink()
-    monkeypatch.setattr(native.subprocess, "run", while_the_first_is_done)
-    assert native.compile_library().read_bytes() == first
+    monkeypatch.setattr(compiler.subprocess, "run", while_the_first_is_done)
+    assert compiler.compile_library().read_bytes() == first
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.skipif(not onednn_is_limited(), reason="MindSpore's oneDNN needs no limit here")
 def test_the_limit_on_mindspores_onednn_is_not_that_of_the_operators():
-    own, mindspores = (ctypes.CDLL(str(path)) for path in (native.copy_of(native.find_onednn()), native.find_onednn()))
+    own, mindspores = (
+        ctypes.CDLL(str(path)) for path in (compiler.copy_of(native.find_onednn()), native.find_onednn())
+    )
     avx2 = 7
     assert mindspores.dnnl_get_effective_cpu_isa() == avx2
-    has_more = "avx512bw" in native.processor()
+    has_more = "avx512bw" in cpu_features()
     assert (own.dnnl_get_effective_cpu_isa() > avx2) is has_more
 
 
 def test_a_users_own_limit_holds_for_the_operators_too():
-    program = "import mindone_ddpm.runtime as r; print(r.onednn_is_limited())"
+    program = "import mindone_ddpm.common.environment as e; print(e.onednn_is_limited())"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    environment.pop(LIMITED, None)
+    environment.pop(LIMITED_HERE, None)
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert result.stdout == "False\n", result.stderr
 
@@ -475,11 +480,8 @@ def test_attention_to_texts_of_another_batch_is_mindones():
     texts = ms.Tensor(GENERATOR.standard_normal((4, 5, 6)), ms.float32)
     attention = Attention(query_dim=8, cross_attention_dim=6, heads=2, dim_head=4)
     found = attention(states, texts).asnumpy()
-    kernels.uninstall()
-    try:
+    with without_substitutes():
         expected = attention(states, texts).asnumpy()
-    finally:
-        kernels.install("CPU")
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -511,7 +513,7 @@ def assert_same_as_mindones(owner, method, network, inputs):
     """Outputs and gradients of ``network()`` with the substitute for a method of ``owner``, and with the original."""
     found, found_gradients = cell_and_gradients(network(), *inputs)
     substitute = getattr(owner, method)
-    setattr(owner, method, kernels._originals[(owner, method)])
+    setattr(owner, method, {**SUBSTITUTES.originals, **OPERATORS.originals}[(owner, method)])
     try:
         expected, expected_gradients = cell_and_gradients(network(), *inputs)
     finally:
@@ -539,7 +541,7 @@ def test_residual_blocks_are_mindones(either_mode, settings):
     """The block as it is compiled here, against mindone's own construct over the same operators."""
     from mindone.diffusers.models.resnet import ResnetBlock2D
 
-    assert ResnetBlock2D.construct is kernels.resnet_block_construct
+    assert ResnetBlock2D.construct is substitutes.resnet_block_construct
     assert ResnetBlock2D(in_channels=4, temb_channels=6, groups=2).activates_in_norm
     block = ResnetBlock2D(in_channels=4, **{"temb_channels": 6, "groups": 2, **settings})
     generator = np.random.default_rng(0)
@@ -571,7 +573,7 @@ def test_attention_layers_are_mindones(either_mode, settings, shape):
     """The processor as it is compiled here, against mindone's own over the same operators."""
     from mindone.diffusers.models.attention_processor import Attention, AttnProcessor2_0
 
-    assert AttnProcessor2_0.__call__ is kernels.attention_construct
+    assert AttnProcessor2_0.__call__ is operators.attention_construct
     attention = Attention(query_dim=8, heads=2, dim_head=4, **settings)
     generator = np.random.default_rng(0)
     inputs = [ms.Tensor(generator.standard_normal(shape), ms.float32)]
@@ -640,9 +642,8 @@ def test_attention_with_a_mask_of_truths(either_mode):
 def test_cells_made_before_the_substitutes_work_on(either_mode):
     from mindone.diffusers.models.resnet import ResnetBlock2D
 
-    kernels.uninstall()
-    block = ResnetBlock2D(in_channels=4, temb_channels=None, groups=2)
-    kernels.install("CPU")
+    with without_substitutes():
+        block = ResnetBlock2D(in_channels=4, temb_channels=None, groups=2)
     images = ms.Tensor(np.random.default_rng(0).standard_normal((2, 4, 6, 6)), ms.float32)
     again = ResnetBlock2D(in_channels=4, temb_channels=None, groups=2)
     ms.load_param_into_net(again, block.parameters_dict())

@@ -13,16 +13,16 @@ import pytest
 from test_launch import ENVIRONMENT
 
 from mindone_ddpm.backends.cpu import rendezvous
-from mindone_ddpm.backends.cpu.rendezvous import Meeting, RankLostError
+from mindone_ddpm.backends.cpu.rendezvous import RankLostError, SocketRendezvous
 from mindone_ddpm.runtime.launch import find_free_port
 
 
-def meetings(world_size: int, told: queue.Queue | None = None) -> list[Meeting]:
+def connected(world_size: int, told: queue.Queue | None = None) -> list[SocketRendezvous]:
     """One for each rank; ``told`` receives port and key before any rank connects."""
     shared: list[list[int]] = []
     is_told = threading.Event()
 
-    def from_main(rank):
+    def broadcast(rank):
         def exchange(values):
             if rank == 0:
                 shared.append(values)
@@ -36,12 +36,14 @@ def meetings(world_size: int, told: queue.Queue | None = None) -> list[Meeting]:
         return exchange
 
     with ThreadPoolExecutor(world_size) as pool:
-        made = [pool.submit(Meeting, rank, world_size, "127.0.0.1", from_main(rank)) for rank in range(world_size)]
+        made = [
+            pool.submit(SocketRendezvous, rank, world_size, "127.0.0.1", broadcast(rank)) for rank in range(world_size)
+        ]
         return [future.result(20) for future in made]
 
 
 def test_nobody_goes_on_before_the_last_has_come():
-    ranks, order = meetings(3), []
+    ranks, order = connected(3), []
 
     def run(rank: int) -> None:
         for place in range(5):
@@ -56,7 +58,7 @@ def test_nobody_goes_on_before_the_last_has_come():
 
 def test_one_that_has_ended_is_named(monkeypatch):
     monkeypatch.setattr(rendezvous, "LAUNCHER_S", 0.0)
-    main, other, third = meetings(3)
+    main, other, third = connected(3)
     other.peers[0].close()
     with pytest.raises(RankLostError, match="rank 1 has ended"):
         main.wait()
@@ -77,7 +79,7 @@ def test_strangers_are_sent_away():
 
     with ThreadPoolExecutor(1) as pool:
         intruder = pool.submit(intrude)
-        main, other = meetings(2, told)
+        main, other = connected(2, told)
         intruder.result(20)
     assert main.peers.keys() == {1}
     with ThreadPoolExecutor(1) as pool:
@@ -88,9 +90,9 @@ def test_strangers_are_sent_away():
 
 PROGRAM = """
 import sys, time
-import mindone_ddpm
-from mindone_ddpm import distributed, runtime
-here = runtime.start("CPU", "graph", 0)
+from mindone_ddpm.runtime import distributed
+from mindone_ddpm.runtime.start import start
+here = start("CPU", "graph", 0)
 if here.rank == 0:
     time.sleep(40)
 distributed.barrier(here)

@@ -42,7 +42,7 @@ def run_python(program: str, library_path: Path | None = None, python_path: Path
     return result.stdout.strip(), result.stderr.strip()
 
 
-TROUBLE = "from mindone_ddpm import cuda; print(cuda.driver_trouble())"
+TROUBLE = "from mindone_ddpm.backends.gpu import cuda; print(cuda.driver_trouble())"
 
 
 @pytest.mark.parametrize(
@@ -67,15 +67,15 @@ def test_libraries_are_found_where_their_wheels_put_them(tmp_path):
     for name in cuda.LIBRARIES:
         if name != "libcufft.so.10":
             compile_library(tmp_path / "nvidia" / name.split(".")[0] / "lib" / name, "int one(void) { return 1; }")
-    program = "from mindone_ddpm import cuda; print(cuda.load_libraries())"
+    program = "from mindone_ddpm.backends.gpu import cuda; print(cuda.load_libraries())"
     assert run_python(program, python_path=tmp_path)[0] == "['libcufft.so.10']"
     assert run_python(program)[0] == str(list(cuda.LIBRARIES))
 
 
 AUTO = """
-from mindone_ddpm import runtime
-runtime.available_devices = lambda: ["GPU", "CPU"]
-print(runtime.start("auto", "graph", 0).device)
+from mindone_ddpm.runtime import start
+start.available_devices = lambda: ["GPU", "CPU"]
+print(start.start("auto", "graph", 0).device)
 """
 
 
@@ -96,7 +96,7 @@ def test_without_a_driver_training_takes_the_cpu_and_says_why():
 
 def test_asked_for_a_gpu_that_cannot_be_used_the_program_stops():
     program = AUTO.replace("auto", "GPU").replace("print(", "try:\n    print(")
-    out, _ = run_python(f"{program}except runtime.DeviceError as problem:\n    print(problem)\n")
+    out, _ = run_python(f"{program}except start.DeviceError as problem:\n    print(problem)\n")
     assert out.startswith("--device GPU: MindSpore cannot use it (no driver: libcuda.so.1 is not found")
 
 

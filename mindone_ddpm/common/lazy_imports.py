@@ -1,20 +1,21 @@
-"""Parts of mindone that are imported when something is first taken from them.
+"""Parts of mindone that are imported only when a name is first taken from them.
 
 mindone's UNet2DModel lies in packages whose ``__init__`` imports every model of mindone, and with them all of
-transformers. For a UNet none of it is used, and it is most of what a start costs; see "Start-up" in
-docs/performance.md. What is imported is the same, only later.
+transformers. A UNet uses none of it, and it is most of the start-up time; see "Start-up" in docs/performance.md. What
+is imported is the same, only later.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from typing import Any
 
-# Each holds submodules that a UNet needs, behind an ``__init__`` that imports far more.
+# Each holds submodules that a UNet needs, and an ``__init__`` that imports far more.
 LAZY_PACKAGES = frozenset({"mindone.models", "mindone.diffusers.models.transformers", "mindone.diffusers.models.unets"})
 
 
@@ -54,7 +55,15 @@ class LazyFinder(MetaPathFinder):
         return spec
 
 
-def install() -> None:
-    """From now on; packages that are already imported stay as they are."""
-    if not any(isinstance(finder, LazyFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, LazyFinder())
+@contextlib.contextmanager
+def lazy_imports() -> Iterator[None]:
+    """Import :data:`LAZY_PACKAGES` lazily inside; packages that are already imported stay as they are.
+
+    ``sys.meta_path`` is as before afterwards.
+    """
+    finder = LazyFinder()
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)

@@ -14,7 +14,10 @@ from conftest import ROOT
 from mindspore import mint, nn
 from mindspore.mint.nn import functional as mint_functional
 
-from mindone_ddpm.backends import kernels
+from mindone_ddpm.backends.base import adam_plain
+from mindone_ddpm.backends.choose import choose
+from mindone_ddpm.backends.cpu.fused import adam_native
+from mindone_ddpm.backends.substitutes import SUBSTITUTES, Replacements, adam_fused, divide
 
 GENERATOR = np.random.default_rng(1)
 X = GENERATOR.standard_normal((2, 4, 6, 6))
@@ -95,6 +98,11 @@ def f_avg_pool(x):
 
 
 def f_divide(x):
+    return divide(x, 3) + divide(divide(x, 0.7), 2.5) + divide(x, 1)
+
+
+def f_slash(x):
+    """MindSpore's own, which differs between its versions."""
     return x / 3 + (x / 0.7) / 2.5
 
 
@@ -160,7 +168,8 @@ CASES = {
     "layer_norm": (f_layer_norm, layer_norm_reference, (X,)),
     "mse_loss": (f_mse, lambda x: ((x - x * x) ** 2).mean(), (X,)),
     "avg_pool2d": (f_avg_pool, lambda x: x.reshape(2, 4, 3, 2, 3, 2).mean((3, 5)), (X,)),
-    "division by a number": (f_divide, lambda x: x / 3 + x / 1.75, (X,)),
+    "division by a number": (f_divide, lambda x: x / 3 + x / 1.75 + x, (X,)),
+    "MindSpore's division": (f_slash, lambda x: x / 3 + x / 1.75, (X,)),
     "interpolate": (f_nearest, lambda x: x.repeat(2, 2).repeat(3, 3), (X,)),
     "embedding": (f_embedding, lambda table: table[[2, 0, 2]], (MATRICES[0],)),
     "zeros_like": (f_zeros_like, lambda x: 0 * x, (X,)),
@@ -256,18 +265,27 @@ def test_nonzero():
     assert [indices.asnumpy().tolist() for indices in found] == [[0, 1], [1, 0]]
 
 
-def test_nothing_is_substituted_on_ascend():
-    kernels.install("CPU")
-    assert "Conv2d.construct" in kernels.installed()
-    substitute = mint.nn.Conv2d.construct
-    kernels.install("Ascend")
-    try:
-        assert kernels.installed() == ()
-        assert mint.nn.Conv2d.construct is not substitute
-        assert kernels.adam_kernel([]) is kernels.adam_plain
-    finally:
-        kernels.install("CPU")
-    assert mint.nn.Conv2d.construct is substitute
+def test_replacements_can_be_taken_back():
+    class Owner:
+        there = 1
+
+    module = sys.modules[__name__]
+    module.Owner = Owner
+    replacements = Replacements({(__name__, "Owner"): {"there": 2, "absent": 3}})
+    replacements.install()
+    replacements.install()  # a second time changes nothing
+    assert (Owner.there, Owner.absent) == (2, 3)
+    assert [name.split(".")[-1] for name in replacements.names()] == ["absent", "there"]
+    replacements.remove()
+    assert Owner.there == 1 and not hasattr(Owner, "absent") and replacements.names() == []
+
+
+def test_what_a_gpu_gets_is_in_place():
+    """The same substitutes as on a CPU, below the operators in C++."""
+    assert {"Conv2d.construct", "mindspore.mint.arange", "Tensor.nonzero"} < set(SUBSTITUTES.names())
+    gpu = choose("GPU")
+    assert gpu.graph_facts()["substitutes"] == SUBSTITUTES.names()
+    assert gpu.adamw([]) is adam_fused and gpu.default_precision == "fp16" and not gpu.flat_collectives
 
 
 class AdamStep(nn.Cell):
@@ -285,7 +303,7 @@ class AdamStep(nn.Cell):
         return self.update(numbers, self.parameters, self.moments1, self.moments2, gradients)
 
 
-@pytest.mark.parametrize("form", [kernels.adam_plain, kernels.adam_fused, kernels.adam_native])
+@pytest.mark.parametrize("form", [adam_plain, adam_fused, adam_native])
 def test_every_form_of_adam_follows_its_formula(either_mode, form):
     """Loshchilov & Hutter 2019, algorithm 2; and with numbers that change nothing, not a bit changes."""
     generator = np.random.default_rng(0)
@@ -310,9 +328,8 @@ def test_every_form_of_adam_follows_its_formula(either_mode, form):
 
 
 HUNDRED_PADDED_STEPS = """
-import mindone_ddpm
-from mindone_ddpm import runtime
-runtime.start("CPU", "graph", 0)
+from mindone_ddpm.runtime.start import start
+start("CPU", "graph", 0)
 import mindspore as ms
 import numpy as np
 from mindspore import mint, nn, ops

@@ -9,12 +9,14 @@ from conftest import ROOT
 
 PROGRAM = """
 import sys
-import mindone_ddpm
-from mindone_ddpm import models, runtime, trainer
-from mindone_ddpm.config import TrainingConfig
+import mindone_ddpm.training.loop
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.models.unet import make_unet
+from mindone_ddpm.runtime.start import start
 
-runtime.start("CPU", "graph", 0)
-models.make_unet(TrainingConfig(preset="tiny", image_size=16, channels=1))
+start("CPU", "graph", 0)
+make_unet(TrainingConfig(preset="tiny", image_size=16, channels=1))
+print("as before:", [finder for finder in sys.meta_path if "mindone_ddpm" in type(finder).__module__] == [])
 waiting = [name for name in ("transformers", "mindone.transformers", "mindone.peft") if name not in sys.modules]
 print("waiting:", *waiting)
 
@@ -36,6 +38,7 @@ def test_a_unet_does_not_wait_for_all_of_mindone_and_everything_is_still_there(t
     )
     lines = [line for line in result.stdout.splitlines() if "Config not found" not in line]
     assert lines == [
+        "as before: True",
         "waiting: transformers mindone.transformers mindone.peft",
         "True mindone.diffusers.models.unets.unet_2d DiTTransformer2DModel",
         "True",

@@ -1,0 +1,204 @@
+// Convolutions run in the oneDNN that MindSpore brings, but in the memory layout that oneDNN itself asks for.
+
+#include <map>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "native.h"
+
+using namespace native;
+
+namespace {
+
+size_t aligned(size_t size) { return (size + 63) / 64 * 64; }
+
+using onednn::Argument;
+
+// An argument of an operator: in the plain layout that MindSpore has, and in the one that oneDNN chose.
+struct Port {
+    int kind;
+    int parameter;  // place among MindSpore's parameters
+    bool is_output;
+    void *plain = nullptr, *chosen = nullptr, *reorder = nullptr;  // memory, memory, primitive
+    size_t offset = 0;  // of the chosen layout in the scratch memory
+};
+
+class Operation {
+  public:
+    void add(int kind, int parameter, bool is_output) { ports_.push_back(Port{kind, parameter, is_output}); }
+
+    // `plain_descs` of the ports, in their order. Returns whether oneDNN has all that is needed.
+    bool build(void *primitive_desc, const std::vector<void *> &plain_descs) {
+        using namespace onednn;
+        if (primitive_create(&primitive_, primitive_desc) != success) return false;
+        size_t place = 0;
+        for (size_t number = 0; number < ports_.size(); ++number) {
+            Port &port = ports_[number];
+            const void *plain = plain_descs[number];
+            const void *chosen = primitive_desc_query_md(primitive_desc, query_argument, port.kind);
+            if (chosen == nullptr || memory_create(&port.plain, plain, engine, nullptr) != success) return false;
+            if (memory_desc_equal(plain, chosen)) continue;
+            if (memory_create(&port.chosen, chosen, engine, nullptr) != success) return false;
+            void *desc = nullptr;
+            const void *from = port.is_output ? chosen : plain, *to = port.is_output ? plain : chosen;
+            if (reorder_primitive_desc_create(&desc, from, engine, to, engine, nullptr) != success) return false;
+            if (primitive_create(&port.reorder, desc) != success) return false;
+            port.offset = place;
+            place += aligned(memory_desc_get_size(chosen));
+        }
+        const void *scratchpad = primitive_desc_query_md(primitive_desc, query_argument, SCRATCHPAD);
+        if (scratchpad != nullptr && memory_desc_get_size(scratchpad) > 0) {
+            if (memory_create(&scratchpad_, scratchpad, engine, nullptr) != success) return false;
+            scratchpad_offset_ = place;
+            place += aligned(memory_desc_get_size(scratchpad));
+        }
+        size_ = place;
+        return true;
+    }
+
+    int run(void **parameters) {
+        using namespace onednn;
+        char *base = scratch(size_);
+        if (size_ > 0 && base == nullptr) return 1;
+        std::vector<Argument> arguments;
+        for (Port &port : ports_) {
+            memory_set_data_handle(port.plain, parameters[port.parameter]);
+            if (port.chosen == nullptr) {
+                arguments.push_back({port.kind, port.plain});
+                continue;
+            }
+            memory_set_data_handle(port.chosen, base + port.offset);
+            arguments.push_back({port.kind, port.chosen});
+            if (!port.is_output && reorder(port.reorder, port.plain, port.chosen) != success) return 1;
+        }
+        if (scratchpad_ != nullptr) {
+            memory_set_data_handle(scratchpad_, base + scratchpad_offset_);
+            arguments.push_back({SCRATCHPAD, scratchpad_});
+        }
+        int status = primitive_execute(primitive_, stream, static_cast<int>(arguments.size()), arguments.data());
+        for (Port &port : ports_)
+            if (status == success && port.is_output && port.chosen != nullptr)
+                status = reorder(port.reorder, port.chosen, port.plain);
+        return status;
+    }
+
+  private:
+    static int reorder(void *primitive, void *from, void *to) {
+        const Argument arguments[] = {{onednn::SRC, from}, {onednn::DST, to}};
+        return onednn::primitive_execute(primitive, stream, 2, arguments);
+    }
+
+    std::vector<Port> ports_;
+    void *primitive_ = nullptr, *scratchpad_ = nullptr;
+    size_t scratchpad_offset_ = 0, size_ = 0;
+};
+
+struct Shape {
+    std::vector<int64_t> sizes;
+    Shape(const int64_t *from, int count) : sizes(from, from + count) {}
+    void *desc(int tag) const {
+        void *result = nullptr;
+        onednn::Dims dims = {};
+        std::copy(sizes.begin(), sizes.end(), dims);
+        if (tag != onednn::format_any) tag = onednn::format_a + static_cast<int>(sizes.size()) - 1;
+        onednn::memory_desc_create_with_tag(&result, static_cast<int>(sizes.size()), dims, onednn::f32, tag);
+        return result;
+    }
+};
+
+// Settings: stride, padding before, padding after, dilation, each (height, width); then groups.
+constexpr int num_settings = 9;
+enum class Direction { forward, to_input, to_weights };
+
+// The three problems of one convolution. `input`, `weights` and `output` are shapes.
+std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &input, Shape weights, const Shape &output,
+                                            const int32_t *settings, bool has_bias) {
+    using namespace onednn;
+    const int64_t groups = settings[8];
+    if (groups > 1) {
+        weights.sizes[0] /= groups;
+        weights.sizes.insert(weights.sizes.begin(), groups);
+    }
+    const Shape bias(&output.sizes[1], 1);
+    Dims strides = {settings[0], settings[1]}, before = {settings[2], settings[3]}, after = {settings[4], settings[5]};
+    Dims dilates = {settings[6] - 1, settings[7] - 1};
+    void *any_input = input.desc(format_any), *any_weights = weights.desc(format_any);
+    void *any_output = output.desc(format_any), *bias_desc = has_bias ? bias.desc(format_a) : nullptr;
+    void *forward = nullptr, *desc = nullptr;
+    int status = convolution_forward_primitive_desc_create(&forward, engine, forward_training, convolution_direct,
+                                                           any_input, any_weights, bias_desc, any_output, strides,
+                                                           dilates, before, after, attributes);
+    if (status != success) return nullptr;
+    auto operation = std::make_unique<Operation>();
+    std::vector<void *> plain;
+    if (direction == Direction::forward) {
+        desc = forward;
+        operation->add(SRC, 0, false);
+        operation->add(WEIGHTS, 1, false);
+        plain = {input.desc(format_a), weights.desc(format_a)};
+        if (has_bias) {
+            operation->add(BIAS, 2, false);
+            plain.push_back(bias_desc);
+        }
+        operation->add(DST, has_bias ? 4 : 3, true);
+        plain.push_back(output.desc(format_a));
+    } else if (direction == Direction::to_input) {
+        status = convolution_backward_data_primitive_desc_create(&desc, engine, convolution_direct, any_input,
+                                                                 any_weights, any_output, strides, dilates, before,
+                                                                 after, forward, attributes);
+        operation->add(DIFF_DST, 0, false);
+        operation->add(WEIGHTS, 2, false);
+        operation->add(DIFF_SRC, 4, true);
+        plain = {output.desc(format_a), weights.desc(format_a), input.desc(format_a)};
+    } else {
+        status = convolution_backward_weights_primitive_desc_create(&desc, engine, convolution_direct, any_input,
+                                                                    any_weights, bias_desc, any_output, strides,
+                                                                    dilates, before, after, forward, attributes);
+        operation->add(DIFF_DST, 0, false);
+        operation->add(SRC, 1, false);
+        operation->add(DIFF_WEIGHTS, 4, true);
+        plain = {output.desc(format_a), input.desc(format_a), weights.desc(format_a)};
+        if (has_bias) {
+            operation->add(DIFF_BIAS, 5, true);
+            plain.push_back(bias_desc);
+        }
+    }
+    return status == success && operation->build(desc, plain) ? std::move(operation) : nullptr;
+}
+
+int convolve(Direction direction, const Shape &input, const Shape &weights, const Shape &output,
+             const int32_t *settings, bool has_bias, void **parameters) {
+    static std::map<std::vector<int64_t>, std::unique_ptr<Operation>> known;
+    std::vector<int64_t> key = {static_cast<int64_t>(direction), has_bias};
+    for (const Shape *shape : {&input, &weights, &output})
+        key.insert(key.end(), shape->sizes.begin(), shape->sizes.end());
+    key.insert(key.end(), settings, settings + num_settings);
+    std::lock_guard<std::mutex> lock(turn);
+    auto found = known.find(key);
+    if (found == known.end())
+        found = known.emplace(key, make_convolution(direction, input, weights, output, settings, has_bias)).first;
+    return found->second == nullptr ? 1 : found->second->run(parameters);
+}
+
+}  // namespace
+
+// (input, weights, bias, settings) -> output; or without bias.
+OPERATOR(conv2d) {
+    const bool has_bias = count == 5;
+    const auto *settings = static_cast<const int32_t *>(parameters[count - 2]);
+    return convolve(Direction::forward, Shape(shapes[0], 4), Shape(shapes[1], 4), Shape(shapes[count - 1], 4),
+                    settings, has_bias, parameters);
+}
+
+// (gradient of output, input, weights, settings) -> gradient of the input.
+OPERATOR(conv2d_to_input) {
+    return convolve(Direction::to_input, Shape(shapes[1], 4), Shape(shapes[2], 4), Shape(shapes[0], 4),
+                    static_cast<const int32_t *>(parameters[3]), false, parameters);
+}
+
+// (gradient of output, input, weights, settings) -> gradient of the weights, and of the bias where a sixth is asked for.
+OPERATOR(conv2d_to_weights) {
+    return convolve(Direction::to_weights, Shape(shapes[1], 4), Shape(shapes[2], 4), Shape(shapes[0], 4),
+                    static_cast<const int32_t *>(parameters[3]), count == 6, parameters);
+}
