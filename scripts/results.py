@@ -50,7 +50,7 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-def write_pictures(folder: Path, pictures: np.ndarray, labels: np.ndarray | None) -> None:
+def write_images(folder: Path, pictures: np.ndarray, labels: np.ndarray | None) -> None:
     for number, pixels in enumerate(pictures):
         place = folder if labels is None else folder / str(labels[number])
         place.mkdir(parents=True, exist_ok=True)
@@ -64,10 +64,10 @@ def make_digits(folder: Path) -> None:
     digits = load_digits()
     pixels = (digits.images / 16 * 255).round().astype(np.uint8)
     aside = np.arange(len(pixels)) % 10 == 0
-    write_pictures(folder / "training", pixels[~aside], None)
-    write_pictures(folder / "training-classes", pixels[~aside], digits.target[~aside])
-    write_pictures(folder / "held-out", pixels[aside], None)
-    write_pictures(folder / "held-out-classes", pixels[aside], digits.target[aside])
+    write_images(folder / "training", pixels[~aside], None)
+    write_images(folder / "training-classes", pixels[~aside], digits.target[~aside])
+    write_images(folder / "held-out", pixels[aside], None)
+    write_images(folder / "held-out-classes", pixels[aside], digits.target[aside])
 
 
 def make_photographs(folder: Path) -> None:
@@ -84,8 +84,8 @@ def make_photographs(folder: Path) -> None:
             for _ in range(count):
                 y, x = (generator.integers(0, length - 16 + 1) for length in part.shape[:2])
                 cuts.append(part[y : y + 16, x : x + 16])
-    write_pictures(folder / "training", np.stack(training), None)
-    write_pictures(folder / "held-out", np.stack(held_out), None)
+    write_images(folder / "training", np.stack(training), None)
+    write_images(folder / "held-out", np.stack(held_out), None)
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------

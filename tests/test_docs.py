@@ -167,7 +167,7 @@ def test_the_notebook_runs_from_top_to_bottom(small_model, tmp_path):
 # --- every command, run ----------------------------------------------------------------------------------------------
 
 
-def write_pictures(folder: Path, count: int, seed: int) -> None:
+def write_images(folder: Path, count: int, seed: int) -> None:
     generator = np.random.default_rng(seed)
     folder.mkdir()
     for number in range(count):
@@ -179,11 +179,11 @@ def write_pictures(folder: Path, count: int, seed: int) -> None:
 def user_folder(tmp_path, small_model, stable_diffusion, captioned_digits):
     """A folder in which whatever the pages name is there."""
     for seed, name in enumerate(("my-pictures", "other-pictures", "my-photographs", "my-captioned-pictures")):
-        write_pictures(tmp_path / name, 12, seed)
+        write_images(tmp_path / name, 12, seed)
     lines = [json.dumps({"file_name": f"{number}.png", "text": "a fox"}) for number in range(12)]
     (tmp_path / "my-captioned-pictures" / "metadata.jsonl").write_text("\n".join(lines))
     for seed, name in enumerate(("photo.png", "mask.png", "a.png", "b.png")):
-        write_pictures(tmp_path / f"of-{name}", 1, seed)
+        write_images(tmp_path / f"of-{name}", 1, seed)
         (tmp_path / f"of-{name}" / "0.png").rename(tmp_path / name)
         (tmp_path / f"of-{name}").rmdir()
     (tmp_path / "run.yaml").write_text("dataset_name: digits\nmax_train_samples: 40\noutput_dir: of-the-recipe\n")

@@ -43,7 +43,7 @@ DEFAULT_NUM_SAMPLES = 10_000
 
 def real_records(config: EvaluateConfig, unet: Any) -> Any:
     """The data set of real pictures, made as large as the model's."""
-    channels, size, _ = generate.picture_shape(unet)
+    channels, size, _ = generate.image_shape(unet)
     names = [
         *("dataset_name", "dataset_config_name", "dataset_split", "train_data_dir", "image_column"),
         *("max_train_samples", "resize_mode", "image_interpolation_mode"),

@@ -21,20 +21,20 @@ from mindone_ddpm.sampling.generate import (
     class_guidance,
     denoise_steps,
     evaluating,
+    image_shape,
     inference_steps,
     initial_noise,
     make_denoiser,
     open_model,
-    picture_shape,
     sample_rngs,
 )
-from mindone_ddpm.sampling.grids import make_grid, save_picture, to_pixels, to_values, write_pictures
+from mindone_ddpm.sampling.grids import make_grid, save_image, to_pixels, to_values, write_images
 
 with quiet_imports():
     from mindone.diffusers import RePaintScheduler
 
 
-def read_picture(path: Path, flag: str, unet: Any) -> np.ndarray:
+def read_image(path: Path, flag: str, unet: Any) -> np.ndarray:
     """A picture as the UNet takes it: [-1, 1], float32 of shape (channels, height, width).
 
     Raises:
@@ -42,7 +42,7 @@ def read_picture(path: Path, flag: str, unet: Any) -> np.ndarray:
     """
     if not path.is_file():
         raise ConfigError(f"--{flag} {path}: no such file")
-    channels, height, width = picture_shape(unet)
+    channels, height, width = image_shape(unet)
     if height != width:
         raise ConfigError(f"--model: makes pictures of {width}x{height}; only square ones can be edited")
     picture = convert_channels(decode_image(None, str(path), f"--{flag} {path}"), channels)
@@ -104,7 +104,7 @@ def inpaint(config: InpaintConfig) -> Path:
     paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_ENDINGS) if source.is_dir() else [source]
     if not paths:
         raise ConfigError(f"--image {source}: the folder holds no pictures")
-    pictures = [read_picture(path, "image", unet) for path in paths]
+    pictures = [read_image(path, "image", unet) for path in paths]
     kept = read_mask(Path(config.mask), unet)
     copies = [number for number in range(len(pictures)) for _ in range(config.num_images)]
     labels = choose_labels(unet, config.class_label, len(copies))
@@ -132,7 +132,7 @@ def inpaint(config: InpaintConfig) -> Path:
     for number, path in enumerate(paths):
         versions = values[number * config.num_images : (number + 1) * config.num_images]
         for version, picture in enumerate(versions):
-            save_picture(picture, output_dir / f"{path.stem}-{version:02d}.png", config.bit_depth)
+            save_image(picture, output_dir / f"{path.stem}-{version:02d}.png", config.bit_depth)
         masked = (pictures[number] * kept / 2 + 0.5).transpose(1, 2, 0)
         rows.append(np.concatenate([masked[None], versions]))
     grid = output_dir / "grid.png"
@@ -144,7 +144,7 @@ def read_mask(path: Path, unet: Any) -> np.ndarray:
     """1 where the mask picture is light, 0 where it is dark; float32 of shape (1, height, width)."""
     if not path.is_file():
         raise ConfigError(f"--mask {path}: no such file")
-    _, height, _ = picture_shape(unet)
+    _, height, _ = image_shape(unet)
     picture = convert_channels(decode_image(None, str(path), f"--mask {path}"), 1)
     kept = np.asarray(resize(picture, height, "crop", (0.5, 0.5), "nearest")) >= 128
     if kept.all() or not kept.any():
@@ -164,7 +164,7 @@ def interpolate(config: InterpolateConfig) -> Path:
     output_dir, pipeline = open_model(config)
     unet = pipeline.unet
     scheduler = schedulers.make_sampler(config.scheduler, pipeline.scheduler)
-    ends = [read_picture(Path(getattr(config, name)), name, unet) for name in ("image_a", "image_b")]
+    ends = [read_image(Path(getattr(config, name)), name, unet) for name in ("image_a", "image_b")]
     steps = inference_steps(config, config.scheduler, scheduler)
     scheduler.set_timesteps(steps)
     all_timesteps = scheduler.timesteps.asnumpy().tolist()
@@ -180,11 +180,11 @@ def interpolate(config: InterpolateConfig) -> Path:
         for first in range(0, config.num_images, batch_size):
             row = shares[batch_places(first, batch_size, config.num_images)]
             generators = sample_rngs(config.seed, [0] * batch_size)  # the same noise for the whole row
-            noise = np.stack([generator.standard_normal(picture_shape(unet)) for generator in generators])
+            noise = np.stack([generator.standard_normal(image_shape(unet)) for generator in generators])
             mixed = np.stack([(1.0 - share) * ends[0] + share * ends[1] for share in row])
             images = ms.Tensor(np.sqrt(alpha) * mixed + np.sqrt(1.0 - alpha) * noise, ms.float32)
             denoise = make_denoiser(unet, None if labels is None else labels * batch_size, guidance_scale)
             done = denoise_steps(denoise, scheduler, images, timesteps, generators, on_step=lambda _: bar.update())
             results.append(to_values(done)[: config.num_images - first])
     values = np.concatenate(results)
-    return write_pictures(values, output_dir, config.bit_depth, columns=config.num_images)
+    return write_images(values, output_dir, config.bit_depth, columns=config.num_images)

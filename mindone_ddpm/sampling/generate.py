@@ -25,7 +25,7 @@ from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import class_names
 from mindone_ddpm.runtime.start import start
 from mindone_ddpm.sampling.config import ImagesBase, SampleConfig, SamplingBase
-from mindone_ddpm.sampling.grids import Trajectory, to_values, write_pictures
+from mindone_ddpm.sampling.grids import Trajectory, to_values, write_images
 
 
 def sample_rngs(seed: int, sample_ids: Sequence[int]) -> list[np.random.Generator]:
@@ -86,7 +86,7 @@ def evaluating(network: Any) -> Iterator[None]:
         network.set_train(training)
 
 
-def picture_shape(unet: Any) -> tuple[int, int, int]:
+def image_shape(unet: Any) -> tuple[int, int, int]:
     """(channels, height, width) of what a UNet makes."""
     size = unet.config.sample_size
     height, width = (size, size) if isinstance(size, int) else size
@@ -94,7 +94,7 @@ def picture_shape(unet: Any) -> tuple[int, int, int]:
 
 
 def initial_noise(unet: Any, scheduler: Any, generators: list[np.random.Generator]) -> ms.Tensor:
-    noise = np.stack([generator.standard_normal(picture_shape(unet)) for generator in generators])
+    noise = np.stack([generator.standard_normal(image_shape(unet)) for generator in generators])
     return ms.Tensor(noise * float(scheduler.init_noise_sigma), ms.float32)
 
 
@@ -220,25 +220,30 @@ def check_steps(flag: str, steps: int, scheduler: Any) -> None:
         raise ConfigError(f"{flag} {steps}: the model has {noise_levels} noise levels; use at most that")
 
 
-def sample_to_folder(config: SampleConfig) -> Path:
-    """Sample from a saved pipeline into numbered PNGs and a grid; returns the grid's path.
+# Settings that only text-to-image models have.
+TEXT_SETTINGS = ("prompt", "prompts_file", "negative_prompt", "height", "width", "lora")
+
+
+def sample_values(pipeline: Any, config: SampleConfig) -> tuple[np.ndarray, Trajectory]:
+    """Sample from an unconditional pipeline, with a progress bar.
+
+    Returns:
+        Values from 0 to 1, float32 of shape (num_images, height, width, channels), and how the first images were
+        denoised.
 
     Raises:
-        ConfigError: the model or the output folder will not do; before anything is written.
+        ConfigError: a setting does not fit the model.
     """
-    config.check()
-    for name in ("prompt", "prompts_file", "negative_prompt", "height", "width", "lora"):
+    for name in TEXT_SETTINGS:
         if getattr(config, name) is not None:
             raise ConfigError(f"--{name}: is for text-to-image models; {config.model} is an unconditional one")
-    output_dir, pipeline = open_model(config)
-    unet = pipeline.unet
     sampler = config.scheduler or "ddpm"
     scheduler = schedulers.make_sampler(sampler, pipeline.scheduler, config.clip_sample, config.timestep_spacing)
     steps = inference_steps(config, sampler, scheduler)
-    labels = choose_labels(unet, config.class_label, config.num_images)
+    labels = choose_labels(pipeline.unet, config.class_label, config.num_images)
     guidance_scale = class_guidance(config, labels)
     scheduler.set_timesteps(steps)
-    num_steps = len(scheduler.timesteps)  # some samplers ask the model twice a step
+    num_steps = len(scheduler.timesteps)  # some samplers evaluate the model twice a step
     trajectory = Trajectory(num_steps)
     num_batches = math.ceil(config.num_images / config.batch_size)
     with tqdm(total=num_batches * num_steps, desc="sampling", unit="step", dynamic_ncols=True) as bar:
@@ -249,7 +254,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
                 trajectory.add(images)
 
         values = generate(
-            unet,
+            pipeline.unet,
             scheduler,
             sample_ids=range(config.num_images),
             batch_size=config.batch_size,
@@ -260,7 +265,19 @@ def sample_to_folder(config: SampleConfig) -> Path:
             eta=config.eta,
             on_step=on_step,
         )
-    grid = write_pictures(values, output_dir, config.bit_depth)
+    return values, trajectory
+
+
+def sample_to_folder(config: SampleConfig) -> Path:
+    """Sample from a saved pipeline into numbered PNGs and a grid; returns the grid's path.
+
+    Raises:
+        ConfigError: the model, the settings or the output folder cannot be used; before anything is written.
+    """
+    config.check()
+    output_dir, pipeline = open_model(config)
+    values, trajectory = sample_values(pipeline, config)
+    grid = write_images(values, output_dir, config.bit_depth)
     if config.save_trajectory != "none":
         trajectory.save(output_dir, config.save_trajectory)
     return grid

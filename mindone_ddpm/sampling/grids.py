@@ -26,7 +26,7 @@ def to_values(images: ms.Tensor) -> np.ndarray:
     return from_model_range(images.asnumpy()).transpose(0, 2, 3, 1)
 
 
-def save_picture(values: np.ndarray, path: Path, bit_depth: int = 8) -> None:
+def save_image(values: np.ndarray, path: Path, bit_depth: int = 8) -> None:
     """Write values in [0, 1], shape (height, width, channels), as a PNG of 8 or 16 bits a channel."""
     if bit_depth == 8:
         to_image(to_pixels(values)).save(path)
@@ -71,13 +71,13 @@ class Trajectory:
         return path
 
 
-def write_pictures(values: np.ndarray, output_dir: Path, bit_depth: int, columns: int | None = None) -> Path:
+def write_images(values: np.ndarray, output_dir: Path, bit_depth: int, columns: int | None = None) -> Path:
     """Numbered PNGs, in place of those that were there, and a grid of them; returns the grid's path."""
     output_dir.mkdir(parents=True, exist_ok=True)
     for old in output_dir.glob("[0-9][0-9][0-9][0-9][0-9].png"):
         old.unlink()
     for number, picture in enumerate(values):
-        save_picture(picture, output_dir / f"{number:05d}.png", bit_depth)
+        save_image(picture, output_dir / f"{number:05d}.png", bit_depth)
     grid = output_dir / "grid.png"
     make_grid(to_pixels(values), columns).save(grid)
     return grid

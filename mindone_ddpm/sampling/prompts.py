@@ -16,7 +16,7 @@ from mindone_ddpm.models import lora, pipelines, schedulers
 from mindone_ddpm.runtime.start import start
 from mindone_ddpm.sampling.config import SampleConfig
 from mindone_ddpm.sampling.generate import check_output_folder, evaluating, inference_steps, sample_rngs
-from mindone_ddpm.sampling.grids import write_pictures
+from mindone_ddpm.sampling.grids import write_images
 
 
 def generate_from_prompts(
@@ -86,54 +86,79 @@ def read_prompts(config: SampleConfig) -> list[str]:
     else:
         prompts = list(config.prompt or [])
     if not prompts:
-        raise ConfigError("--prompt: this model makes pictures from text; give one, or --prompts_file")
+        raise ConfigError("--prompt: this model makes images from text; give one, or --prompts_file")
     return prompts
 
 
-def prompts_to_folder(config: SampleConfig) -> Path:
-    """Make pictures for prompts, in turn, into numbered PNGs and a grid; returns the grid's path.
+# Settings that text-to-image models do not have, and their defaults.
+UNCONDITIONAL_SETTINGS = {"class_label": None, "save_trajectory": "none", "clip_sample": None}
+
+
+def sample_prompt_values(pipeline: Any, config: SampleConfig) -> np.ndarray:
+    """Sample from a Stable Diffusion pipeline, with a progress bar; the prompts in turn.
+
+    Returns:
+        Values from 0 to 1, float32 of shape (num_images, height, width, 3).
 
     Raises:
-        ConfigError: the model, the settings or the output folder will not do; before anything is written.
+        ConfigError: a setting does not fit the model.
+    """
+    prompts = read_prompts(config)
+    check_image_size(config, pipeline)
+    own_scheduler = pipeline.scheduler
+    name = config.scheduler or schedulers.sampler_name(own_scheduler)
+    if config.scheduler is not None or config.timestep_spacing is not None:
+        pipeline.scheduler = schedulers.make_sampler(name, own_scheduler, None, config.timestep_spacing)
+    try:
+        steps = inference_steps(config, name, pipeline.scheduler)
+        pipeline.scheduler.set_timesteps(steps)
+        num_batches = math.ceil(config.num_images / config.batch_size)
+        total = num_batches * len(pipeline.scheduler.timesteps)
+        with tqdm(total=total, desc="sampling", unit="step", dynamic_ncols=True) as bar:
+            return generate_from_prompts(
+                pipeline,
+                [prompts[sample_id % len(prompts)] for sample_id in range(config.num_images)],
+                sample_ids=range(config.num_images),
+                batch_size=config.batch_size,
+                num_inference_steps=steps,
+                seed=config.seed,
+                guidance_scale=7.5 if config.guidance_scale is None else config.guidance_scale,
+                negative_prompt=config.negative_prompt,
+                height=config.height,
+                width=config.width,
+                eta=config.eta or 0.0,
+                on_step=lambda _: bar.update(),
+            )
+    finally:
+        pipeline.scheduler = own_scheduler
+
+
+def check_prompt_settings(config: SampleConfig) -> None:
+    """Raises ConfigError where there are no prompts, or settings of unconditional models."""
+    read_prompts(config)
+    for name, default in UNCONDITIONAL_SETTINGS.items():
+        if getattr(config, name) != default:
+            raise ConfigError(f"--{name}: is for unconditional models; {config.model} makes images from text")
+
+
+def prompts_to_folder(config: SampleConfig) -> Path:
+    """Sample images for prompts into numbered PNGs and a grid; returns the grid's path.
+
+    Raises:
+        ConfigError: the model, the settings or the output folder cannot be used; before anything is written.
     """
     config.check()
     output_dir = check_output_folder(config)
-    prompts = read_prompts(config)
-    for name, default in (("class_label", None), ("save_trajectory", "none"), ("clip_sample", None)):
-        if getattr(config, name) != default:
-            raise ConfigError(f"--{name}: is for unconditional models; {config.model} makes pictures from text")
+    check_prompt_settings(config)
     start(config.device, config.mode, config.seed)
     pipeline = pipelines.load_text_pipeline(config.model)
-    check_picture_size(config, pipeline)
     if config.lora is not None:
+        check_image_size(config, pipeline)
         lora.merge_adapters(pipeline.unet, config.lora)
-    if config.scheduler is not None or config.timestep_spacing is not None:
-        name = config.scheduler or schedulers.sampler_name(pipeline.scheduler)
-        pipeline.scheduler = schedulers.make_sampler(name, pipeline.scheduler, None, config.timestep_spacing)
-    steps = inference_steps(config, schedulers.sampler_name(pipeline.scheduler), pipeline.scheduler)
-    pipeline.scheduler.set_timesteps(steps)
-    num_steps = len(pipeline.scheduler.timesteps)
-    texts = [prompts[number % len(prompts)] for number in range(config.num_images)]
-    num_batches = math.ceil(config.num_images / config.batch_size)
-    with tqdm(total=num_batches * num_steps, desc="sampling", unit="step", dynamic_ncols=True) as bar:
-        values = generate_from_prompts(
-            pipeline,
-            texts,
-            sample_ids=range(config.num_images),
-            batch_size=config.batch_size,
-            num_inference_steps=steps,
-            seed=config.seed,
-            guidance_scale=7.5 if config.guidance_scale is None else config.guidance_scale,
-            negative_prompt=config.negative_prompt,
-            height=config.height,
-            width=config.width,
-            eta=config.eta or 0.0,
-            on_step=lambda _: bar.update(),
-        )
-    return write_pictures(values, output_dir, config.bit_depth)
+    return write_images(sample_prompt_values(pipeline, config), output_dir, config.bit_depth)
 
 
-def check_picture_size(config: SampleConfig, pipeline: Any) -> None:
+def check_image_size(config: SampleConfig, pipeline: Any) -> None:
     """Raises ConfigError if the pipeline cannot make pictures of the size asked for."""
     factor = pipelines.size_divisor(pipeline)
     for name in ("height", "width"):

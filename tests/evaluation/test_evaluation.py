@@ -27,7 +27,7 @@ from mindone_ddpm.sampling import generate as generate_module
 from mindone_ddpm.training import callbacks
 
 
-def write_pictures(folder: Path, count: int, seed: int, shape=(48, 40, 3)) -> Path:
+def write_images(folder: Path, count: int, seed: int, shape=(48, 40, 3)) -> Path:
     generator = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     for number in range(count):
@@ -41,7 +41,7 @@ def write_pictures(folder: Path, count: int, seed: int, shape=(48, 40, 3)) -> Pa
 def reference(tmp_path_factory):
     """Two folders, random weights as pytorch-fid publishes them, and what it makes of them."""
     folder = tmp_path_factory.mktemp("fid")
-    pictures = [write_pictures(folder / name, 24, seed) for seed, name in enumerate("ab")]
+    pictures = [write_images(folder / name, 24, seed) for seed, name in enumerate("ab")]
     python = peer_python()
     environment = {**os.environ, "PYTHONPATH": str(python.parent.parent / "extra")}
     subprocess.run(
@@ -246,8 +246,8 @@ def test_an_interruption_amid_a_batch_counts_nothing_twice(model, alone, tmp_pat
 
 def test_pictures_that_have_changed_are_looked_at_anew(tmp_path):
     """The first command gathers the pictures, then fails for want of references that keep features."""
-    write_pictures(tmp_path / "real", 40, 0)
-    write_pictures(tmp_path / "fake", 40, 0)
+    write_images(tmp_path / "real", 40, 0)
+    write_images(tmp_path / "fake", 40, 0)
     flags = ["--fake", tmp_path / "fake", "--real", tmp_path / "real", "--features", "digits", "--metrics", "kid"]
     config = from_flags(*flags, "--output_dir", tmp_path / "out")
 
@@ -412,7 +412,7 @@ def test_a_request_to_stop_ends_a_measure_and_resuming_makes_up_for_it(digits_fl
 def test_folders_that_will_not_do(tmp_path):
     with pytest.raises(DataError, match="there are no pictures in it"):
         statistics.Folder(str(tmp_path), "--real")
-    write_pictures(tmp_path / "sizes", 3, 0)
+    write_images(tmp_path / "sizes", 3, 0)
     Image.new("RGB", (10, 12)).save(tmp_path / "sizes" / "zz.png")
     folder = statistics.Folder(str(tmp_path / "sizes"), "--fake")
     with pytest.raises(DataError, match=r"zz.png is 10x12 with 3 channel\(s\), but .*000.png is 40x48"):

@@ -155,7 +155,7 @@ def test_16_bit_files_hold_the_values(tmp_path, channels):
 
     values = np.random.default_rng(0).random((5, 6, channels)).astype(np.float32)
     for bit_depth, error in ((16, 0.51 / 65535), (8, 0.51 / 255)):
-        grids.save_picture(values, tmp_path / "a.png", bit_depth)
+        grids.save_image(values, tmp_path / "a.png", bit_depth)
         found = decode_precise(None, str(tmp_path / "a.png"), "a.png")
         assert np.abs(found - values).max() <= error
 

@@ -1,0 +1,119 @@
+"""Sampling from Python, for a notebook: load a pipeline, make images.
+
+pipe = load("my-model")
+images = sample(pipe, num_images=16, scheduler="ddim", seed=0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.data.scaling import to_pixels
+from mindone_ddpm.models import lora as adapters
+from mindone_ddpm.models.foreign import pipeline_kind
+from mindone_ddpm.models.pipelines import load_pipeline, load_text_pipeline
+from mindone_ddpm.runtime.start import start
+from mindone_ddpm.sampling.config import SampleConfig
+from mindone_ddpm.sampling.generate import sample_values
+from mindone_ddpm.sampling.prompts import check_prompt_settings, sample_prompt_values
+
+if TYPE_CHECKING:
+    from mindone.diffusers import DDPMPipeline, StableDiffusionPipeline
+
+    Pipeline = DDPMPipeline | StableDiffusionPipeline
+
+
+def load(
+    model: str | PathLike[str], *, lora: str | PathLike[str] | None = None, device: str = "auto", mode: str = "graph"
+) -> Pipeline:
+    """Load a saved pipeline.
+
+    Args:
+        model: a folder, such as a run's ``output_dir``, or a name on the Hugging Face Hub.
+        lora: folder or file of LoRA adapters to add to a Stable Diffusion pipeline's UNet.
+        device: ``auto``, ``Ascend``, ``GPU`` or ``CPU``.
+        mode: ``graph`` or ``pynative``.
+
+    Returns:
+        mindone's DDPMPipeline or StableDiffusionPipeline.
+
+    Raises:
+        ConfigError: there is no such pipeline, or it cannot be loaded.
+        DeviceError: the device is not there.
+    """
+    start(device, mode, seed=0)
+    if "StableDiffusion" not in pipeline_kind(str(model)):
+        if lora is not None:
+            raise ConfigError(f"lora: is for text-to-image models; {model} is an unconditional one")
+        return load_pipeline(str(model))
+    pipeline = load_text_pipeline(str(model))
+    if lora is not None:
+        adapters.merge_adapters(pipeline.unet, str(lora))
+    return pipeline
+
+
+def sample(
+    pipe: Pipeline,
+    num_images: int = 16,
+    *,
+    scheduler: str | None = None,
+    num_inference_steps: int | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    prompts: str | Sequence[str] | None = None,
+    negative_prompt: str | None = None,
+    class_label: str | int | None = None,
+    guidance_scale: float | None = None,
+    eta: float | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> np.ndarray:
+    """Make images. The arguments mean what the flags of ``mindone-ddpm sample`` mean, and give the same images.
+
+    Args:
+        pipe: of :func:`load`.
+        scheduler: the sampler: ddpm, ddim, dpmsolver++, euler, euler_ancestral, heun, unipc or pndm; by default ddpm,
+            for text the one that the pipeline was saved with.
+        num_inference_steps: by default 1000 with ddpm, 50 with the others.
+        seed: image i depends on (seed, i) alone.
+        batch_size: images denoised at once; does not change them.
+        prompts: of a Stable Diffusion pipeline; several are used in turn.
+        class_label: of a class-conditional model: class names or numbers, with commas between.
+
+    Returns:
+        uint8 of shape (num_images, height, width, channels); see ``make_grid``.
+
+    Raises:
+        ConfigError: an argument does not fit the model; names it by its flag.
+    """
+    is_text = hasattr(pipe, "text_encoder")
+    config = SampleConfig(
+        model=type(pipe).__name__,
+        num_images=num_images,
+        scheduler=scheduler,
+        num_inference_steps=num_inference_steps,
+        seed=seed,
+        batch_size=batch_size,
+        prompt=[prompts] if isinstance(prompts, str) else None if prompts is None else list(prompts),
+        negative_prompt=negative_prompt,
+        class_label=None if class_label is None else str(class_label),
+        guidance_scale=guidance_scale,
+        eta=eta,
+        height=height,
+        width=width,
+    )
+    config.check()
+    if not is_text:
+        return to_pixels(sample_values(pipe, config)[0])
+    check_prompt_settings(config)
+    return to_pixels(sample_prompt_values(pipe, config))
+
+
+def is_pipeline(model: Any) -> bool:
+    """Whether something is a loaded pipeline, not a folder's name."""
+    return hasattr(model, "unet")
