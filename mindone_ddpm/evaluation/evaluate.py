@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,50 +86,76 @@ def real_statistics(
     return statistics
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, float]:
-    """Measure; the figures by name, which also go to ``metrics.json`` in the output folder.
+@dataclass
+class Measured:
+    """The metrics by name, and what they were computed from."""
+
+    metrics: dict[str, float]
+    real: Statistics | None
+    fake: Statistics
+    network: FeatureNetwork
+    sampler: dict[str, Any]
+    seconds: float
+
+
+def measure(config: EvaluateConfig, runtime: Runtime, pipeline: Any, partial: Path | None) -> Measured:
+    """Compute the metrics of a pipeline, or of the folder ``config.fake``.
+
+    Args:
+        pipeline: None where there is a folder.
+        partial: a file in which the statistics of an interrupted measurement are kept; None: nowhere.
 
     Raises:
-        ConfigError, DataError, MetricError, DeviceError: what will not do, before the long part where possible.
+        ConfigError, DataError, MetricError: what cannot be used, before the long part where possible.
     """
-    config.check()
-    output_dir = Path(config.output_dir)
-    check_writable(output_dir)
-    runtime = start(config.device, config.mode, config.seed)
     wanted = config.metrics.split(",")
     network = make_features(config.features, config.inception_weights, config.resize)
-    pipeline = pipelines.load_pipeline(config.model) if config.model else None
     folder = Folder(config.fake, "--fake") if config.fake is not None else None
     count = len(folder) if folder is not None else config.num_samples or DEFAULT_NUM_SAMPLES
     metrics.check_count(wanted, count, network.width, config.force)
+    sampler: dict[str, Any] = {}
     if folder is not None:
         source: Source = folder
-        sampler: dict[str, Any] = {}
         content = folder.content
     else:
-        assert pipeline is not None
         source, sampler = model_source(config, pipeline, count)
         content = content_of_model(config.model)
     real = real_statistics(config, network, wanted, runtime, None if pipeline is None else pipeline.unet)
     if real is not None:
         metrics.check_count(wanted, real.count, network.width, config.force)
-
-    output_dir.mkdir(parents=True, exist_ok=True)
-    partial = output_dir / f".statistics-{runtime.rank}-of-{runtime.world_size}.npz"
-    # What must be the same for a gathering to go on where it was interrupted.
+    if partial is not None:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+    # What must be the same for an interrupted measurement to be continued.
     facts = [content, sampler, count, config.batch_size, config.metrics, config.keep_features, network.identity]
     gathering = Gathering(network, wanted, config.keep_features, partial, json.dumps(facts))
     started = time.perf_counter()
-    fake = gathering.run(source, count, config.batch_size, runtime, "pictures of the model" if pipeline else "pictures")
+    text = "images" if pipeline is None else "images of the model"
+    fake = gathering.run(source, count, config.batch_size, runtime, text)
     seconds = time.perf_counter() - started
     found = name_figures(network, metrics.figures(wanted, real, fake, config.force, config.seed))
+    return Measured(found, real, fake, network, sampler, seconds)
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, float]:
+    """Measure; the metrics by name, which are also written to ``metrics.json`` in the output folder.
+
+    Raises:
+        ConfigError, DataError, MetricError, DeviceError: what cannot be used, before the long part where possible.
+    """
+    config.check()
+    output_dir = Path(config.output_dir)
+    check_writable(output_dir)
+    runtime = start(config.device, config.mode, config.seed)
+    pipeline = pipelines.load_pipeline(config.model) if config.model else None
+    partial = output_dir / f".statistics-{runtime.rank}-of-{runtime.world_size}.npz"
+    measured = measure(config, runtime, pipeline, partial)
     if runtime.is_main:
-        write_metrics(config, sampler, network, real, fake, found, seconds, output_dir)
+        write_metrics(config, measured, output_dir)
         if config.keep_features:
-            np.savez(output_dir / FEATURES_FILE, features=fake.rows())
+            np.savez(output_dir / FEATURES_FILE, features=measured.fake.rows())
     distributed.barrier(runtime)
     partial.unlink(missing_ok=True)
-    return found
+    return measured.metrics
 
 
 def model_source(config: EvaluateConfig, pipeline: Any, count: int) -> tuple[Source, dict[str, Any]]:
@@ -151,39 +178,31 @@ def content_of_model(model: str) -> str:
     return files.sha256_of(weights) if weights.is_file() else model
 
 
-def write_metrics(
-    config: EvaluateConfig,
-    sampler: dict[str, Any],
-    network: FeatureNetwork,
-    real: Statistics | None,
-    fake: Statistics,
-    found: dict[str, float],
-    seconds: float,
-    output_dir: Path,
-) -> None:
-    """All that somebody needs to make the figures again."""
+def write_metrics(config: EvaluateConfig, measured: Measured, output_dir: Path) -> None:
+    """Write the metrics with all that is needed to compute them again."""
+    real, fake = measured.real, measured.fake
     of_data_set = ("dataset_config_name", "dataset_split", "image_column", "max_train_samples", "resize_mode")
     preparation = {name: getattr(config, name) for name in (*of_data_set, "image_interpolation_mode")}
     about = {
-        "metrics": found,
+        "metrics": measured.metrics,
         "num_samples": fake.count,
         "num_real": None if real is None else real.count,
         "model": config.model or None,
         "fake": config.fake,
         "real": config.real or config.dataset_name or config.train_data_dir or config.real_statistics,
         "real_preparation": preparation if config.dataset_name or config.train_data_dir else None,
-        "sampler": sampler or None,
-        "features": network.identity,
+        "sampler": measured.sampler or None,
+        "features": measured.network.identity,
         "forced": config.force,
-        "seconds": round(seconds, 1),
+        "seconds": round(measured.seconds, 1),
         "versions": versions(),
     }
     files.write_text(output_dir / METRICS_FILE, json.dumps(about, indent=2) + "\n")
     fewest = fake.count if real is None else min(real.count, fake.count)
-    if config.force and "fid" in config.metrics.split(",") and fewest <= network.width:
+    if config.force and "fid" in config.metrics.split(",") and fewest <= measured.network.width:
         print(
-            f"warning: fid of {fewest} pictures for features of width {network.width}: too high by far, and not to be "
-            "compared with anything",
+            f"warning: fid of {fewest} images for features of width {measured.network.width}: far too high; "
+            "compare it with nothing",
             file=sys.stderr,
         )
 

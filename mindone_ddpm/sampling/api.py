@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from mindone_ddpm.sampling.prompts import check_prompt_settings, sample_prompt_v
 if TYPE_CHECKING:
     from mindone.diffusers import DDPMPipeline, StableDiffusionPipeline
 
-    Pipeline = DDPMPipeline | StableDiffusionPipeline
+    Pipeline: TypeAlias = DDPMPipeline | StableDiffusionPipeline
 
 
 def load(
@@ -112,8 +112,3 @@ def sample(
         return to_pixels(sample_values(pipe, config)[0])
     check_prompt_settings(config)
     return to_pixels(sample_prompt_values(pipe, config))
-
-
-def is_pipeline(model: Any) -> bool:
-    """Whether something is a loaded pipeline, not a folder's name."""
-    return hasattr(model, "unet")
