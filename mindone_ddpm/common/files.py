@@ -1,7 +1,7 @@
 """Files and folders: written atomically, found, hashed. The one place where this package replaces a file.
 
-Every writer here works on a temporary path, hidden and next to the target: ``.NAME.TOKEN.tmp``, and the target's suffix.
-It is removed when writing fails. What a killed process leaves is found by :func:`remove_leftovers`.
+Every writer here works on a temporary path next to the target, ``.NAME.TOKEN.tmp`` and the suffix of the target, which
+is removed when writing fails. What a killed process leaves is found by :func:`remove_leftovers`.
 """
 
 from __future__ import annotations
