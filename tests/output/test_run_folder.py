@@ -106,7 +106,7 @@ def test_an_earlier_run_is_removed_and_other_files_stay(tmp_path):
     assert {path.name for path in run_folder.run_products(tmp_path)} == {name.partition("/")[0] for name in ours}
     assert run_folder.run_products(tmp_path)[0].name == PIPELINE_INDEX
     run_folder.clear_run(tmp_path)
-    assert [path.relative_to(tmp_path).as_posix() for path in files.files_in(tmp_path)] == sorted(mine)
+    assert {path.relative_to(tmp_path).as_posix() for path in files.files_in(tmp_path)} == {*mine}
     assert run_folder.run_products(tmp_path, CUSTOM)[0].name == "x.json"
     run_folder.clear_run(tmp_path, CUSTOM)
     assert not (tmp_path / "x").exists() and not (tmp_path / "x.json").exists()
