@@ -127,9 +127,17 @@ def test_batches(graph_mode, config):
     assert trained and not any(p.requires_grad for p in [*job.base.vae.get_parameters()])
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_the_cache_gives_what_the_networks_give(graph_mode, config, flip):
-    config = replace(config, random_flip=flip, noise_offset=0.1, input_perturbation=0.1, caption_dropout=0.2)
+@pytest.mark.parametrize(("flip", "vertical"), [(False, False), (True, False), (False, True), (True, True)])
+def test_the_cache_gives_what_the_networks_give(graph_mode, config, flip, vertical):
+    """Every flip variant is cached, and the draws that come after the flips are the same."""
+    config = replace(
+        config,
+        random_flip=flip,
+        random_vertical_flip=vertical,
+        noise_offset=0.1,
+        input_perturbation=0.1,
+        caption_dropout=0.2,
+    )
     plain, cached = make_job(config), make_job(replace(config, cache_latents=True))
     cached.before_training(show_progress=False)
     losses = []
