@@ -82,7 +82,7 @@ def our_train(options: dict[str, Any]) -> dict[str, Any]:
 
         first = timed(step)
         times = [timed(step) for _ in range(options["warmup"] + options["steps"])][options["warmup"] :]
-        parameters = sum(parameter.size for parameter in training.unet.trainable_params())
+        parameters = sum(parameter.size for parameter in training.job.trainable().values())
     return {
         "step_s": statistics.median(times),
         "first_step_s": first,
@@ -103,12 +103,12 @@ def our_sample(options: dict[str, Any]) -> dict[str, Any]:
     config = TrainingConfig(
         dataset_name="digits", channels=3, preset=options["preset"], image_size=options["image_size"]
     )
-    unet = make_unet(config, None)
+    unet = make_unet(config)
     scheduler = schedulers.make_sampler("ddim", ddpm.make_noise_scheduler(config))
 
     def denoise(steps: int) -> float:
         numbers = list(range(options["batch_size"]))
-        settings = {"numbers": numbers, "batch_size": len(numbers), "num_inference_steps": steps, "seed": 0}
+        settings = {"sample_ids": numbers, "batch_size": len(numbers), "num_inference_steps": steps, "seed": 0}
         return timed(lambda: generate.generate(unet, scheduler, **settings))
 
     first = denoise(2)
@@ -119,7 +119,7 @@ def our_data(options: dict[str, Any]) -> dict[str, Any]:
     """Blocks of steps, in turn on one batch and on what the data path brings."""
     with tempfile.TemporaryDirectory() as folder:
         training = prepare(options, folder)
-        training.records.cache(training.config.cache_images_mib, show_progress=False)
+        training.job.before_training(show_progress=False)
         windows = training.windows(0)
         batch = next(windows)
         size = options["block"]
@@ -141,17 +141,17 @@ def our_data(options: dict[str, Any]) -> dict[str, Any]:
 def our_costs(options: dict[str, Any]) -> dict[str, Any]:
     """What the average, logging every step, and a checkpoint add to a step."""
     from mindone_ddpm.output.tracking import make_tracker
-    from mindone_ddpm.training import callbacks, resume
-    from mindone_ddpm.training.callbacks import Report
+    from mindone_ddpm.training import loop, resume
+    from mindone_ddpm.training.callbacks import ProgressReport
     from mindone_ddpm.training.schedule import Progress
 
     size, pairs = options["block"], options["rounds"] * 3
     with tempfile.TemporaryDirectory() as folder:
         plain, averaged = prepare(options, folder), prepare(options, folder, use_ema=True)
         batch = next(plain.windows(0))
-        callbacks.open_output_dir(averaged, Progress())
+        loop.open_output_dir(averaged, Progress())
 
-        def block(training: Any, report: Report | None = None) -> float:
+        def block(training: Any, report: ProgressReport | None = None) -> float:
             def steps() -> None:
                 for _ in range(size):
                     result = training.step(batch)
@@ -166,7 +166,7 @@ def our_costs(options: dict[str, Any]) -> dict[str, Any]:
             block(training)
         ema = [(block(plain), block(averaged)) for _ in range(pairs)]
         tracker = make_tracker("csv", Path(folder), 0, {})
-        report = Report(plain, Progress(), tracker)
+        report = ProgressReport(plain, Progress(), tracker)
         report.bar.disable = True
         logging = [(block(plain), block(plain, report)) for _ in range(pairs)]
         saved = []
@@ -231,7 +231,7 @@ def our_multiply_adds(options: dict[str, Any]) -> dict[str, Any]:
     config = TrainingConfig(
         dataset_name="digits", channels=3, preset=options["preset"], image_size=options["image_size"]
     )
-    unet = make_unet(config, None)
+    unet = make_unet(config)
     unet.set_train(False)
     total = 0
 

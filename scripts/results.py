@@ -145,9 +145,9 @@ def train_in_torch(recipe: dict[str, Any], data: Path, folder: Path, seed: int) 
 
 def validation_loss(recipe: dict[str, Any], data: Path, folder: Path) -> float:
     """Of a pipeline of either side, on the pictures held out."""
-    from mindone_ddpm.evaluation.validation_loss import ValidationLoss
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
     from mindone_ddpm.jobs.unconditional.data import open_records
+    from mindone_ddpm.jobs.unconditional.job import UnconditionalJob
     from mindone_ddpm.models import pipelines
     from mindone_ddpm.runtime.start import start
 
@@ -159,10 +159,13 @@ def validation_loss(recipe: dict[str, Any], data: Path, folder: Path) -> float:
         image_size=recipe["size"],
         channels=recipe["channels"],
         class_conditional=classes,
+        mixed_precision="no",
+        train_batch_size=50,
+        validation_num_images=10**6,  # all of them
     )
     records = open_records(config)
-    loss = ValidationLoss(runtime, pipeline.unet, pipeline.scheduler, records, len(records), 50)
-    return loss.figures(lambda: None)["validation_loss"]
+    job = UnconditionalJob(config, runtime, records, pipeline.unet, pipeline.scheduler)
+    return job.validation_loss(records).run(lambda: None)["validation_loss"]
 
 
 def quality(folder: Path) -> dict[str, float]:

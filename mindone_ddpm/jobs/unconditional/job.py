@@ -174,7 +174,7 @@ class UnconditionalJob:
         config = self.config
         found: list[Evaluator] = []
         if self.records.held_out is not None:
-            found.append(self._validation_loss(self.records.held_out))
+            found.append(self.validation_loss(self.records.held_out))
         if config.eval_metrics is not None:
             scheduler, guidance_scale = self.objective.scheduler(), config.guidance_scale
             found.append(
@@ -182,7 +182,8 @@ class UnconditionalJob:
             )
         return found
 
-    def _validation_loss(self, held_out: ImageRecords) -> ValidationLoss:
+    def validation_loss(self, held_out: ImageRecords) -> ValidationLoss:
+        """The plain loss on images that are not trained on."""
         config, objective = self.config, self.objective
         plain = DDPMObjective.for_scheduler(objective.scheduler())
         columns: dict[str, Any] = {"images": ms.float32, "noise": ms.float32, "timesteps": objective.time_type}
