@@ -31,7 +31,7 @@ def train_three_steps(prepare, loss_scale=1.0):
     prepare(unet)
     scheduler = ddpm.make_noise_scheduler(CONFIG)
     optimizer = make_optimizer(CONFIG, ms.ParameterTuple(unet.trainable_params()), BACKEND)
-    boundary = OptimizerUpdate(optimizer, np.full(10, 1e-3), 1.0, loss_scale, backend=BACKEND)
+    boundary = OptimizerUpdate(optimizer, np.full(10, 1e-3), BACKEND, 1.0, loss_scale)
     loss_cell = UnconditionalLoss(unet, DDPMObjective(scheduler.alphas_cumprod.asnumpy(), "epsilon"))
     step = DiffusionTrainStep(loss_cell, boundary).set_train()
     results = [[float(value) for value in step.run([BATCH])[:2]] for _ in range(3)]

@@ -36,7 +36,7 @@ def make_step(accumulation_steps=1, max_grad_norm=0.0, loss_scale=1.0, steps=50,
     parameters = ms.ParameterTuple(loss.trainable_params())
     backend = cpu_runtime().backend
     optimizer = AdamW(parameters, BETA1, BETA2, EPSILON, DECAY, backend=backend)
-    boundary = OptimizerUpdate(optimizer, np.full(steps, RATE), max_grad_norm, loss_scale, backend=backend, **options)
+    boundary = OptimizerUpdate(optimizer, np.full(steps, RATE), backend, max_grad_norm, loss_scale, **options)
     return DiffusionTrainStep(loss, boundary, accumulation_steps)
 
 
