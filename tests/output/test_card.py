@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import yaml
 from PIL import Image
 
@@ -88,14 +86,6 @@ def test_a_fine_tuned_pipeline_is_sampled_with_a_prompt():
     assert "--model you/foxes --prompt 'a prompt'\n" in card.for_repository(text, "you/foxes")
     head = yaml.safe_load(text.split("---")[1])
     assert head["pipeline_tag"] == "text-to-image" and head["tags"] == ["mindspore", "mindone", "stable-diffusion"]
-
-
-def test_private_settings_are_left_out():
-    (item,) = [item for item in dataclasses.fields(TrainingConfig) if item.name == "seed"]
-    assert not card.is_private(item)
-    said = dataclasses.field(default=0, metadata={"private": True})
-    said.name = "seed"
-    assert card.is_private(said)
 
 
 def test_the_loss_is_that_of_the_metrics_log(tmp_path):
