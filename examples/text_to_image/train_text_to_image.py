@@ -15,7 +15,7 @@ import mindone_ddpm as md
 
 def main() -> int:
     config = md.parse_training_arguments(config_class=md.TextToImageConfig)
-    print(f"trained; the result is in {md.train(config)}")
+    print(f"trained; the result is in {md.train(config).output_dir}")
     return 0
 
 

@@ -13,9 +13,9 @@ import mindone_ddpm as md
 def main() -> int:
     # Config: flags, or a YAML file with --config.
     config = md.parse_training_arguments()
-    config, runtime = md.begin(config)
+    config, runtime = md.start_training(config)
 
-    # Data set: pictures of one size, found by the type of their column.
+    # Data set: images of one size, found by the type of their column.
     with md.main_first(runtime):  # with several ranks, the first one of each machine fills the cache
         records = md.open_records(config)
 
@@ -25,15 +25,15 @@ def main() -> int:
     noise_scheduler = md.make_noise_scheduler(config)
 
     # The job says what a batch holds, how it becomes a loss, and which pipeline holds the result.
-    job = md.UnconditionalJob(config, records, unet, noise_scheduler)
+    job = md.UnconditionalJob(config, runtime, records, unet, noise_scheduler)
 
     # Data loader plan, optimiser, learning-rate schedule and train step.
     training = md.build_training(config, runtime, job)
 
     # Train loop, with evaluation on the way.
-    output_dir = md.train_loop(training)
+    result = md.train_loop(training)
     if runtime.is_main:
-        print(f"trained; the pipeline is in {output_dir}")
+        print(f"trained; the pipeline is in {result.output_dir}")
     return 0
 
 

@@ -14,7 +14,7 @@ import mindone_ddpm as md
 
 def main() -> int:
     config = md.parse_training_arguments(defaults=md.PUBLISHED_SCRIPT_DEFAULTS)
-    print(f"trained; the pipeline is in {md.train(config)}")
+    print(f"trained; the pipeline is in {md.train(config).output_dir}")
     return 0
 
 
