@@ -120,7 +120,7 @@ config = md.TrainingConfig(
     train_batch_size=8, eval_batch_size=4, num_epochs=2, lr_warmup_steps=4, save_image_epochs=1,
     ddpm_num_inference_steps=4, output_dir="run",
 )
-config, runtime = md.begin(config)
+config, runtime = md.start_training(config)
 """
 
 
