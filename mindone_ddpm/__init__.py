@@ -23,8 +23,8 @@ _PUBLIC = {
     "load": "sampling.api",
     "sample": "sampling.api",
     "evaluate": "evaluation.api",
-    "inpaint": "sampling.editing",
-    "interpolate": "sampling.editing",
+    "inpaint": "sampling.commands",
+    "interpolate": "sampling.commands",
     # training step by step
     "start_training": "training.setup",
     "build_training": "training.setup",
@@ -41,7 +41,7 @@ _PUBLIC = {
     # images
     "make_grid": "data.grids",
     "to_pixels": "data.scaling",
-    "to_values": "sampling.grids",
+    "to_values": "sampling.images",
     # programs and other packages' jobs
     "parse_training_arguments": "cli",
     "run": "cli",

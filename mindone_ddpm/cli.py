@@ -216,19 +216,16 @@ def run_preview(arguments: argparse.Namespace) -> int:
 
 def run_sample(arguments: argparse.Namespace) -> int:
     config = configured(arguments, SampleConfig)
-    from mindone_ddpm.models.foreign import pipeline_kind
-    from mindone_ddpm.sampling.generate import sample_to_folder
-    from mindone_ddpm.sampling.prompts import prompts_to_folder
+    from mindone_ddpm.sampling.commands import sample_to_folder
 
-    kind = pipeline_kind(config.model)
-    grid = (prompts_to_folder if "StableDiffusion" in kind else sample_to_folder)(config)
+    grid = sample_to_folder(config)
     print(f"{config.num_images} images in {config.output_dir}, all in one: {grid}")
     return 0
 
 
 def run_inpaint(arguments: argparse.Namespace) -> int:
     config = configured(arguments, InpaintConfig)
-    from mindone_ddpm.sampling.editing import inpaint
+    from mindone_ddpm.sampling.commands import inpaint
 
     grid = inpaint(config)
     print(f"completed images in {config.output_dir}, next to what they were given: {grid}")
@@ -237,7 +234,7 @@ def run_inpaint(arguments: argparse.Namespace) -> int:
 
 def run_interpolate(arguments: argparse.Namespace) -> int:
     config = configured(arguments, InterpolateConfig)
-    from mindone_ddpm.sampling.editing import interpolate
+    from mindone_ddpm.sampling.commands import interpolate
 
     grid = interpolate(config)
     print(f"{config.num_images} images in {config.output_dir}, all in one: {grid}")

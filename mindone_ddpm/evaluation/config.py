@@ -88,7 +88,7 @@ class EvaluateConfig(SamplingBase):
     batch_size: int = setting(64, "images per batch; does not change the metrics", low=1)
     num_samples: int | None = setting(None, "generated images; 10,000 if not given", low=1)
     scheduler: str = setting("ddim", "sampler", choices=SAMPLERS)
-    eta: float | None = setting(None, "with ddim: 0 no noise during training, 1 as much as ddpm", low=0, high=1)
+    eta: float | None = setting(None, "with ddim: 0 no noise between the steps, 1 as much as ddpm", low=0, high=1)
     metrics: str = setting("fid,kid", "metrics, with commas between", choices=METRICS, several=True)
 
     # what it is measured against

@@ -24,7 +24,7 @@ from mindone_ddpm.output.run_folder import (
     grids_in,
     index_files_in,
 )
-from mindone_ddpm.sampling.grids import TRAJECTORY_STRIP
+from mindone_ddpm.sampling.images import TRAJECTORY_STRIP
 
 REPORT = "report.html"
 

@@ -12,7 +12,7 @@ from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from mindone_ddpm.output.checkpoint import CHECKPOINTS
 from mindone_ddpm.output.product import Product
-from mindone_ddpm.sampling.grids import TRAJECTORY_STRIP
+from mindone_ddpm.sampling.images import TRAJECTORY_STRIP
 
 RUN_CONFIG = "training_config.yaml"
 SAMPLES = "samples"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,13 +19,10 @@ from mindone_ddpm.models.foreign import pipeline_kind
 from mindone_ddpm.models.pipelines import load_pipeline, load_text_pipeline
 from mindone_ddpm.runtime.start import start
 from mindone_ddpm.sampling.config import SampleConfig
-from mindone_ddpm.sampling.generate import sample_values
-from mindone_ddpm.sampling.prompts import check_prompt_settings, sample_prompt_values
+from mindone_ddpm.sampling.from_config import sample_values
 
 if TYPE_CHECKING:
-    from mindone.diffusers import DDPMPipeline, StableDiffusionPipeline
-
-    Pipeline: TypeAlias = DDPMPipeline | StableDiffusionPipeline
+    from mindone_ddpm.sampling.from_config import Pipeline
 
 
 def load(
@@ -91,7 +88,6 @@ def sample(
     Raises:
         ConfigError: an argument does not fit the model; names it by its flag.
     """
-    is_text = hasattr(pipe, "text_encoder")
     config = SampleConfig(
         model=type(pipe).__name__,
         num_images=num_images,
@@ -108,7 +104,5 @@ def sample(
         width=width,
     )
     config.check()
-    if not is_text:
-        return to_pixels(sample_values(pipe, config)[0])
-    check_prompt_settings(config)
-    return to_pixels(sample_prompt_values(pipe, config))
+    values, _ = sample_values(pipe, config)
+    return to_pixels(values)

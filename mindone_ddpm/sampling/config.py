@@ -60,7 +60,7 @@ class SampleConfig(ImagesBase):
     scheduler: str | None = setting(
         None, "sampler; by default ddpm, for text the one the pipeline was saved with", choices=SAMPLERS
     )
-    eta: float | None = setting(None, "with ddim: 0 no noise during training, 1 as much as ddpm", low=0, high=1)
+    eta: float | None = setting(None, "with ddim: 0 no noise between the steps, 1 as much as ddpm", low=0, high=1)
     clip_sample: bool | None = setting(None, "with ddpm and ddim: clip the predicted image; as trained by default")
     timestep_spacing: str | None = setting(
         None, "how the steps lie among the noise levels; as trained by default", choices=TIMESTEP_SPACINGS
@@ -104,7 +104,7 @@ class InpaintConfig(ImagesBase):
 
     def own_problems(self) -> list[str]:
         problems = []
-        problems += [f"--{name}: give a image" for name in ("image", "mask") if not getattr(self, name)]
+        problems += [f"--{name}: give an image" for name in ("image", "mask") if not getattr(self, name)]
         if self.num_inference_steps is not None and self.jump_length >= self.num_inference_steps:
             problems.append(f"--jump_length {self.jump_length}: must be below --num_inference_steps")
         return problems
@@ -127,5 +127,5 @@ class InterpolateConfig(ImagesBase):
 
     def own_problems(self) -> list[str]:
         problems = []
-        problems += [f"--{name}: give a image" for name in ("image_a", "image_b") if not getattr(self, name)]
+        problems += [f"--{name}: give an image" for name in ("image_a", "image_b") if not getattr(self, name)]
         return problems

@@ -1,71 +1,52 @@
-"""Pictures from pictures, with an unconditional model: filling in a part, and going from one to another."""
+"""Images from images, with an unconditional model: inpainting, and interpolation between two images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from tqdm import tqdm
 
-from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.libraries import quiet_imports
-from mindone_ddpm.data.images import IMAGE_ENDINGS, convert_channels, decode_image, resize
-from mindone_ddpm.data.randomness import batch_places
-from mindone_ddpm.models import schedulers
-from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig
+from mindone_ddpm.data.batching import map_batches
 from mindone_ddpm.sampling.generate import (
-    choose_labels,
-    class_guidance,
+    Denoiser,
     denoise_steps,
     evaluating,
     image_shape,
-    inference_steps,
     initial_noise,
     make_denoiser,
-    open_model,
     sample_rngs,
 )
-from mindone_ddpm.sampling.grids import make_grid, save_image, to_pixels, to_values, write_images
+from mindone_ddpm.sampling.images import to_values
 
 with quiet_imports():
     from mindone.diffusers import RePaintScheduler
 
 
-def read_image(path: Path, flag: str, unet: Any) -> np.ndarray:
-    """A picture as the UNet takes it: [-1, 1], float32 of shape (channels, height, width).
-
-    Raises:
-        ConfigError, DataError: there is none, or it cannot be read.
-    """
-    if not path.is_file():
-        raise ConfigError(f"--{flag} {path}: no such file")
-    channels, height, width = image_shape(unet)
-    if height != width:
-        raise ConfigError(f"--model: makes pictures of {width}x{height}; only square ones can be edited")
-    picture = convert_channels(decode_image(None, str(path), f"--{flag} {path}"), channels)
-    pixels = np.atleast_3d(np.asarray(resize(picture, height, "crop", (0.5, 0.5))))
-    return (pixels.astype(np.float32) / 127.5 - 1.0).transpose(2, 0, 1)
+def make_repaint_scheduler(scheduler: Any) -> RePaintScheduler:
+    """A RePaintScheduler with another scheduler's noise levels. With eta 1 its steps are DDPM's, as in the paper."""
+    return RePaintScheduler.from_config(scheduler.config, eta=1.0)
 
 
 def repaint(
-    denoise: Callable[[ms.Tensor, ms.Tensor], ms.Tensor],
-    scheduler: Any,
+    denoise: Denoiser,
+    scheduler: RePaintScheduler,
     images: ms.Tensor,
     mask: ms.Tensor,
     noise: ms.Tensor,
-    generators: list[np.random.Generator],
+    rngs: list[np.random.Generator],
     on_step: Callable[[], object] = lambda: None,
 ) -> ms.Tensor:
-    """Fill in what the mask leaves open (Lugmayr et al. 2022, algorithm 1).
+    """Fill the part of a batch that the mask leaves open (Lugmayr et al. 2022, algorithm 1).
 
     Args:
-        scheduler: a RePaintScheduler whose timesteps are set.
+        scheduler: its timesteps are set.
         images: [-1, 1], float32 of shape (batch, channels, height, width).
-        mask: the same shape; 1 where the image is kept, 0 where it is made.
-        noise: what to begin with, like ``images``.
+        mask: the same shape; 1 where the image is kept, 0 where it is generated.
+        noise: what to start from, like ``images``.
+        rngs: one per image.
 
     Returns:
         Like ``images``.
@@ -74,117 +55,88 @@ def repaint(
     later = int(scheduler.timesteps[0]) + 1
     for timestep in scheduler.timesteps.asnumpy().tolist():
         if timestep < later:
-            output = denoise(current, ms.Tensor(np.full(len(generators), timestep, np.int32)))
-            current = scheduler.step(output, timestep, current, images, mask, generator=generators)[0]
+            output = denoise(current, ms.Tensor(np.full(len(rngs), timestep, np.int32)))
+            current = scheduler.step(output, timestep, current, images, mask, generator=rngs)[0]
         else:  # a jump back into the noise
-            current = scheduler.undo_step(current, later, generators)
+            current = scheduler.undo_step(current, later, rngs)
         current = current.astype(ms.float32)
         later = timestep
         on_step()
     return current
 
 
-def inpaint(config: InpaintConfig) -> Path:
-    """Complete a picture, or each of a folder, in several versions; returns the grid's path.
+def inpaint_values(
+    unet: Any,
+    scheduler: RePaintScheduler,
+    images: np.ndarray,
+    mask: np.ndarray,
+    *,
+    batch_size: int,
+    seed: int,
+    labels: Sequence[int] | None = None,
+    guidance_scale: float = 1.0,
+    on_step: Callable[[], object] = lambda: None,
+) -> np.ndarray:
+    """Inpaint images; image ``i`` depends on ``seed`` and ``i`` alone.
 
-    Raises:
-        ConfigError, DataError: the model, the pictures or the output folder will not do.
+    Args:
+        scheduler: its timesteps are set.
+        images: [-1, 1], float32 of shape (number, channels, height, width).
+        mask: 1 where the images are kept, 0 where they are generated; float32 of shape (1, height, width).
+        labels, guidance_scale: see :func:`mindone_ddpm.sampling.generate.generate`.
+
+    Returns:
+        Values from 0 to 1, float32 of shape (number, height, width, channels).
     """
-    config.check()
-    output_dir, pipeline = open_model(config)
-    unet = pipeline.unet
-    if pipeline.scheduler.config.prediction_type != "epsilon":
-        raise ConfigError(
-            f"--model {config.model}: predicts {pipeline.scheduler.config.prediction_type}; RePaint needs epsilon"
-        )
-    # With eta 1 the steps are those of DDPM, as in the paper.
-    scheduler = RePaintScheduler.from_config(pipeline.scheduler.config, eta=1.0)
-    steps = inference_steps(config, "repaint", scheduler)
-    source = Path(config.image)
-    paths = sorted(p for p in source.iterdir() if p.suffix.lower() in IMAGE_ENDINGS) if source.is_dir() else [source]
-    if not paths:
-        raise ConfigError(f"--image {source}: the folder holds no pictures")
-    pictures = [read_image(path, "image", unet) for path in paths]
-    kept = read_mask(Path(config.mask), unet)
-    copies = [number for number in range(len(pictures)) for _ in range(config.num_images)]
-    labels = choose_labels(unet, config.class_label, len(copies))
-    guidance_scale = class_guidance(config, labels)
 
-    scheduler.set_timesteps(steps, config.jump_length, config.jump_n_sample)
-    batch_size = min(config.batch_size, len(copies))
-    num_batches = -(-len(copies) // batch_size)
-    results = []
-    with evaluating(unet), tqdm(total=num_batches * len(scheduler.timesteps), desc="inpainting", unit="step") as bar:
-        for first in range(0, len(copies), batch_size):
-            places = batch_places(first, batch_size, len(copies))
-            generators = sample_rngs(config.seed, places)
-            images = ms.Tensor(np.stack([pictures[copies[place]] for place in places]), ms.float32)
-            mask = ms.Tensor(np.broadcast_to(kept, images.shape).copy(), ms.float32)
-            chosen = None if labels is None else [labels[place] for place in places]
-            denoise = make_denoiser(unet, chosen, guidance_scale)
-            noise = initial_noise(unet, scheduler, generators)
-            done = repaint(denoise, scheduler, images, mask, noise, generators, bar.update)
-            results.append(to_values(done)[: len(copies) - first])
-    values = np.concatenate(results)
+    def inpaint_batch(places: list[int]) -> np.ndarray:
+        rngs = sample_rngs(seed, places)
+        batch = ms.Tensor(images[places], ms.float32)
+        batch_mask = ms.Tensor(np.broadcast_to(mask, batch.shape).copy(), ms.float32)
+        denoise = make_denoiser(unet, None if labels is None else [labels[p] for p in places], guidance_scale)
+        noise = initial_noise(unet, scheduler, rngs)
+        return to_values(repaint(denoise, scheduler, batch, batch_mask, noise, rngs, on_step))
 
-    output_dir.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for number, path in enumerate(paths):
-        versions = values[number * config.num_images : (number + 1) * config.num_images]
-        for version, picture in enumerate(versions):
-            save_image(picture, output_dir / f"{path.stem}-{version:02d}.png", config.bit_depth)
-        masked = (pictures[number] * kept / 2 + 0.5).transpose(1, 2, 0)
-        rows.append(np.concatenate([masked[None], versions]))
-    grid = output_dir / "grid.png"
-    make_grid(to_pixels(np.concatenate(rows)), columns=config.num_images + 1).save(grid)
-    return grid
+    with evaluating(unet):
+        return map_batches(inpaint_batch, range(len(images)), min(batch_size, len(images)))
 
 
-def read_mask(path: Path, unet: Any) -> np.ndarray:
-    """1 where the mask picture is light, 0 where it is dark; float32 of shape (1, height, width)."""
-    if not path.is_file():
-        raise ConfigError(f"--mask {path}: no such file")
-    _, height, _ = image_shape(unet)
-    picture = convert_channels(decode_image(None, str(path), f"--mask {path}"), 1)
-    kept = np.asarray(resize(picture, height, "crop", (0.5, 0.5), "nearest")) >= 128
-    if kept.all() or not kept.any():
-        raise ConfigError(f"--mask {path}: must have white parts, which are kept, and black ones, which are made anew")
-    return kept[None].astype(np.float32)
+def interpolate_values(
+    unet: Any,
+    scheduler: Any,
+    ends: tuple[np.ndarray, np.ndarray],
+    timesteps: Sequence[int],
+    *,
+    num_images: int,
+    batch_size: int,
+    seed: int,
+    label: int | None = None,
+    guidance_scale: float = 1.0,
+    on_step: Callable[[], object] = lambda: None,
+) -> np.ndarray:
+    """A row of images from one to another (Ho et al. 2020, section 4.4).
 
+    Both are given the same noise, mixed there, and denoised.
 
-def interpolate(config: InterpolateConfig) -> Path:
-    """A row of pictures from one to another; returns the grid's path.
+    Args:
+        ends: the first and the last image, [-1, 1], float32 of shape (channels, height, width).
+        timesteps: the last ones of the scheduler's, which are set; the first of them says how much noise is added.
+        label: the class of the whole row.
 
-    Both pictures get the same noise, are mixed there, and are denoised together (Ho et al. 2020, section 4.4).
-
-    Raises:
-        ConfigError, DataError: the model, the pictures or the output folder will not do.
+    Returns:
+        Values from 0 to 1, float32 of shape (num_images, height, width, channels).
     """
-    config.check()
-    output_dir, pipeline = open_model(config)
-    unet = pipeline.unet
-    scheduler = schedulers.make_sampler(config.scheduler, pipeline.scheduler)
-    ends = [read_image(Path(getattr(config, name)), name, unet) for name in ("image_a", "image_b")]
-    steps = inference_steps(config, config.scheduler, scheduler)
-    scheduler.set_timesteps(steps)
-    all_timesteps = scheduler.timesteps.asnumpy().tolist()
-    timesteps = all_timesteps[min(steps - 1, round(steps * (1.0 - config.strength))) :]
     alpha = float(scheduler.alphas_cumprod[timesteps[0]])
-    shares = np.linspace(0.0, 1.0, config.num_images, dtype=np.float32)
-    batch_size = min(config.batch_size, config.num_images)
-    labels = choose_labels(unet, config.class_label, 1)  # one class for the whole row
-    guidance_scale = class_guidance(config, labels)
-    results = []
-    num_batches = -(-config.num_images // batch_size)
-    with evaluating(unet), tqdm(total=num_batches * len(timesteps), desc="interpolating", unit="step") as bar:
-        for first in range(0, config.num_images, batch_size):
-            row = shares[batch_places(first, batch_size, config.num_images)]
-            generators = sample_rngs(config.seed, [0] * batch_size)  # the same noise for the whole row
-            noise = np.stack([generator.standard_normal(image_shape(unet)) for generator in generators])
-            mixed = np.stack([(1.0 - share) * ends[0] + share * ends[1] for share in row])
-            images = ms.Tensor(np.sqrt(alpha) * mixed + np.sqrt(1.0 - alpha) * noise, ms.float32)
-            denoise = make_denoiser(unet, None if labels is None else labels * batch_size, guidance_scale)
-            done = denoise_steps(denoise, scheduler, images, timesteps, generators, on_step=lambda _: bar.update())
-            results.append(to_values(done)[: config.num_images - first])
-    values = np.concatenate(results)
-    return write_images(values, output_dir, config.bit_depth, columns=config.num_images)
+    shares = np.linspace(0.0, 1.0, num_images, dtype=np.float32)
+
+    def interpolate_batch(row: list[float]) -> np.ndarray:
+        rngs = sample_rngs(seed, [0] * len(row))  # the same noise for the whole row
+        noise = np.stack([rng.standard_normal(image_shape(unet)) for rng in rngs])
+        mixed = np.stack([(1.0 - share) * ends[0] + share * ends[1] for share in row])
+        images = ms.Tensor(np.sqrt(alpha) * mixed + np.sqrt(1.0 - alpha) * noise, ms.float32)
+        denoise = make_denoiser(unet, None if label is None else [label] * len(row), guidance_scale)
+        done = denoise_steps(denoise, scheduler, images, timesteps, rngs, on_step=lambda _: on_step())
+        return to_values(done)
+
+    with evaluating(unet):
+        return map_batches(interpolate_batch, list(shares), min(batch_size, num_images))

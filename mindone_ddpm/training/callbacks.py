@@ -26,7 +26,9 @@ from mindone_ddpm.output.tracking import Tracker
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.distributed import Watchdog
 from mindone_ddpm.runtime.signals import StopRequest
-from mindone_ddpm.sampling import grids
+from mindone_ddpm.data.grids import make_grid
+from mindone_ddpm.data.scaling import to_pixels
+from mindone_ddpm.sampling.images import TRAJECTORY_STRIP, Trajectory
 from mindone_ddpm.training.run import Training
 from mindone_ddpm.training.schedule import Progress
 
@@ -146,16 +148,16 @@ class SampleGrids:
         job, runtime = self.training.job, self.training.runtime
         share = -(-job.num_samples // runtime.world_size)
         sample_ids = range(runtime.rank * share, (runtime.rank + 1) * share)
-        trajectory = grids.Trajectory(job.num_sampling_steps)
+        trajectory = Trajectory(job.num_sampling_steps)
         with self._bar(epoch) as bar, contextlib.suppress(EvaluationStopped), self.training.averaged_weights():
             values = job.sample(sample_ids, self._make_on_step(bar, trajectory))
             values = distributed.gather_rows(runtime, values)[: job.num_samples]
             if runtime.is_main:
-                grid = grids.make_grid(grids.to_pixels(values))
+                grid = make_grid(to_pixels(values))
                 if write_grid(grid, self.path(epoch)):
                     self.tracker.image(step, "samples", grid)
                 if trajectory.frames:
-                    write_grid(trajectory.strip(), self.training.output_dir / grids.TRAJECTORY_STRIP)
+                    write_grid(trajectory.strip(), self.training.output_dir / TRAJECTORY_STRIP)
 
     def _bar(self, epoch: int) -> tqdm:
         return tqdm(
@@ -167,7 +169,7 @@ class SampleGrids:
             disable=not self.training.runtime.is_main,
         )
 
-    def _make_on_step(self, bar: tqdm, trajectory: grids.Trajectory) -> Callable[[ms.Tensor], None]:
+    def _make_on_step(self, bar: tqdm, trajectory: Trajectory) -> Callable[[ms.Tensor], None]:
         job, runtime = self.training.job, self.training.runtime
         steps_done = 0
 
