@@ -35,6 +35,7 @@ from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime, start
 from mindone_ddpm.sampling import generate
+from mindone_ddpm.sampling.from_config import class_guidance, inference_steps
 
 METRICS_FILE, FEATURES_FILE = "metrics.json", "features.npz"
 
@@ -163,9 +164,9 @@ def model_source(config: EvaluateConfig, pipeline: Any, count: int) -> tuple[Sou
     scheduler = schedulers.make_sampler(config.scheduler, pipeline.scheduler)
     labels = generate.choose_labels(pipeline.unet, config.class_label, count)
     settings = {
-        "num_inference_steps": generate.inference_steps(config, config.scheduler, scheduler),
+        "num_inference_steps": inference_steps(config, config.scheduler, scheduler),
         "seed": config.seed,
-        "guidance_scale": generate.class_guidance(config, labels),
+        "guidance_scale": class_guidance(config, labels),
         "eta": config.eta,
     }
     source = sampled(pipeline.unet, scheduler, labels, config.batch_size, **settings)

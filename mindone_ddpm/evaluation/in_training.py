@@ -14,6 +14,7 @@ from mindone_ddpm.evaluation.statistics import Gathering, kept_statistics, name_
 from mindone_ddpm.models import schedulers
 from mindone_ddpm.runtime.start import Runtime
 from mindone_ddpm.sampling import generate
+from mindone_ddpm.sampling.from_config import check_steps
 
 BATCH_SIZE = 50
 FORWARD_PASSES_PER_TRAINED_IMAGE = 3  # a step costs about three forward passes
@@ -63,7 +64,7 @@ class QualityEvaluator:
             MetricError: the images, real or generated, are too few for a metric.
         """
         settings = self.settings
-        generate.check_steps("--eval_num_inference_steps", settings.eval_num_inference_steps, self.scheduler)
+        check_steps("--eval_num_inference_steps", settings.eval_num_inference_steps, self.scheduler)
         advice = " (--eval_num_samples), or --eval_metrics kid"
         metrics.check_count(self.wanted, settings.eval_num_samples, self.network.width, advice=advice)
         if self.wanted != ["inception_score"]:

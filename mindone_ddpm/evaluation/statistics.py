@@ -17,13 +17,15 @@ from mindone_ddpm.common.files import cache_dir, unwritable
 from mindone_ddpm.data.images import IMAGE_ENDINGS, DataError, convert_channels, decode_image
 from mindone_ddpm.data.randomness import batch_places
 from mindone_ddpm.data.records import ImageRecords
+from mindone_ddpm.data.scaling import to_pixels
 from mindone_ddpm.data.streaming import StreamedRecords
 from mindone_ddpm.evaluation import metrics
 from mindone_ddpm.evaluation.features import FeatureNetwork
 from mindone_ddpm.evaluation.metrics import Statistics, load_if_whole, save_statistics
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime
-from mindone_ddpm.sampling import generate, grids
+from mindone_ddpm.sampling import generate
+from mindone_ddpm.sampling.images import TRAJECTORY_STRIP
 
 SAVE_EVERY_S = 30.0  # of sampling that an interruption may cost
 
@@ -42,7 +44,7 @@ class Folder:
     def __init__(self, folder: str, flag: str):
         self.flag = flag
         self.paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
-        self.paths = [path for path in self.paths if path.name not in ("grid.png", grids.TRAJECTORY_STRIP)]
+        self.paths = [path for path in self.paths if path.name not in ("grid.png", TRAJECTORY_STRIP)]
         if not self.paths:
             raise DataError(f"{flag} {folder}: there are no pictures in it")
         self.shape = self.read(self.paths[0]).shape
@@ -88,7 +90,7 @@ def sampled(unet: Any, scheduler: Any, labels: list[int] | None, batch_size: int
         filled = [numbers[place] for place in batch_places(0, batch_size, len(numbers))]
         chosen = None if labels is None else [labels[number] for number in filled]
         values = generate.generate(unet, scheduler, sample_ids=filled, batch_size=batch_size, labels=chosen, **settings)
-        return grids.to_pixels(values)[: len(numbers)]
+        return to_pixels(values)[: len(numbers)]
 
     return pictures
 
@@ -201,7 +203,7 @@ def source_of(records: ImageRecords) -> tuple[Source, int, str]:
 
     def source(numbers: list[int]) -> np.ndarray:
         pictures = np.stack([records.image(number) for number in numbers]).transpose(0, 2, 3, 1)
-        return pictures if pictures.dtype == np.uint8 else grids.to_pixels(pictures)
+        return pictures if pictures.dtype == np.uint8 else to_pixels(pictures)
 
     shape = (records.size, records.channels, records.resize_mode, records.interpolation, records.precise)
     stream = (records.seed, records.buffer_size) if isinstance(records, StreamedRecords) else ()
