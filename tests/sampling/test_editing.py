@@ -11,7 +11,7 @@ from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import make_unet
 from mindone_ddpm.objectives import ddpm
-from mindone_ddpm.sampling import editing
+from mindone_ddpm.sampling import commands, editing
 from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig
 from mindone_ddpm.sampling.generate import initial_noise, make_denoiser
 
@@ -52,7 +52,7 @@ def test_inpainting_keeps_what_is_known_and_makes_the_rest(model, pictures):
         jump_length=3,
         jump_n_sample=2,
     )
-    editing.inpaint(config)
+    commands.inpaint(config)
     original = np.asarray(Image.open(pictures / "a.png")).astype(int)
     made = [np.asarray(Image.open(pictures / "out" / f"a-{version:02d}.png")).astype(int) for version in range(2)]
     for version in made:
@@ -88,7 +88,7 @@ def test_interpolation_with_little_noise_begins_and_ends_with_the_pictures(model
         num_inference_steps=50,
         strength=0.02,
     )
-    editing.interpolate(config)
+    commands.interpolate(config)
     row = [np.asarray(Image.open(pictures / "out" / f"{n:05d}.png")).astype(int) for n in range(3)]
     ends = [np.asarray(Image.open(pictures / f"{name}.png")).astype(int) for name in "ab"]
     assert np.abs(row[0] - ends[0]).mean() < 10 and np.abs(row[2] - ends[1]).mean() < 10
@@ -103,11 +103,11 @@ def test_what_will_not_do(model, pictures):
         ({"image": str(pictures / "none.png")}, "--image .*none.png: no such file"),
         ({"mask": str(pictures / "white.png")}, "--mask .*white.png: must have white parts"),
         ({"jump_length": 300}, "--jump_length 300: must be below"),
-        ({"mask": ""}, "--mask: give a picture"),
+        ({"mask": ""}, "--mask: give an image"),
         ({"class_label": "3"}, "--class_label 3: this model knows no classes"),
     ):
         with pytest.raises(ConfigError, match=message):
-            editing.inpaint(InpaintConfig(**{**good, **change}, output_dir=out))
+            commands.inpaint(InpaintConfig(**{**good, **change}, output_dir=out))
     assert not (pictures / "out").exists()
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from mindone_ddpm.data.open import open_records
-from mindone_ddpm.models.foreign import PIPELINE_INDEX, make_pipeline
+from mindone_ddpm.models.foreign import PIPELINE_INDEX
+from mindone_ddpm.models.pipelines import make_pipeline
 from mindone_ddpm.models.unet import make_unet, prepare_network
 from mindone_ddpm.models.weights import WholeNetwork
 from mindone_ddpm.objectives.base import draw_noise
