@@ -18,9 +18,8 @@ from hub_server import TOKEN, HubServer
 from nbclient import NotebookClient
 from PIL import Image
 
-from mindone_ddpm.cli import make_parser
+from mindone_ddpm.cli import config_of, make_parser
 from mindone_ddpm.config.parse import from_arguments
-from mindone_ddpm.jobs.base import CONFIG_OF_COMMAND
 
 PAGES = [*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OUTSIDE = re.compile(  # programs of others; each was run by hand with what it needs
@@ -70,10 +69,10 @@ def understand(words: list[str]) -> None:
     if arguments.command == "launch":
         if arguments.job and not arguments.job[0].endswith(".py"):
             understand(arguments.job)
-    elif arguments.command in CONFIG_OF_COMMAND:
+    elif config_of(arguments.command) is not None:
         if arguments.config == "run.yaml":  # any file of the user
             arguments.config = None
-        from_arguments(CONFIG_OF_COMMAND[arguments.command], arguments)
+        from_arguments(config_of(arguments.command), arguments)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
