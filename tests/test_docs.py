@@ -70,7 +70,7 @@ def understand(words: list[str]) -> None:
         if arguments.job and not arguments.job[0].endswith(".py"):
             understand(arguments.job)
     elif config_of(arguments.command) is not None:
-        if arguments.config == "run.yaml":  # any file custom
+        if arguments.config == "run.yaml":  # any file of the user
             arguments.config = None
         from_arguments(config_of(arguments.command), arguments)
 
