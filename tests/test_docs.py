@@ -1,4 +1,4 @@
-"""The documentation is true: its commands run, its links lead somewhere, its generated pages are fresh."""
+"""The documentation is correct: its commands run, its links lead somewhere, its generated pages are up to date."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mindone_ddpm.cli import config_of, make_parser
 from mindone_ddpm.config.parse import from_arguments
 
 PAGES = [*sorted(ROOT.glob("README*.md")), ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-OUTSIDE = re.compile(  # not this project's own; with what it needs, each was run by hand
+OUTSIDE = re.compile(  # programs of others; each was run by hand with what it needs
     r"(\. |source |pip install|python3 -m venv|export |huggingface-cli login|npu-smi|msrun |python -m build|mkdocs )"
 )
 
@@ -41,13 +41,13 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of each command in a page's shell blocks. What stands for more than it says is left out."""
+    """The words of each command in a page's shell blocks. Comments are left out."""
     lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
 
 def mentioned(page: Path) -> list[list[str]]:
-    """Commands inside a sentence, as far as they are whole."""
+    """Complete commands inside a sentence."""
     found = re.findall(r"`((?:mindone-ddpm|python scripts/|bash scripts/)[^`]*)`", page.read_text(encoding="utf-8"))
     return [shlex.split(text) for text in found if "COMMAND" not in text and len(text.split()) > 2]
 
@@ -152,7 +152,7 @@ def test_the_readmes_give_the_ratios_that_were_measured():
 
 
 def test_the_notebook_runs_from_top_to_bottom(small_model, tmp_path):
-    """With other settings in its first cell: built-in digits, a small network, seconds instead of hours."""
+    """With other settings in its first cell: the built-in digits and a small network, seconds instead of hours."""
     book = nbformat.read(ROOT / "examples" / "unconditional" / "butterflies.ipynb", 4)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
     assert "TrainingConfig(" in code[0].source
@@ -160,7 +160,7 @@ def test_the_notebook_runs_from_top_to_bottom(small_model, tmp_path):
     NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     images = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
     said = "".join(output.get("text", "") for cell in code for output in cell.outputs)
-    assert len(images) == 5  # a image of the data, the preview, noise, the last grid, new images
+    assert len(images) == 5  # an image of the data, the preview, noise, the last grid, new images
     assert "input shape:  (1, 1, 8, 8)\noutput shape: (1, 1, 8, 8)" in said and "the pipeline is in run" in said
 
 
@@ -177,7 +177,7 @@ def write_images(folder: Path, count: int, seed: int) -> None:
 
 @pytest.fixture
 def user_folder(tmp_path, small_model, stable_diffusion, captioned_digits):
-    """A folder in which whatever the pages name is there."""
+    """A folder with all the files that the pages name."""
     for seed, name in enumerate(("my-images", "other-images", "my-photographs", "my-captioned-images")):
         write_images(tmp_path / name, 12, seed)
     lines = [json.dumps({"file_name": f"{number}.png", "text": "a fox"}) for number in range(12)]
@@ -186,7 +186,7 @@ def user_folder(tmp_path, small_model, stable_diffusion, captioned_digits):
         write_images(tmp_path / f"of-{name}", 1, seed)
         (tmp_path / f"of-{name}" / "0.png").rename(tmp_path / name)
         (tmp_path / f"of-{name}").rmdir()
-    (tmp_path / "run.yaml").write_text("dataset_name: digits\nmax_train_samples: 40\noutput_dir: of-the-recipe\n")
+    (tmp_path / "run.yaml").write_text("dataset_name: digits\nmax_train_samples: 40\noutput_dir: recipe-output\n")
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "CompVis").mkdir()
     (tmp_path / "CompVis" / "stable-diffusion-v1-4").symlink_to(stable_diffusion)
@@ -196,7 +196,7 @@ def user_folder(tmp_path, small_model, stable_diffusion, captioned_digits):
 
 
 def smaller(words: list[str], model: Path) -> list[object]:
-    """The same command with settings behind its own that make it a matter of seconds; the later ones win."""
+    """The same command with further settings, which win, so that it takes seconds."""
     command, given = words[0], " ".join(words)
     if command == "launch":
         arguments = make_parser().parse_args(words)
@@ -244,7 +244,7 @@ def drop(words: list[str], flag: str) -> list[str]:
 
 
 def models_of_other_pages(programs: list[list[str]]) -> list[str]:
-    """Those that a page's commands use before one of them has made them."""
+    """The models that a page's commands use before one of them has made them."""
     made, missing = set(), []
     for words in programs:
         output = words[words.index("--output_dir") + 1] if "--output_dir" in words else None
@@ -260,8 +260,8 @@ def models_of_other_pages(programs: list[list[str]]) -> list[str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if "_zh" not in page.name], ids=lambda page: page.name)
 def test_every_command_runs(page, user_folder, small_model):
-    """In the page's order. Left out: several machines, PyTorch's own file of weights, and what a page's commands do not
-    make themselves (a pipeline of another page is made beforehand)."""
+    """In the page's order. Left out: several machines, and PyTorch's own file of weights. A pipeline that another page
+    makes is made beforehand."""
     server = HubServer()
     environment = {"HF_ENDPOINT": server.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
     environment |= {"HF_HOME": str(user_folder / "hub"), "no_proxy": "127.0.0.1"}
