@@ -63,6 +63,7 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
         *("--validation_num_images", 10, "--checkpointing_steps", 30, "--output_dir", folder),
     )
     assert result.returncode == 0, result.stderr
+    assert (folder / "training_config.yaml").read_text().startswith("# mindone-ddpm train\n")
     result = run_program("report", folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(folder / "report.html")
