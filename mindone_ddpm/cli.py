@@ -7,17 +7,16 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mindone_ddpm import __version__
 from mindone_ddpm.common.errors import ConfigError, UserError
-from mindone_ddpm.config.fields import Settings, fields_of
+from mindone_ddpm.config.fields import Settings
 from mindone_ddpm.config.groups import DEVICES
 from mindone_ddpm.config.parse import Parser, add_arguments, from_arguments, to_yaml
 from mindone_ddpm.evaluation.config import EvaluateConfig
-from mindone_ddpm.jobs.base import JOBS
+from mindone_ddpm.jobs.base import JOBS, job_of_config
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.output.config import PushConfig
 from mindone_ddpm.runtime.signals import interrupt_watch
@@ -57,7 +56,9 @@ def make_parser(program: str = "mindone-ddpm", words: Sequence[str] | None = Non
     for name in JOBS:
         try:
             spec = JOBS[name]
-        except ConfigError as error:  # a broken job of another package: told when it is asked for
+        except ConfigError as error:  # a broken job of another package
+            if name == chosen:
+                raise
             commands.add_parser(name, help=str(error), allow_abbrev=False)
             continue
         sub = commands.add_parser(name, help=spec.help, allow_abbrev=False, usage=f"{program} {name} [options]")
@@ -281,21 +282,25 @@ def add_report(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
 def run_report(arguments: argparse.Namespace) -> int:
     from mindone_ddpm.output.report import write_report
 
-    output = None if arguments.output is None else Path(arguments.output)
+    run, output = Path(arguments.run), None if arguments.output is None else Path(arguments.output)
     with tempfile.TemporaryDirectory() as folder:
-        print(write_report(Path(arguments.run), output, partial(preview_of_run, Path(folder) / "preview.png")))
+        print(write_report(run, output, lambda settings: preview_of_run(run, settings, Path(folder))))
     return 0
 
 
-def preview_of_run(path: Path, settings: dict[str, Any]) -> Path | None:
-    """Draw the data of a run into ``path``, from the settings that it recorded; None where that cannot be done."""
-    from mindone_ddpm.jobs.preview import write_preview
+def preview_of_run(run: Path, settings: dict[str, Any], folder: Path) -> Path | None:
+    """Draw the data of a run, from the settings that it recorded, into a file of ``folder``.
 
+    None where that cannot be done: the data have moved, this machine is offline, the job is not installed here.
+    """
+    from mindone_ddpm.jobs.preview import write_preview
+    from mindone_ddpm.output.run_folder import RUN_CONFIG
+
+    path = folder / "preview.png"
     try:
-        fitting = (JOBS[name].config for name in JOBS)
-        config_class = next(kind for kind in fitting if settings.keys() <= {item.name for item in fields_of(kind)})
+        config_class = JOBS[job_of_config(run / RUN_CONFIG)].config
         write_preview(config_class(**settings), path, num_images=8)
-    except Exception:  # moved, offline, changed: the report does without
+    except Exception:  # the report does without
         return None
     return path
 

@@ -11,7 +11,10 @@ import pytest
 from conftest import ROOT, run_program
 
 from mindone_ddpm.cli import COMMANDS
-from mindone_ddpm.jobs.base import BUILT_IN, JOBS
+from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.config.fields import as_dict
+from mindone_ddpm.config.parse import from_dict, read_yaml, to_yaml
+from mindone_ddpm.jobs.base import BUILT_IN, JOBS, job_of_config
 
 SECONDS_FOR_HELP = 0.5  # 0.2 on an idle machine
 
@@ -57,6 +60,10 @@ def test_answers_come_at_once(arguments):
         (["train_text_to_imag"], "error: train_text_to_imag: unknown command; did you mean train_text_to_image?"),
         (["launch", "-n", 0, "train"], "error: -n 0: must be at least 1"),
         (["launch", "-n", 2, "--master_addr", "no such", "train"], "error: --master_addr no such: is no host"),
+        (["doctor", "--device", "TPU"], "error: --device TPU: must be one of auto, Ascend, GPU, CPU"),
+        (["train", "digits"], "error: digits: belongs to no option"),
+        (["train", "--learning_rate"], "error: --learning_rate: expected one argument"),
+        (["launch", "-n", 2, "sample"], "error: sample: ranks can share train, train_text_to_image, evaluate, or a"),
         (["preview", "--job", "nothing"], "error: --job nothing: must be one of train, train_text_to_image"),
     ],
 )
@@ -88,10 +95,57 @@ def test_a_job_of_another_package_that_is_broken_harms_nothing_else(tmp_path):
     message = "train_others: the job of nowhere:SPEC cannot be loaded (No module named 'nowhere')"
     status, lines = said("train_others", **environment)
     assert status == 2 and lines == [f"error: {message}"]
+    status, lines = said("train_others", "--dataset_name", "digits", **environment)
+    assert status == 2 and lines == [f"error: {message}"]
+    status, lines = said("launch", "-n", 2, "train_others", "--dataset_name", "digits", **environment)
+    assert status == 2 and lines == [f"error: {message}"]
     status, lines = said("--help", **environment)
     assert status == 0 and any("train_others" in line for line in lines)
     status, lines = said("train", "--dataset_name", "digits", "--print_config", **environment)
     assert status == 0 and lines[0] == "dataset_name: digits"
+
+
+OTHERS = """
+from dataclasses import dataclass
+from mindone_ddpm.config.fields import setting
+from mindone_ddpm.config.groups import EngineConfig
+from mindone_ddpm.jobs.base import JobSpec
+
+@dataclass
+class OthersConfig(EngineConfig):
+    heading = "others"
+    num_others: int = setting(3, "how many others", low=1, resume="locked")
+
+SPEC = JobSpec(OthersConfig, "others:OthersJob", "train on others")
+NO_SPEC = JobSpec(dict, "others:OthersJob", "train on others")
+"""
+
+
+def test_a_job_of_another_package_is_in_every_list(tmp_path):
+    environment = entry_point(tmp_path, "others:SPEC")
+    (tmp_path / "others.py").write_text(OTHERS)
+    status, lines = said("--help", **environment)
+    assert status == 0 and any(re.fullmatch(r" +train_others +train on others", line) for line in lines)
+    status, lines = said("train_others", "--help", **environment)
+    assert status == 0 and lines[0] == "usage: mindone-ddpm train_others [options]" and "others:" in lines
+    assert any(line.startswith("  --num_others INT") for line in lines)
+    status, lines = said("train_others", "--dataset_name", "digits", "--num_other", 3, **environment)
+    assert status == 2 and lines == ["error: --num_other: unknown option; did you mean --num_others?"]
+    status, lines = said("train_others", "--dataset_name", "digits", "--num_others", 0, **environment)
+    assert status == 2 and lines == ["error: --num_others 0: must be at least 1"]
+    status, lines = said("train_other", **environment)
+    assert status == 2 and lines == ["error: train_other: unknown command; did you mean train_others?"]
+    status, lines = said("preview", "--job", "train_others", "--help", **environment)
+    assert status == 0 and "others:" in lines
+    status, lines = said("launch", "-n", 2, "what", **environment)
+    assert status == 2 and "train, train_text_to_image, train_others, evaluate" in lines[0]
+
+
+def test_a_job_whose_configuration_lacks_the_common_settings(tmp_path):
+    environment = entry_point(tmp_path, "others:NO_SPEC")
+    (tmp_path / "others.py").write_text(OTHERS)
+    status, lines = said("train_others", **environment)
+    assert status == 2 and len(lines) == 1 and "does not inherit EngineConfig" in lines[0]
 
 
 def test_a_built_in_job_is_not_replaced(tmp_path):
@@ -109,3 +163,25 @@ def test_a_spec_names_a_class_that_is_there():
         module, _, attribute = spec.target.partition(":")
         assert hasattr(importlib.import_module(module), attribute), name
         assert spec.config().heading
+
+
+@pytest.mark.parametrize("command", [*BUILT_IN])
+def test_a_run_says_which_job_made_it(command, tmp_path):
+    config_class, path = JOBS[command].config, tmp_path / "training_config.yaml"
+    config = config_class(dataset_name="digits", output_dir=str(tmp_path))
+    path.write_text(to_yaml(config, command))
+    assert path.read_text().splitlines()[0] == f"# mindone-ddpm {command}"
+    problems: list[str] = []
+    assert from_dict(config_class, read_yaml(str(path), config_class, problems)) == config and problems == []
+    assert job_of_config(path) == command
+    path.write_text(to_yaml(config))  # as version 0.1 wrote it
+    assert job_of_config(path) == command
+    path.write_text(to_yaml(config, "train_others"))
+    with pytest.raises(ConfigError, match="the job train_others, which is not installed here"):
+        job_of_config(path)
+    path.write_text("no_such_setting: 1\n")
+    with pytest.raises(ConfigError, match="holds the settings of no job"):
+        job_of_config(path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        job_of_config(tmp_path / "nothing.yaml")
+    assert "hub_token" in config_class.__dataclass_fields__ and "hub_token" not in as_dict(config)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.config.fields import as_dict, heading_of, is_list, value_types
 
@@ -19,11 +17,14 @@ class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, and which name was meant; exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        found = re.match(r"argument \S+: invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        found = re.match(r"argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)", message)
         if found:
-            names = re.findall(r"[\w-]+", found[2])
-            message = f"{found[1]}: unknown command{did_you_mean(found[1], names)}"
-        self.exit(2, f"error: {message}\n")
+            known = re.findall(r"[\w-]+", found[3])
+            if found[1].startswith("-"):
+                message = f"{found[1]} {found[2]}: must be one of {', '.join(known)}"
+            else:
+                message = f"{found[2]}: unknown command{did_you_mean(found[2], known)}"
+        self.exit(2, f"error: {message.removeprefix('argument ')}\n")
 
     def parse_all(self, arguments: Sequence[str] | None, parser_of: Callable[[Any], argparse.ArgumentParser]) -> Any:
         """Parse; an unknown flag names the nearest one of the command's own parser."""
@@ -34,7 +35,8 @@ class Parser(argparse.ArgumentParser):
             lines = []
             for word in unknown:
                 flag = word.split("=")[0]
-                lines.append(f"error: {flag}: unknown option{did_you_mean(flag, known)}\n")
+                what = "unknown option" if word.startswith("-") else "belongs to no option"
+                lines.append(f"error: {flag}: {what}{did_you_mean(flag, known)}\n")
             self.exit(2, "".join(lines))
         return parsed
 
@@ -97,6 +99,8 @@ def from_arguments(config_class: type, arguments: argparse.Namespace, defaults: 
 
 def read_yaml(path: str, config_class: type, problems: list[str]) -> dict[str, Any]:
     """Settings from a YAML file, by field name or alias; what is wrong goes into ``problems``."""
+    import yaml  # here, because --help has no use for it
+
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -167,5 +171,18 @@ def _convert(value: Any, plain: type, optional: bool) -> Any:
     return str(value)
 
 
-def to_yaml(config: Any) -> str:
-    return yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+COMMAND_LINE = re.compile(r"# mindone-ddpm (\S+)")
+
+
+def to_yaml(config: Any, command: str | None = None) -> str:
+    """A configuration as a file that ``--config`` takes. A comment in the first line names the command, if given."""
+    import yaml
+
+    text = yaml.safe_dump(as_dict(config), sort_keys=False, allow_unicode=True)
+    return text if command is None else f"# mindone-ddpm {command}\n{text}"
+
+
+def command_in(text: str) -> str | None:
+    """The command that :func:`to_yaml` has named in a file's text; None where it names none."""
+    found = COMMAND_LINE.match(text)
+    return found[1] if found else None

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.config.groups import EngineConfig
+from mindone_ddpm.config.parse import command_in, read_yaml
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 
@@ -78,9 +80,12 @@ class Jobs(Mapping[str, JobSpec]):
         if entry is None:
             raise KeyError(name)
         try:
-            return JobSpec(*entry.load())
+            spec = JobSpec(*entry.load())
+            if not issubclass(spec.config, EngineConfig):
+                raise TypeError("its configuration does not inherit EngineConfig")
         except Exception as error:  # whatever the other package raises
             raise ConfigError(f"{name}: the job of {entry.value} cannot be loaded ({first_line(error)})") from error
+        return spec
 
 
 JOBS: Mapping[str, JobSpec] = Jobs()
@@ -108,7 +113,33 @@ def job_name(config: Any) -> str:
 
 
 def job_class(config: Any) -> type[Job]:
+    """The class of the job that trains a configuration. Imports MindSpore. Raises ConfigError: no job does."""
     return load_job(job_name(config))
+
+
+def job_of_config(path: Path) -> str:
+    """The name of the job whose run has recorded its configuration in a file.
+
+    The file's first line says it. Runs of version 0.1 did not write that line: theirs is the first job that has all of
+    the file's settings.
+
+    Raises:
+        ConfigError: the file cannot be read, or no job that is installed here has these settings.
+    """
+    try:
+        name = command_in(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({first_line(error)})") from error
+    if name is not None:
+        if name in list(JOBS):
+            return name
+        raise ConfigError(f"{path}: a run of the job {name}, which is not installed here")
+    for name, spec in BUILT_IN.items():
+        problems: list[str] = []
+        read_yaml(str(path), spec.config, problems)
+        if not problems:
+            return name
+    raise ConfigError(f"{path}: holds the settings of no job")
 
 
 class Job(Protocol):

@@ -161,7 +161,7 @@ def open_output_dir(training: Training, progress: Progress) -> None:
         run_folder.clear_run(output_dir, training.job.product)
     output_dir.mkdir(parents=True, exist_ok=True)
     run_folder.clear_leftovers(output_dir)
-    write_text(output_dir / run_folder.RUN_CONFIG, to_yaml(training.config))
+    write_text(output_dir / run_folder.RUN_CONFIG, to_yaml(training.config, training.job.product.command))
 
 
 def open_tracker(training: Training, progress: Progress) -> tracking.Tracker:

@@ -38,7 +38,7 @@ REPORTED = {
 }
 
 
-@pytest.mark.parametrize(("config", "own"), zip(CONFIGS, (OF_IMAGES, OF_TEXT), strict=True))
+@pytest.mark.parametrize(("config", "own"), list(zip(CONFIGS, (OF_IMAGES, OF_TEXT), strict=True)))
 def test_what_a_resumed_run_must_have_as_it_was(config, own):
     assert set(settings_by_resume(config, "locked")) == LOCKED | own
     assert set(settings_by_resume(config, "report")) == REPORTED

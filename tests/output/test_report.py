@@ -11,6 +11,7 @@ from math import nan
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import run_program
 from PIL import Image
 
@@ -62,6 +63,7 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
         *("--validation_num_images", 10, "--checkpointing_steps", 30, "--output_dir", folder),
     )
     assert result.returncode == 0, result.stderr
+    assert (folder / "training_config.yaml").read_text().startswith("# mindone-ddpm train\n")
     result = run_program("report", folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(folder / "report.html")
@@ -104,12 +106,19 @@ def test_odd_files_cost_their_part_alone(tmp_path):
 
 def test_the_data_of_text_to_image(captioned_digits, tmp_path):
     settings = {"dataset_name": str(captioned_digits), "image_size": 16}
-    for number, given in enumerate((settings, {**settings, "rank": 4})):
-        folder = tmp_path / str(number)
-        path = preview_of_run(folder, given)
-        assert path is not None and path.parent == folder and Image.open(path).size[0] > 64
-    assert preview_of_run(tmp_path, {**settings, "dataset_name": str(tmp_path / "moved")}) is None
-    assert preview_of_run(tmp_path, {**settings, "a_later_setting": 1}) is None
+    for first_line, given in (
+        ("", settings),
+        ("", {**settings, "rank": 4}),
+        ("# mindone-ddpm train_text_to_image\n", {**settings, "output_dir": "a"}),
+    ):
+        (tmp_path / "training_config.yaml").write_text(first_line + yaml.safe_dump(given))
+        path = preview_of_run(tmp_path, given, tmp_path)
+        assert path is not None and path.parent == tmp_path and Image.open(path).size[0] > 64
+        path.unlink()
+    assert preview_of_run(tmp_path, {**given, "dataset_name": str(tmp_path / "moved")}, tmp_path) is None
+    assert preview_of_run(tmp_path, {**given, "a_later_setting": 1}, tmp_path) is None
+    (tmp_path / "training_config.yaml").write_text("# mindone-ddpm train_what_is_not_here\n" + yaml.safe_dump(given))
+    assert preview_of_run(tmp_path, given, tmp_path) is None
 
 
 def test_the_preview_is_made_from_the_settings(tmp_path):

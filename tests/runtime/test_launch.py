@@ -15,6 +15,7 @@ import pytest
 from conftest import PROGRAMS, ROOT, run_program
 from test_checkpoint import assert_same_end, loss_log, start, wait_for
 
+from mindone_ddpm.cli import output_dir_of, run_launch
 from mindone_ddpm.evaluation.config import EvaluateConfig
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
@@ -140,6 +141,10 @@ def test_wrong_use_of_the_launcher_is_told_before_anything_starts(run_flags, tmp
     assert result.returncode == 2 and "must be from 1024 to 65535" in result.stderr
     result = run_program("launch", "-n", 2, "--bind_core", *flags)
     assert result.returncode == 2 and "--bind_core: no NPU on this machine" in result.stderr
+    result = run_program("launch", "-n", 0, *flags)
+    assert result.returncode == 2 and "-n 0: must be at least 1" in result.stderr
+    result = run_program("launch", "-n", 2, "--master_addr", "no such", *flags)
+    assert result.returncode == 2 and "--master_addr no such: is no host" in result.stderr
     assert run_program("launch", "-n", 2).returncode == 2
     result = run_program("launch", "-n", 2, "sample", "--model", tmp_path)
     assert result.returncode == 2 and "sample: ranks can share train" in result.stderr
@@ -159,7 +164,7 @@ def test_msrun_is_asked_to_bind_cores_where_there_are_npus(monkeypatch, tmp_path
     launch.add_launch_arguments(parser)
     arguments = parser.parse_args(["-n", "8", "--bind_core", "train", "--output_dir", str(tmp_path)])
     with pytest.raises(KeyboardInterrupt):
-        launch.launch(arguments)
+        run_launch(arguments)
     assert "--bind_core=True" in commands[0] and "--worker_num=8" in commands[0]
 
 
@@ -187,7 +192,7 @@ def test_ranks_that_never_come_end_the_job(run_flags, tmp_path):
     ],
 )
 def test_the_logs_go_where_the_job_writes(job, expected):
-    assert launch.output_dir_of(job) == Path(expected)
+    assert output_dir_of(job) == Path(expected)
 
 
 def test_a_crash_after_the_work_is_done_is_no_failure(tmp_path, monkeypatch):
@@ -196,8 +201,8 @@ def test_a_crash_after_the_work_is_done_is_no_failure(tmp_path, monkeypatch):
     program.write_text(
         "import os, signal, sys\n"
         "import mindone_ddpm\n"
-        "from mindone_ddpm import runtime\n"
-        "status = mindone_ddpm.run(lambda: int(runtime.start('CPU', 'graph', 0).rank == int(os.environ['BAD'])))\n"
+        "from mindone_ddpm.runtime.start import start\n"
+        "status = mindone_ddpm.run(lambda: int(start('CPU', 'graph', 0).rank == int(os.environ['BAD'])))\n"
         "if os.environ['RANK_ID'] == '1': os.kill(os.getpid(), signal.SIGSEGV)\n"
         "sys.exit(status)\n"
     )
