@@ -196,8 +196,8 @@ def test_a_crash_after_the_work_is_done_is_no_failure(tmp_path, monkeypatch):
     program.write_text(
         "import os, signal, sys\n"
         "import mindone_ddpm\n"
-        "from mindone_ddpm import runtime\n"
-        "status = mindone_ddpm.run(lambda: int(runtime.start('CPU', 'graph', 0).rank == int(os.environ['BAD'])))\n"
+        "from mindone_ddpm.runtime.start import start\n"
+        "status = mindone_ddpm.run(lambda: int(start('CPU', 'graph', 0).rank == int(os.environ['BAD'])))\n"
         "if os.environ['RANK_ID'] == '1': os.kill(os.getpid(), signal.SIGSEGV)\n"
         "sys.exit(status)\n"
     )
