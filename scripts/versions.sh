@@ -35,7 +35,7 @@ for version in "${versions[@]}"; do
     log="$folder/$version.log"
     if make_environment_of "$version" >"$log" 2>&1; then
         PYTHONPATH="$PWD" MINDONE_DDPM_CACHE="$folder/$version/cache" \
-            "$folder/$version/bin/python" -m pytest -q -p no:cacheprovider "${tests[@]}" >>"$log" 2>&1 || true
+            "$folder/$version/bin/python" -m pytest -p no:cacheprovider "${tests[@]}" >>"$log" 2>&1 || true
     fi
 done
 
