@@ -25,7 +25,7 @@ setup(
     package_data={"mindone_ddpm": ["py.typed", "backends/cpu/*.cpp", "backends/cpu/*.h"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
-        # Tested with 2.7.1, 2.8.0 and 2.10.0. On 2.9 and later the package keeps oneDNN on AVX2 (see runtime.py).
+        # Tested by scripts/versions.sh with 2.7.1, 2.8.0, 2.9.0 and 2.10.0.
         "mindspore>=2.7.1,<2.11",
         "mindone==0.5.0",  # its UNet, schedulers and pipelines are what this package is built on
         "ml_dtypes",  # mindone.diffusers.training_utils imports it and does not declare it
@@ -46,7 +46,7 @@ setup(
     ],
     extras_require={
         "tracking": ["tensorboard", "wandb"],  # tensorboard only to look at what was written
-        # The libraries that MindSpore's plugin for CUDA 11.6 names: see mindone_ddpm/cuda.py. Those of CUDA 12 and
+        # The libraries that MindSpore's plugin for CUDA 11.6 names: see backends/gpu/cuda.py. Those of CUDA 12 and
         # cuDNN 9 have other names.
         "gpu": [
             "nvidia-cuda-runtime-cu11>=11.7,<12",

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-# As it was before this package prepares its own for MindSpore: a limit on oneDNN's instructions would slow PyTorch.
+# As it is before this package sets its variables (common/environment.py): a limit on oneDNN would slow PyTorch.
 ENVIRONMENT = dict(os.environ)
 sys.path.insert(0, str(ROOT))
 

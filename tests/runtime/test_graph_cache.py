@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 from conftest import ROOT, run_program
 from test_checkpoint import assert_same_end
 
+from mindone_ddpm.backends.choose import choose
 from mindone_ddpm.runtime import graph_cache
 
 
@@ -83,7 +85,7 @@ def test_a_damaged_entry_is_made_anew(cold, cache, digits_flags, tmp_path):
 def test_a_place_that_cannot_be_written_costs_the_cache_only(digits_flags, tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    with graph_cache.kept(None):
+    with graph_cache.cached_graph(None):
         pass
     train(file / "below", [*digits_flags, "--save_image_epochs", 0], tmp_path / "run")
 
@@ -99,12 +101,19 @@ def test_only_the_newest_are_kept(tmp_path, monkeypatch):
 
 
 def test_every_fact_counts(monkeypatch):
+    backend = choose("CPU")
+
+    def key(facts, backend=backend):
+        return graph_cache.fingerprint(facts, backend)
+
     facts = {"settings": {"learning_rate": 1e-4}, "ranks": (0, 1)}
-    assert graph_cache.fingerprint(facts) == graph_cache.fingerprint({"ranks": (0, 1), "settings": facts["settings"]})
-    assert graph_cache.fingerprint(facts) != graph_cache.fingerprint({**facts, "ranks": (1, 2)})
-    before = graph_cache.fingerprint(facts)
+    assert key(facts) == key({"ranks": (0, 1), "settings": facts["settings"]})
+    assert key(facts) != key({**facts, "ranks": (1, 2)})
+    for other in ({"name": "GPU"}, {"graph_facts": lambda: {**backend.graph_facts(), "library": "another"}}):
+        assert key(facts) != key(facts, dataclasses.replace(backend, **other))
+    before = key(facts)
     monkeypatch.setattr(sys, "argv", ["another-script.py"])
-    assert graph_cache.fingerprint(facts) != before
+    assert key(facts) != before
 
 
 SCRIPT = """
@@ -129,7 +138,7 @@ training = md.build_training(config, runtime, md.UnconditionalJob.open(config, r
 """
 
 
-OWN_JOB = """
+CUSTOM_JOB = """
 from mindspore import nn
 
 class ScaledLoss(nn.Cell):
@@ -140,12 +149,12 @@ class ScaledLoss(nn.Cell):
     def construct(self, images, noise, timesteps):
         return self.factor * self.loss(images, noise, timesteps)
 
-class OwnJob(md.UnconditionalJob):
+class CustomJob(md.UnconditionalJob):
     def loss_cell(self):
         return ScaledLoss(super().loss_cell(), float(sys.argv[3]))
 
 config, runtime = md.start_training(config)
-job = OwnJob.open(config, runtime)
+job = CustomJob.open(config, runtime)
 training = md.build_training(config, runtime, job)
 print("loss", training.step(next(training.windows(0)))[0].asnumpy())
 """
@@ -159,8 +168,8 @@ def run_script(script: Path, small_model, folder: Path, *more: object) -> tuple[
     return entries(folder / "cache"), result.stdout
 
 
-def test_a_script_of_ones_own(small_model, tmp_path):
-    """Keeping the graph leaves `sys`, which MindSpore makes anew, as it was. A changed script is compiled anew."""
+def test_a_custom_script(small_model, tmp_path):
+    """Caching the graph leaves `sys`, which MindSpore creates again, as it was. A changed script is compiled again."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(job=PLAIN_JOB))
     first, _ = run_script(script, small_model, tmp_path)
@@ -171,10 +180,10 @@ def test_a_script_of_ones_own(small_model, tmp_path):
     assert run_script(script, small_model, tmp_path)[0] == changed
 
 
-def test_a_job_of_ones_own_is_compiled_every_time(small_model, tmp_path):
+def test_a_custom_job_is_compiled_every_time(small_model, tmp_path):
     """What it compiles into the graph may come from anywhere: here from the command line."""
     script = tmp_path / "script.py"
-    script.write_text(SCRIPT.format(job=OWN_JOB))
+    script.write_text(SCRIPT.format(job=CUSTOM_JOB))
     losses = []
     for factor in (1, 100):
         _, said = run_script(script, small_model, tmp_path, factor)
