@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Where each public name is. Loaded on first use: importing the package does not import MindSpore.
 _PUBLIC = {

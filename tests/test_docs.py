@@ -70,7 +70,7 @@ def understand(words: list[str]) -> None:
         if arguments.job and not arguments.job[0].endswith(".py"):
             understand(arguments.job)
     elif config_of(arguments.command) is not None:
-        if arguments.config == "run.yaml":  # any file of one's own
+        if arguments.config == "run.yaml":  # any file custom
             arguments.config = None
         from_arguments(config_of(arguments.command), arguments)
 
@@ -120,7 +120,7 @@ config = md.TrainingConfig(
     train_batch_size=8, eval_batch_size=4, num_epochs=2, lr_warmup_steps=4, save_image_epochs=1,
     ddpm_num_inference_steps=4, output_dir="run",
 )
-config, runtime = md.begin(config)
+config, runtime = md.start_training(config)
 """
 
 
@@ -158,9 +158,9 @@ def test_the_notebook_runs_from_top_to_bottom(small_model, tmp_path):
     assert "TrainingConfig(" in code[0].source
     code[0].source = SMALL.format(model=str(small_model))
     NotebookClient(book, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    pictures = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
+    images = [cell for cell in code if any("image/png" in output.get("data", {}) for output in cell.outputs)]
     said = "".join(output.get("text", "") for cell in code for output in cell.outputs)
-    assert len(pictures) == 5  # a picture of the data, the preview, noise, the last grid, new pictures
+    assert len(images) == 5  # a image of the data, the preview, noise, the last grid, new images
     assert "input shape:  (1, 1, 8, 8)\noutput shape: (1, 1, 8, 8)" in said and "the pipeline is in run" in said
 
 
@@ -178,10 +178,10 @@ def write_images(folder: Path, count: int, seed: int) -> None:
 @pytest.fixture
 def user_folder(tmp_path, small_model, stable_diffusion, captioned_digits):
     """A folder in which whatever the pages name is there."""
-    for seed, name in enumerate(("my-pictures", "other-pictures", "my-photographs", "my-captioned-pictures")):
+    for seed, name in enumerate(("my-images", "other-images", "my-photographs", "my-captioned-images")):
         write_images(tmp_path / name, 12, seed)
     lines = [json.dumps({"file_name": f"{number}.png", "text": "a fox"}) for number in range(12)]
-    (tmp_path / "my-captioned-pictures" / "metadata.jsonl").write_text("\n".join(lines))
+    (tmp_path / "my-captioned-images" / "metadata.jsonl").write_text("\n".join(lines))
     for seed, name in enumerate(("photo.png", "mask.png", "a.png", "b.png")):
         write_images(tmp_path / f"of-{name}", 1, seed)
         (tmp_path / f"of-{name}" / "0.png").rename(tmp_path / name)
@@ -225,7 +225,7 @@ def smaller(words: list[str], model: Path) -> list[object]:
         quick += ["--resolution", 16, "--center_crop", "--gradient_accumulation_steps", 1]
         if "--pretrained_model_name_or_path" not in given:
             quick += ["--pretrained_model_name_or_path", "CompVis/stable-diffusion-v1-4"]
-            quick += ["--train_data_dir", "my-captioned-pictures"]
+            quick += ["--train_data_dir", "my-captioned-images"]
     if "--eval_metrics" in words:
         quick += ["--eval_features", "digits", "--eval_num_samples", 12, "--eval_metrics_steps", 1]
         quick += ["--ddpm_num_inference_steps", 2]
@@ -267,7 +267,7 @@ def test_every_command_runs(page, user_folder, small_model):
     environment |= {"HF_HOME": str(user_folder / "hub"), "no_proxy": "127.0.0.1"}
     programs = [program for program in map(as_program, commands(page)) if program is not None]
     programs = [words for words in programs if "--node_rank" not in words and words[0] != "convert_inception"]
-    first = ["train", "--train_data_dir", "my-pictures", "--output_dir"]
+    first = ["train", "--train_data_dir", "my-images", "--output_dir"]
     try:
         for folder in models_of_other_pages(programs):
             run(smaller([*first, folder], small_model), user_folder, environment)

@@ -2,7 +2,7 @@
 
     python examples/unconditional/train.py --dataset_name digits --channels 1 --image_size 16 --output_dir my-digits
 
-`mindone-ddpm train` does the same in one call; here each piece can be looked at and replaced.
+`mindone-ddpm train` and `md.train(config)` do the same in one call; here each part can be inspected and replaced.
 """
 
 import sys
@@ -11,12 +11,12 @@ import mindone_ddpm as md
 
 
 def main() -> int:
-    # Config: flags, or a YAML file with --config.
+    # Configuration: flags, or a YAML file with --config. Checks it, starts MindSpore, chooses the device.
     config = md.parse_training_arguments()
-    config, runtime = md.begin(config)
+    config, runtime = md.start_training(config)
 
-    # Data set: pictures of one size, found by the type of their column.
-    with md.main_first(runtime):  # with several ranks, the first one of each machine fills the cache
+    # Data set: images of one size. The column that holds them is found by its type.
+    with md.main_first(runtime):  # with several ranks, the first rank of each machine fills the cache
         records = md.open_records(config)
 
     # Model and noise scheduler.
@@ -24,16 +24,16 @@ def main() -> int:
     unet = md.make_unet(config, class_names)
     noise_scheduler = md.make_noise_scheduler(config)
 
-    # The job says what a batch holds, how it becomes a loss, and which pipeline holds the result.
-    job = md.UnconditionalJob(config, records, unet, noise_scheduler)
+    # The job: what a batch contains, how it becomes a loss, which pipeline is saved.
+    job = md.UnconditionalJob(config, runtime, records, unet, noise_scheduler)
 
-    # Data loader plan, optimiser, learning-rate schedule and train step.
+    # Data loader, optimizer, learning-rate schedule and train step.
     training = md.build_training(config, runtime, job)
 
-    # Train loop, with evaluation on the way.
-    output_dir = md.train_loop(training)
+    # Training loop, with samples, checkpoints and evaluation.
+    result = md.train_loop(training)
     if runtime.is_main:
-        print(f"trained; the pipeline is in {output_dir}")
+        print(f"trained {result.steps} steps; the pipeline is in {result.output_dir}")
     return 0
 
 

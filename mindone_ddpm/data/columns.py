@@ -24,24 +24,12 @@ def pack(batch: Mapping[str, Value], columns: Sequence[str]) -> tuple[Value, ...
         ValueError: the batch lacks a column, or has one that is not in ``columns``; names it.
     """
     missing = [name for name in columns if name not in batch]
-    extra = [name for name in batch if name not in columns]
-    if missing or extra:
-        problems = [f"no column {', '.join(missing)}"] * bool(missing) + [
-            f"an unknown column {', '.join(extra)}"
-        ] * bool(extra)
+    unknown = [name for name in batch if name not in columns]
+    problems = [f"no column {', '.join(missing)}"] if missing else []
+    problems += [f"an unknown column {', '.join(unknown)}"] if unknown else []
+    if problems:
         raise ValueError(f"the batch has {' and '.join(problems)}; its columns must be {', '.join(columns)}")
     return tuple(batch[name] for name in columns)
-
-
-def unpack(values: Sequence[Value], columns: Sequence[str]) -> dict[str, Value]:
-    """The inverse of :func:`pack`.
-
-    Raises:
-        ValueError: there are more or fewer values than columns.
-    """
-    if len(values) != len(columns):
-        raise ValueError(f"{len(values)} values for the {len(columns)} columns {', '.join(columns)}")
-    return dict(zip(columns, values, strict=True))
 
 
 class CalledByName(nn.Cell):

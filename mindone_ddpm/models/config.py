@@ -1,4 +1,4 @@
-"""Settings of the UNet that is trained from scratch or further."""
+"""Settings of the UNet, and reading its configuration without MindSpore."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mindone_ddpm.config.fields import Settings, setting
-from mindone_ddpm.config.groups import (
-    looks_like_hub_name,
-)
+from mindone_ddpm.config.groups import looks_like_hub_name
 from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS, preset_for
 
 
@@ -30,7 +28,7 @@ class ModelConfig(Settings):
         None, "config.json of a UNet2DModel, or a folder or a Hub name that has one, instead of a preset"
     )
     pretrained_model_name_or_path: str | None = setting(
-        None, "pipeline (a folder, or a name on the Hub) to go on from: its UNet and its noise levels"
+        None, "pipeline (a folder, or a name on the Hub) to train further: its UNet and its noise levels"
     )
 
 
@@ -51,7 +49,11 @@ def unet_preset(config: UNetSettings) -> str:
 
 
 def read_model_config(config: UNetSettings, problems: list[str]) -> dict[str, Any] | None:
-    """The UNet's settings: of the preset, or of a local ``config.json``; None where they come from the Hub."""
+    """The configuration of the UNet: of the preset, or of a local ``config.json``; None if it is on the Hub.
+
+    Args:
+        problems: one line is added if it cannot be read; then the result is None, too.
+    """
     if config.pretrained_model_name_or_path is not None:
         flag, name = "--pretrained_model_name_or_path", config.pretrained_model_name_or_path
         places = [Path(name) / "unet" / "config.json"]

@@ -1,8 +1,8 @@
-"""Low-rank adapters (Hu et al. 2021): ``W x + (alpha / rank) B A x``, where only A and B are trained.
+"""Low-rank adapters (LoRA, Hu et al. 2021): ``W x + (alpha / rank) B A x``, where only A and B are trained.
 
-Saved in diffusers' LoRA format, which ``load_lora_weights`` of mindone and of diffusers reads. mindone's own adapter
-layers do not compile in graph mode, so the layers here are small ones that do; to sample, adapters are added to the
-weights that they belong to, which costs nothing later.
+They are saved in diffusers' LoRA format, which ``load_lora_weights`` of mindone and of diffusers reads. mindone's
+adapter layers do not compile in graph mode; those here do. For sampling, adapters are merged into the weights, so that
+they cost no time.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from safetensors.numpy import load_file
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import save_safetensors
 
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"
-
-
-STATE_FILE = "adapters.safetensors"
+WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # in diffusers' format
+STATE_FILE = "adapters.safetensors"  # in a checkpoint
 
 
 class AdaptedLinear(mint.nn.Linear):
-    """A Linear with an adapter; ``lora_down`` (rank, in) and ``lora_up`` (out, rank) are float32 Parameters."""
+    """A Linear with an adapter: ``lora_down`` (A, of shape (rank, in)) and ``lora_up`` (B, (out, rank)), float32."""
 
     def construct(self, x):
         dtype = self.compute_dtype
@@ -39,12 +37,15 @@ class AdaptedLinear(mint.nn.Linear):
 
 
 def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence[str]) -> None:
-    """Freeze a network and put an adapter on each Linear whose name ends in one of ``targets``.
+    """Freeze a network and add an adapter to each Linear whose name ends in one of ``targets``, in place.
 
-    A is drawn from N(0, 1 / rank^2), B is zero: the network answers as before.
+    A is drawn from N(0, 1 / rank^2), B is zero, so the output of the network does not change.
+
+    Args:
+        alpha: None: equal to the rank, so that the scale is 1.
 
     Raises:
-        ConfigError: a target fits no layer.
+        ConfigError: no layer has such a name.
     """
     for parameter in network.get_parameters():
         parameter.requires_grad = False
@@ -67,7 +68,7 @@ def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence
 
 
 def named_adapters(network: Any) -> list[tuple[str, ms.Parameter]]:
-    """The adapters' parameters, by the place where they are."""
+    """The parameters of a network's adapters, by their names in a checkpoint: the layer's, and lora_down or lora_up."""
     return [
         (f"{name}.{kind}", getattr(cell, kind))
         for name, cell in network.cells_and_names()
@@ -77,33 +78,33 @@ def named_adapters(network: Any) -> list[tuple[str, ms.Parameter]]:
 
 
 def save_state(network: Any, folder: Path) -> None:
-    """For a checkpoint: the adapters as they are."""
+    """Write the adapters of a network into a new folder, for a checkpoint."""
     folder.mkdir(parents=True)
     save_safetensors({name: parameter.asnumpy() for name, parameter in named_adapters(network)}, folder / STATE_FILE)
 
 
-class AdapterFile:
-    """What is saved of a run with adapters, in the way pipelines are saved."""
-
-    def __init__(self, network: Any):
-        self.network = network
-
-    def save_pretrained(self, folder: str, safe_serialization: bool = True) -> None:
-        """Write the adapters, alpha worked into B, in diffusers' format."""
-        weights = {}
-        for name, cell in self.network.cells_and_names():
-            if isinstance(cell, AdaptedLinear):
-                weights[f"unet.{name}.lora.down.weight"] = cell.lora_down.asnumpy()
-                weights[f"unet.{name}.lora.up.weight"] = cell.lora_up.asnumpy() * np.float32(cell.adapter_scale)
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_safetensors(weights, Path(folder) / WEIGHTS_FILE, metadata={"format": "pt"})
+def save_adapters(network: Any, folder: Path) -> None:
+    """Write the adapters of a UNet into a folder, in diffusers' format; B is multiplied by alpha / rank."""
+    weights = {}
+    for name, cell in network.cells_and_names():
+        if isinstance(cell, AdaptedLinear):
+            weights[f"unet.{name}.lora.down.weight"] = cell.lora_down.asnumpy()
+            weights[f"unet.{name}.lora.up.weight"] = cell.lora_up.asnumpy() * np.float32(cell.adapter_scale)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_safetensors(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def merge_adapters(network: Any, source: str) -> int:
-    """Add adapters from a folder or a file to the weights of a UNet; how many layers they changed.
+    """Add adapters to the weights of a UNet, in place.
+
+    Args:
+        source: a file in diffusers' format, or a folder that holds one.
+
+    Returns:
+        The number of layers that have changed.
 
     Raises:
-        ConfigError: there is no such file, or it is not for this UNet.
+        ConfigError: the file cannot be read, or is not for this UNet.
     """
     path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
     try:
@@ -113,7 +114,7 @@ def merge_adapters(network: Any, source: str) -> int:
     others = [name for name in arrays if not name.startswith("unet.")]
     if others:
         raise ConfigError(f"--lora {source}: holds {others[0]}; adapters for the UNet alone can be used")
-    places = dict(network.cells_and_names())
+    cells = dict(network.cells_and_names())
     merged = 0
     for name, down in arrays.items():
         found = re.fullmatch(r"unet\.(.+?)(?:\.processor)?\.(lora\.down|lora_A)\.weight", name)
@@ -121,7 +122,7 @@ def merge_adapters(network: Any, source: str) -> int:
             continue
         layer = found.group(1)
         up = arrays.get(name.replace("lora.down", "lora.up").replace("lora_A", "lora_B"))
-        cell = places.get(layer)
+        cell = cells.get(layer)
         change = None if up is None else (up.reshape(len(up), -1) @ down.reshape(len(down), -1))
         if change is None or cell is None or change.size != cell.weight.size:
             raise ConfigError(f"--lora {source}: {name} fits no layer of this UNet")

@@ -1,4 +1,4 @@
-"""Factories: the UNet, the noise scheduler and the sampler that a configuration asks for."""
+"""Pipelines of mindone: made, loaded, saved."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ with quiet_imports():
 
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
-
-
 TEXT_PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
 def pipeline_class(name: str) -> Any:
-    """A pipeline of mindone. Imported when it is asked for: it brings all of transformers, seconds and 250 MB."""
+    """A pipeline class of mindone. Imported on first use: it imports transformers, which takes seconds and 250 MB."""
     with quiet_imports():
         return getattr(importlib.import_module("mindone.diffusers"), name)
 
 
 def make_pipeline(unet: UNet2DModel, scheduler: Any) -> DDPMPipeline:
+    """A pipeline of these two parts; not copied."""
     return pipeline_class("DDPMPipeline")(unet=unet, scheduler=scheduler)
 
 
@@ -53,12 +52,12 @@ def load_pipeline(model: str, flag: str = "--model") -> DDPMPipeline:
 
 
 def latent_factor(vae: Any) -> int:
-    """Pixels along a side for one latent."""
+    """The side of an image, divided by the side of its latents."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def size_divisor(pipeline: Any) -> int:
-    """What the sides of a text-to-image pipeline's pictures must be a multiple of: for its autoencoder and its UNet."""
+    """What the sides of a text-to-image pipeline's images must be a multiple of, for its autoencoder and its UNet."""
     return latent_factor(pipeline.vae) * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
 
 
@@ -84,25 +83,20 @@ def load_text_pipeline(
     )
 
 
-# MindSpore's names of a parameter, and those that transformers and diffusers look for.
+# MindSpore's names of parameters, and PyTorch's, which transformers and diffusers expect.
 _TORCH_NAMES = {"gamma": "weight", "beta": "bias", "embedding_table": "weight"}
 
 
-class TextPipeline:
-    """What is saved of a Stable Diffusion pipeline: the same, so that diffusers loads it too.
+def save_text_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
+    """Save a Stable Diffusion pipeline in a form that diffusers loads, too.
 
-    mindone writes its text encoder under MindSpore's parameter names, which transformers takes for unknown: it would
-    go on with random weights.
+    mindone saves the text encoder with MindSpore's parameter names. transformers does not know them, and would leave
+    the weights random. So they are renamed.
     """
-
-    def __init__(self, pipeline: StableDiffusionPipeline):
-        self.pipeline = pipeline
-
-    def save_pretrained(self, folder: str, safe_serialization: bool = True) -> None:
-        self.pipeline.save_pretrained(folder, safe_serialization=safe_serialization)
-        for path in (Path(folder) / "text_encoder").glob("*.safetensors"):
-            weights = {}
-            for name, array in load_file(path).items():
-                stem, _, last = name.rpartition(".")
-                weights[f"{stem}.{_TORCH_NAMES.get(last, last)}"] = array
-            save_safetensors(weights, path, metadata={"format": "pt"})
+    pipeline.save_pretrained(str(folder), safe_serialization=True)
+    for path in (folder / "text_encoder").glob("*.safetensors"):
+        weights = {}
+        for name, array in load_file(path).items():
+            stem, _, last = name.rpartition(".")
+            weights[f"{stem}.{_TORCH_NAMES.get(last, last)}"] = array
+        save_safetensors(weights, path, metadata={"format": "pt"})

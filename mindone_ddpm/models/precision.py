@@ -1,7 +1,7 @@
-"""Mixed precision: convolutions and matrix products in half precision, all that is delicate in float32.
+"""Mixed precision: convolutions and matrix products in half precision; normalisation and softmax in float32.
 
-Parameters stay float32 (the master weights); they are cast where they are used, so their gradients arrive in float32.
-Normalisation and the softmax of the attention compute in float32. This follows what PyTorch's autocast does.
+Parameters stay float32 (master weights). They are cast where they are used, so their gradients are float32. PyTorch's
+autocast does the same.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class HalfLinear(mint.nn.Linear):
 
 
 class FloatGroupNorm(mint.nn.GroupNorm):
-    """A GroupNorm that computes in float32 and answers in ``compute_dtype``."""
+    """A GroupNorm that computes in float32 and returns ``compute_dtype``."""
 
     def construct(self, input):
         output = mint.nn.functional.group_norm(
@@ -49,7 +49,7 @@ class FloatGroupNorm(mint.nn.GroupNorm):
 
 
 class FloatLayerNorm(mint.nn.LayerNorm):
-    """A LayerNorm that computes in float32 and answers in ``compute_dtype``."""
+    """A LayerNorm that computes in float32 and returns ``compute_dtype``."""
 
     def construct(self, input):
         output = mint.nn.functional.layer_norm(
@@ -67,14 +67,18 @@ _HALF = {
 
 
 def set_compute_precision(network: nn.Cell, precision: str) -> None:
-    """Make a network compute in ``no`` (float32), ``fp16`` or ``bf16``. Its parameters and their names stay."""
+    """Set the precision in which a network computes, in place. Its parameters keep their names and stay float32.
+
+    Args:
+        precision: a key of ``DTYPES``: ``no`` (float32), ``fp16`` or ``bf16``.
+    """
     if precision == "no":
         return
     for _, cell in network.cells_and_names():
         if type(cell) in _HALF:
             cell.__class__ = _HALF[type(cell)]
             cell.compute_dtype = DTYPES[precision]
-        elif hasattr(cell, "compute_dtype"):  # a layer that casts by itself
+        elif hasattr(cell, "compute_dtype"):  # a layer that casts its own weights, such as an AdaptedLinear
             cell.compute_dtype = DTYPES[precision]
         if hasattr(cell, "upcast_softmax"):
             cell.upcast_softmax = True

@@ -16,15 +16,13 @@ _OF_THE_PAPER: dict[str, Any] = {
     "norm_eps": 1e-6,
 }
 
-
-# 113.7 M parameters, attention at a sixteenth of the size.
+# 113.7 M parameters, attention at 1/16 of the image size.
 _LARGE: dict[str, Any] = {
     "block_out_channels": (128, 128, 256, 256, 512, 512),
     "layers_per_block": 2,
     "down_block_types": (*("DownBlock2D",) * 4, "AttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "AttnUpBlock2D", *("UpBlock2D",) * 4),
 }
-
 
 UNET_PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {  # 0.7 M parameters; images from 8x8
@@ -52,8 +50,7 @@ UNET_PRESETS: dict[str, dict[str, Any]] = {
     "ddpm-256": {**_OF_THE_PAPER, **_LARGE},  # made for 256x256, without dropout
 }
 
-
-# Names by which a preset is also known.
+# Other names of presets.
 PRESET_ALIASES = {"tutorial": "tutorial-128"}
 
 
@@ -65,11 +62,12 @@ def preset_for(image_size: int) -> str:
 
 
 def size_divisor(block_out_channels: Sequence[int]) -> int:
-    """Every block but the last halves the image: sides must be divisible by 2 to that number."""
+    """What the side of an image must be a multiple of: every block but the last halves it."""
     return 2 ** (len(block_out_channels) - 1)
 
 
 def check_size(image_size: int, block_out_channels: Sequence[int], flag: str = "--image_size") -> list[str]:
+    """One line if a UNet with these blocks cannot take images of this size, else none."""
     divisor = size_divisor(block_out_channels)
     if image_size % divisor == 0:
         return []

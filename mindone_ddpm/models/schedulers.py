@@ -1,4 +1,4 @@
-"""Factories: the UNet, the noise scheduler and the sampler that a configuration asks for."""
+"""Samplers: schedulers of mindone by name."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ SCHEDULERS = {
     "pndm": PNDMScheduler,
 }
 
-
-# mindone has no formula for these where the UNet predicts the image itself.
+# mindone has no formula for these with prediction_type sample.
 WITHOUT_SAMPLE_PREDICTION = ("euler_ancestral", "pndm")
 
 
 def make_sampler(
     name: str, scheduler: Any, clip_sample: bool | None = None, timestep_spacing: str | None = None
 ) -> Any:
-    """A scheduler of another kind for the same noise levels as ``scheduler``.
+    """A sampler on the noise levels of ``scheduler``.
 
     Args:
-        name: one of ``config.SAMPLERS``.
-        clip_sample, timestep_spacing: None keeps what ``scheduler`` has.
+        name: a key of ``SCHEDULERS``.
+        scheduler: any scheduler of mindone.
+        clip_sample, timestep_spacing: None: as ``scheduler`` has them.
 
     Raises:
-        ConfigError: the kind does not suit what the model predicts.
+        ConfigError: it does not support the model's prediction type.
     """
     if name in WITHOUT_SAMPLE_PREDICTION and scheduler.config.prediction_type == "sample":
-        raise ConfigError(f"--scheduler {name}: cannot use a model that predicts the sample; take ddim or dpmsolver++")
+        raise ConfigError(f"--scheduler {name}: cannot use a model that predicts the sample; use ddim or dpmsolver++")
     given: dict[str, Any] = {"clip_sample": clip_sample, "timestep_spacing": timestep_spacing}
     changes = {key: value for key, value in given.items() if value is not None}
     if name == "dpmsolver++":
@@ -57,5 +57,5 @@ def make_sampler(
 
 
 def sampler_name(scheduler: Any) -> str:
-    """The name in ``config.SAMPLERS`` of a scheduler's kind, or the kind itself."""
+    """The key in ``SCHEDULERS`` of a scheduler's class, or the name of the class."""
     return next((name for name, kind in SCHEDULERS.items() if type(scheduler) is kind), type(scheduler).__name__)

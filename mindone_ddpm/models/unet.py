@@ -1,4 +1,4 @@
-"""Factories: the UNet, the noise scheduler and the sampler that a configuration asks for."""
+"""Making, loading and preparing a UNet2DModel."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ with quiet_imports():
 
 
 def make_unet(config: UNetSettings, class_names: Sequence[str] = ()) -> UNet2DModel:
-    """A UNet with fresh weights, from a preset or from ``model_config_name_or_path``.
+    """A UNet with random weights, from a preset or from ``model_config_name_or_path``.
 
     Args:
-        class_names: of a class-conditional model; they are kept in its configuration. The embedding has one class
-            more, for images whose label is left out.
+        class_names: of a class-conditional model; stored in its configuration. The embedding has one class more, for
+            dropped labels.
 
     Raises:
-        ConfigError: the configuration does not fit the images.
+        ConfigError: the model's configuration is not that of a UNet2DModel, or does not fit the images.
     """
     problems: list[str] = []
     settings = read_model_config(config, problems)
@@ -57,7 +57,7 @@ def make_unet(config: UNetSettings, class_names: Sequence[str] = ()) -> UNet2DMo
 
 
 class TrainableUNetSettings(UNetSettings, Protocol):
-    """What also must agree where training goes on from a saved pipeline."""
+    """What a pretrained pipeline must agree with in addition."""
 
     prediction_type: str
     ddpm_num_steps: int
@@ -65,10 +65,13 @@ class TrainableUNetSettings(UNetSettings, Protocol):
 
 
 def load_unet(config: TrainableUNetSettings, class_names: Sequence[str] = ()) -> tuple[UNet2DModel, DDPMScheduler]:
-    """The UNet and the noise levels of the pipeline that ``pretrained_model_name_or_path`` names, to go on from.
+    """The UNet and the noise levels of the pipeline ``pretrained_model_name_or_path``, to train further.
+
+    Args:
+        class_names: of a class-conditional model; stored in its configuration.
 
     Raises:
-        ConfigError: there is none, or it does not fit the images, the classes or the other settings.
+        ConfigError: it cannot be loaded, or does not fit the images, the classes or the other settings.
     """
     flag = f"--pretrained_model_name_or_path {config.pretrained_model_name_or_path}"
     pipeline = load_pipeline(str(config.pretrained_model_name_or_path), "--pretrained_model_name_or_path")
@@ -96,7 +99,13 @@ def load_unet(config: TrainableUNetSettings, class_names: Sequence[str] = ()) ->
 
 
 def prepare_network(network: Any, precision: str, fused_attention: bool, gradient_checkpointing: bool) -> None:
-    """Put a network for training into its compute precision, with fused attention and checkpoints where asked for."""
+    """Prepare a network for training, in place.
+
+    Args:
+        precision: see :func:`mindone_ddpm.models.precision.set_compute_precision`.
+        fused_attention: use mindone's fused attention, which only Ascend has.
+        gradient_checkpointing: see :func:`checkpoint_gradients`.
+    """
     set_compute_precision(network, precision)
     if fused_attention:
         network.enable_xformers_memory_efficient_attention()
@@ -107,22 +116,22 @@ def prepare_network(network: Any, precision: str, fused_attention: bool, gradien
 def _hub_config(name: str) -> dict[str, Any]:
     try:
         return dict(UNet2DModel.load_config(name))
-    except Exception as error:  # the Hub's client raises a dozen kinds
+    except Exception as error:  # the Hub's client raises many kinds
         reason = first_line(error)
         raise ConfigError(f"--model_config_name_or_path {name}: not found or not reachable ({reason})") from error
 
 
 def unet_name(config: UNetSettings) -> str:
-    """What to call the UNet in a plan."""
+    """What the UNet is made from, for a person: a path, a name on the Hub or a preset."""
     given = config.pretrained_model_name_or_path or config.model_config_name_or_path
     return given or f"preset {unet_preset(config)}"
 
 
 def checkpoint_gradients(unet: Any) -> None:
-    """Keep only what enters each residual, attention and feed-forward block, and compute the rest again going backward.
+    """Keep only the inputs of residual, attention and feed-forward blocks; the backward pass recomputes the rest.
 
-    mindone's ``enable_gradient_checkpointing`` finds nothing to set in a UNet2DModel, so MindSpore's ``recompute`` is
-    asked for block by block.
+    mindone's ``enable_gradient_checkpointing`` has no effect on a UNet2DModel, so MindSpore's ``recompute`` is set for
+    each block.
     """
     for _, cell in unet.cells_and_names():
         if type(cell).__name__ in ("ResnetBlock2D", "Attention", "FeedForward"):
@@ -130,11 +139,12 @@ def checkpoint_gradients(unet: Any) -> None:
 
 
 def num_parameters(network: Any) -> int:
+    """The number of trainable parameters, in scalars."""
     return sum(parameter.size for parameter in network.trainable_params())
 
 
 def class_names(unet: UNet2DModel) -> list[str]:
-    """Of a class-conditional UNet, the names of its classes, without the one for left-out labels; else empty."""
+    """The names of a class-conditional UNet's classes, without the one for dropped labels; empty for another UNet."""
     number = unet.config.get("num_class_embeds")
     if not number:
         return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,9 +21,10 @@ PACKAGE = PROGRAMS / "two_networks"
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> dict[str, str]:
     """The package, installed into a folder of its own by pip; the environment that finds it."""
-    folder = tmp_path_factory.mktemp("site")
+    folder, source = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("source") / "two_networks"
+    shutil.copytree(PACKAGE, source)  # pip builds in the source's folder
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    result = subprocess.run([*command, "--target", str(folder), str(PACKAGE)], capture_output=True, text=True)
+    result = subprocess.run([*command, "--target", str(folder), str(source)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return {"PYTHONPATH": os.pathsep.join([str(ROOT), str(folder)])}
 

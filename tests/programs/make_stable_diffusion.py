@@ -50,7 +50,7 @@ def make_pipeline(folder: Path, vae_steps: int = 0, seed: int = 0):
     from transformers import CLIPTextConfig, CLIPTokenizer
 
     start.start("CPU", "graph", seed)
-    from mindone_ddpm.models.pipelines import TextPipeline
+    from mindone_ddpm.models.pipelines import save_text_pipeline
 
     with libraries.quiet_imports():
         from mindone.diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -104,7 +104,7 @@ def make_pipeline(folder: Path, vae_steps: int = 0, seed: int = 0):
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    TextPipeline(pipeline).save_pretrained(str(folder / "pipeline"))
+    save_text_pipeline(pipeline, folder / "pipeline")
     assert ms.get_context("device_target") == "CPU"
     return folder / "pipeline"
 

@@ -24,7 +24,7 @@ from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, LatentCache
 from mindone_ddpm.jobs.text_to_image.product import text_to_image_product
 from mindone_ddpm.jobs.unconditional.job import network_identity
 from mindone_ddpm.models import lora
-from mindone_ddpm.models.pipelines import TextPipeline, latent_factor, load_text_pipeline, size_divisor
+from mindone_ddpm.models.pipelines import latent_factor, load_text_pipeline, save_text_pipeline, size_divisor
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.unet import num_parameters, prepare_network
 from mindone_ddpm.models.weights import AdapterWeights, NetworkWeights, WholeNetwork
@@ -203,8 +203,10 @@ class TextToImageJob:
 
     def save(self, folder: Path) -> None:
         """The whole pipeline, or the adapters alone. The scheduler is the one that the pipeline came with."""
-        product = lora.AdapterFile(self.unet) if self.config.rank is not None else TextPipeline(self.base)
-        product.save_pretrained(str(folder))
+        if self.config.rank is not None:
+            lora.save_adapters(self.unet, folder)
+        else:
+            save_text_pipeline(self.base, folder)
 
     def describe(self) -> dict[str, str]:
         config = self.config
