@@ -211,7 +211,7 @@ def test_interrupted_it_goes_on(alone, model, tmp_path, monkeypatch):
     generate, calls = generate_module.generate, []
 
     def interrupted(*arguments, **options):
-        calls.append(options["numbers"][0])
+        calls.append(options["sample_ids"][0])
         if len(calls) == 3:
             raise KeyboardInterrupt
         return generate(*arguments, **options)
