@@ -56,7 +56,7 @@ _PUBLIC = {
     "RankLostError": "backends.cpu.rendezvous",
     "CheckpointError": "output.checkpoint",
     "HubError": "output.hub",
-    "MetricError": "evaluation.metrics",
+    "MetricError": "evaluation.statistics",
     "TrainingError": "training.callbacks",
     "Stopped": "training.loop",
 }

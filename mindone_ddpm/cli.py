@@ -244,11 +244,11 @@ def run_interpolate(arguments: argparse.Namespace) -> int:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     config = configured(arguments, EvaluateConfig)
-    from mindone_ddpm.evaluation.evaluate import METRICS_FILE, evaluate, show
+    from mindone_ddpm.evaluation.commands import METRICS_FILE, evaluate_to_folder, format_table
 
-    found = evaluate(config)
+    found = evaluate_to_folder(config)
     if is_main():
-        print(show(found))
+        print(format_table(found))
         print(f"with all that led to them: {Path(config.output_dir) / METRICS_FILE}")
     return 0
 

@@ -5,7 +5,7 @@
     python scripts/results.py photographs --folder results      1,200 cuts of two photographs at 16x16, 2,000 steps
 
 Both sides read the same PNG files. All pipelines are measured here, by the same commands: `mindone-ddpm evaluate`, and
-the loss on pictures that neither side has seen. A run that has ended is not made again, so an interrupted one goes on.
+the loss on held-out images. A run that has ended is not made again, so an interrupted one goes on.
 Needs scripts/peer.sh to have been run, or PEER_PYTHON.
 """
 
@@ -50,8 +50,8 @@ VARIANTS: dict[str, dict[str, list[str]]] = {
 # --- data ----------------------------------------------------------------------------------------------------------
 
 
-def write_images(folder: Path, pictures: np.ndarray, labels: np.ndarray | None) -> None:
-    for number, pixels in enumerate(pictures):
+def write_images(folder: Path, images: np.ndarray, labels: np.ndarray | None) -> None:
+    for number, pixels in enumerate(images):
         place = folder if labels is None else folder / str(labels[number])
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.squeeze()).save(place / f"{number:04d}.png")
@@ -63,11 +63,11 @@ def make_digits(folder: Path) -> None:
 
     digits = load_digits()
     pixels = (digits.images / 16 * 255).round().astype(np.uint8)
-    aside = np.arange(len(pixels)) % 10 == 0
-    write_images(folder / "training", pixels[~aside], None)
-    write_images(folder / "training-classes", pixels[~aside], digits.target[~aside])
-    write_images(folder / "held-out", pixels[aside], None)
-    write_images(folder / "held-out-classes", pixels[aside], digits.target[aside])
+    is_held_out = np.arange(len(pixels)) % 10 == 0
+    write_images(folder / "training", pixels[~is_held_out], None)
+    write_images(folder / "training-classes", pixels[~is_held_out], digits.target[~is_held_out])
+    write_images(folder / "held-out", pixels[is_held_out], None)
+    write_images(folder / "held-out-classes", pixels[is_held_out], digits.target[is_held_out])
 
 
 def make_photographs(folder: Path) -> None:
@@ -77,8 +77,8 @@ def make_photographs(folder: Path) -> None:
     generator = np.random.default_rng(0)
     training, held_out = [], []
     for photograph in load_sample_images().images:
-        picture = Image.fromarray(photograph)
-        pixels = np.asarray(picture.resize((picture.width // 3, picture.height // 3), Image.Resampling.LANCZOS))
+        image = Image.fromarray(photograph)
+        pixels = np.asarray(image.resize((image.width // 3, image.height // 3), Image.Resampling.LANCZOS))
         border = pixels.shape[1] * 3 // 4
         for part, cuts, count in ((pixels[:, :border], training, 600), (pixels[:, border:], held_out, 100)):
             for _ in range(count):
@@ -144,7 +144,7 @@ def train_in_torch(recipe: dict[str, Any], data: Path, folder: Path, seed: int) 
 
 
 def validation_loss(recipe: dict[str, Any], data: Path, folder: Path) -> float:
-    """Of a pipeline of either side, on the pictures held out."""
+    """Of a pipeline of either side, on the held-out images."""
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
     from mindone_ddpm.jobs.unconditional.data import open_records
     from mindone_ddpm.jobs.unconditional.job import UnconditionalJob
@@ -203,10 +203,10 @@ def run(name: str, root: Path, rows: list[str], seeds: int) -> None:
                     train_in_torch(recipe, data, folder, seed)
                 else:
                     train_here(recipe, data, folder, seed, ["--overwrite_output_dir", *flags])
-                figures = {"seconds": time.perf_counter() - started, "loss": validation_loss(recipe, data, folder)}
+                metrics = {"seconds": time.perf_counter() - started, "loss": validation_loss(recipe, data, folder)}
                 if name == "digits":
-                    figures |= quality(folder)
-                summary.write_text(json.dumps(figures))
+                    metrics |= quality(folder)
+                summary.write_text(json.dumps(metrics))
             print(f"{name}, {row}, seed {seed}: {summary.read_text()}", flush=True)
 
 
@@ -214,7 +214,7 @@ def folder_name(row: str) -> str:
     return row.replace(", ", "-").replace(" ", "-")
 
 
-def show(root: Path, name: str) -> str:
+def format_table(root: Path, name: str) -> str:
     """All runs that have ended: means over the seeds, in brackets the standard error of the mean."""
     lines: list[str] = []
     for row in row_names(name):
@@ -225,8 +225,8 @@ def show(root: Path, name: str) -> str:
         if not lines:
             lines = ["| | seeds | " + " | ".join(runs[0]) + " |", "|---" * (len(runs[0]) + 2) + "|"]
         cells = []
-        for figure in runs[0]:
-            values = [about[figure] for about in runs]
+        for name in runs[0]:
+            values = [about[name] for about in runs]
             error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
             cells.append(f"{statistics.mean(values):.4g} (± {error:.2g})")
         lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + " |")
@@ -240,7 +240,7 @@ def row_names(name: str) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", choices=list(RECIPES))
-    parser.add_argument("--folder", default="results", help="where runs and figures are kept (default: results)")
+    parser.add_argument("--folder", default="results", help="where runs and metrics are kept (default: results)")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     parser.add_argument("--rows", nargs="*", help="which rows of the table to run (default: all)")
     parser.add_argument("--steps", type=int, help="instead of the recipe's own; give another --folder")
@@ -252,7 +252,7 @@ def main() -> None:
     if unknown := set(rows) - set(row_names(arguments.recipe)):
         parser.error(f"--rows: no {', '.join(unknown)}; there are {', '.join(row_names(arguments.recipe))}")
     run(arguments.recipe, root, rows, arguments.seeds)
-    print(show(root, arguments.recipe))
+    print(format_table(root, arguments.recipe))
 
 
 if __name__ == "__main__":

@@ -26,8 +26,3 @@ def random_stream(seed: int, stream: int, position: int = 0) -> np.random.Genera
 def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     """The order of the samples in an epoch: a permutation of ``range(num_samples)``, int64."""
     return random_stream(seed, ORDER_STREAM, epoch).permutation(num_samples)
-
-
-def batch_places(first: int, batch_size: int, count: int) -> list[int]:
-    """Indices, below ``count``, of the batch that begins at ``first``; padded with the last one to ``batch_size``."""
-    return [min(first + place, count - 1) for place in range(batch_size)]

@@ -13,9 +13,9 @@ from typing import Any
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.groups import BUILT_IN_DATASETS
 from mindone_ddpm.evaluation.config import EvaluateConfig
-from mindone_ddpm.evaluation.evaluate import measure
+from mindone_ddpm.evaluation.measure import measure
 from mindone_ddpm.models.pipelines import load_pipeline
-from mindone_ddpm.runtime.start import start
+from mindone_ddpm.runtime.start import start_once
 
 LOADED = "a loaded pipeline"
 
@@ -38,7 +38,7 @@ def evaluate(
     max_real_images: int | None = None,
     force: bool = False,
     device: str = "auto",
-    mode: str = "graph",
+    mode: str | None = None,
 ) -> dict[str, float]:
     """Measure a model against real images. The arguments mean what the flags of ``mindone-ddpm evaluate`` mean.
 
@@ -51,6 +51,7 @@ def evaluate(
         inception_weights: safetensors file with the FID literature's Inception-v3.
         max_real_images: use only the first N real images.
         force: compute a FID from too few images.
+        device, mode: as for ``load``.
 
     Returns:
         The metrics by the names that they have in ``metrics.json``. Nothing is written but the statistics of the real
@@ -79,12 +80,10 @@ def evaluate(
         resize_mode=resize_mode,
         max_train_samples=max_real_images,
         force=force,
-        device=device,
-        mode=mode,
     )
     config.check()
-    runtime = start(device, mode, seed)
+    runtime = start_once(device, mode)
     pipeline = model if is_loaded else load_pipeline(str(model))
     if type(pipeline.unet).__name__ != "UNet2DModel":
         raise ConfigError("model: only unconditional and class-conditional pipelines can be measured")
-    return measure(config, runtime, pipeline, partial=None).metrics
+    return measure(config, runtime, pipeline).metrics

@@ -1,4 +1,4 @@
-"""Turn weights of others into safetensors. Needs PyTorch, once; not MindSpore."""
+"""The Inception-v3 of the FID literature: its weights checked, and converted to safetensors (with PyTorch, once)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import save_safetensors
 
-# Of the FID literature's Inception-v3, by which it is told from its kin: others have 1,000 classes, or the same names.
+# These shapes identify the FID literature's Inception-v3: other versions have the same names, or 1,000 classes.
 INCEPTION_SHAPES = {
     "Conv2d_1a_3x3.conv.weight": (32, 3, 3, 3),
     "Mixed_5b.branch_pool.conv.weight": (32, 192, 1, 1),
@@ -30,10 +30,10 @@ def check_inception_shapes(weights: dict[str, np.ndarray]) -> None:
 
 
 def convert_inception(source: Path, target: Path) -> None:
-    """Turn the file that pytorch-fid publishes into safetensors. Needs PyTorch, which reads it without running it.
+    """Convert the file that pytorch-fid publishes to safetensors. PyTorch is needed; it runs no code from the file.
 
     Raises:
-        ConfigError: PyTorch is not there, or the file is another.
+        ConfigError: PyTorch is not installed, or the file holds something else.
     """
     try:
         import torch

@@ -1,4 +1,4 @@
-"""A small classifier of handwritten digits, whose features stand in for Inception's where there are no weights."""
+"""A small classifier of handwritten digits, for metrics where there are no weights of Inception."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from mindone_ddpm.common.files import atomic_path, cache_dir
 
 
 class Digits:
-    """A small classifier of the built-in 8x8 digits; its features are the 32 units before the classes.
+    """A classifier of the built-in 8x8 digits; a FeatureNetwork. Its features are the 32 units before the classes.
 
-    Its figures say something about digits only, and are named so that nobody takes them for FID.
+    Its metrics are meaningful for digits only. Their names begin with ``digits_``, so that nobody takes them for FID.
+
+    Args:
+        layers: weight (inputs, outputs) and bias (outputs,) of each layer.
     """
 
     prefix, width = "digits_", 32
@@ -26,22 +29,22 @@ class Digits:
         self.identity = f"digits classifier {hashlib.sha256(content).hexdigest()[:12]}"
 
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x = np.stack([self.shrink(picture) for picture in pixels])
+        x = np.stack([self.shrink(image) for image in pixels])
         for weight, bias in self.layers[:-1]:
             x = np.maximum(x @ weight + bias, 0.0)
         weight, bias = self.layers[-1]
         return x.astype(np.float32), (x @ weight + bias).astype(np.float32)
 
     @staticmethod
-    def shrink(picture: np.ndarray) -> np.ndarray:
-        """To 64 grey values in [0, 1], float64."""
-        grey = picture[:, :, :3].astype(np.float32).mean(2)
+    def shrink(image: np.ndarray) -> np.ndarray:
+        """From uint8 (height, width, channels) to 64 grey values in [0, 1], float64."""
+        grey = image[:, :, :3].astype(np.float32).mean(2)
         small = Image.fromarray(grey).resize((8, 8), Image.Resampling.BOX)
         return np.asarray(small, np.float64).reshape(-1) / 255.0
 
 
 def load_digits_network() -> Digits:
-    """The classifier, trained when it is first asked for (seconds) and kept in the user's cache folder."""
+    """The classifier; trained on the first call (seconds), then cached in the user's cache folder."""
     path = cache_dir() / "digits-classifier-1.npz"
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -1,4 +1,4 @@
-"""The network whose features a configuration asks for."""
+"""The feature network that settings ask for."""
 
 from __future__ import annotations
 
@@ -8,5 +8,14 @@ from mindone_ddpm.evaluation.inception import load_inception
 
 
 def make_features(name: str, inception_weights: str | None, resize: str | None) -> FeatureNetwork:
-    """Raises ConfigError if it cannot be had."""
+    """A feature network.
+
+    Args:
+        name: ``inception`` or ``digits``.
+        inception_weights: see :func:`mindone_ddpm.evaluation.inception.find_inception_weights`.
+        resize: of :data:`RESIZES`, by default the first; for Inception.
+
+    Raises:
+        ConfigError: there are no such weights.
+    """
     return load_digits_network() if name == "digits" else load_inception(inception_weights, resize or RESIZES[0])

@@ -1,8 +1,4 @@
-"""Networks that turn pictures into features: the Inception-v3 of the FID literature, and a small one for digits.
-
-A feature network takes uint8 pixels (pictures, height, width, channels) and gives features (pictures, width), float32,
-and logits (pictures, classes) where it has classes. What it is, and how it resizes, is part of every figure's name.
-"""
+"""What a network for features is, and how images are resized for Inception."""
 
 from __future__ import annotations
 
@@ -16,19 +12,27 @@ RESIZES = ("pytorch-fid", "clean")
 
 
 class FeatureNetwork(Protocol):
-    """``identity`` says which network, weights and resize: statistics of another are not compared with."""
+    """A classifier whose hidden features are compared.
+
+    Attributes:
+        identity: network, weights and resize method; statistics of another are not comparable.
+        prefix: of the names of its metrics; empty for the published network.
+        width: of the features.
+    """
 
     identity: str
-    prefix: str  # of the names of its figures
+    prefix: str
     width: int
 
-    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """From uint8 (images, height, width, channels) to features, float32 of shape (images, width), and logits,
+        float32 of shape (images, classes)."""
 
 
 def bilinear_matrix(size: int, new_size: int) -> np.ndarray:
-    """What interpolates a row of ``size`` pixels linearly to ``new_size``: float32 of shape (new_size, size).
+    """The matrix that interpolates a row of ``size`` pixels linearly to ``new_size``; float32 (new_size, size).
 
-    Pixel centres are kept, edges repeated, and nothing is averaged when it shrinks: PyTorch's ``bilinear`` with
+    Pixel centres are aligned, edges repeated, and shrinking is not antialiased: PyTorch's ``bilinear`` with
     ``align_corners=False``.
     """
     places = np.maximum((np.arange(new_size) + 0.5) * (size / new_size) - 0.5, 0.0)
@@ -42,7 +46,7 @@ def bilinear_matrix(size: int, new_size: int) -> np.ndarray:
 
 
 def resize_as_pytorch_fid(pixels: np.ndarray) -> np.ndarray:
-    """To (pictures, 3, 299, 299) in [-1, 1], bilinear."""
+    """From uint8 (images, height, width, 3) to float32 (images, 3, 299, 299) in [-1, 1], bilinear."""
     _, height, width, _ = pixels.shape
     rows, columns = bilinear_matrix(height, INCEPTION_SIZE), bilinear_matrix(width, INCEPTION_SIZE)
     values = pixels.astype(np.float32).transpose(0, 3, 1, 2) / 255.0
@@ -50,17 +54,17 @@ def resize_as_pytorch_fid(pixels: np.ndarray) -> np.ndarray:
 
 
 def resize_clean(pixels: np.ndarray) -> np.ndarray:
-    """To (pictures, 3, 299, 299) in [-1, 1), bicubic with the shrunk pixels averaged, as clean-fid has it
-    (Parmar et al. 2022, section 3)."""
+    """From uint8 (images, height, width, 3) to float32 (images, 3, 299, 299) in [-1, 1), bicubic and antialiased, as in
+    clean-fid (Parmar et al. 2022, section 3)."""
 
     def resize(plane: np.ndarray) -> np.ndarray:
-        picture = Image.fromarray(plane.astype(np.float32))
-        return np.asarray(picture.resize((INCEPTION_SIZE, INCEPTION_SIZE), Image.Resampling.BICUBIC)).clip(0, 255)
+        image = Image.fromarray(plane.astype(np.float32))
+        return np.asarray(image.resize((INCEPTION_SIZE, INCEPTION_SIZE), Image.Resampling.BICUBIC)).clip(0, 255)
 
-    planes = [[resize(picture[:, :, channel]) for channel in range(3)] for picture in pixels]
+    planes = [[resize(image[:, :, channel]) for channel in range(3)] for image in pixels]
     return (np.array(planes, np.float32) - 128.0) / 128.0
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
-    """Grey and RGBA pictures in three channels."""
+    """Grey and RGBA pixels (images, height, width, 1 or 4) in three channels."""
     return pixels.repeat(3, 3) if pixels.shape[3] == 1 else pixels[:, :, :, :3]

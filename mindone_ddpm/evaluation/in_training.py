@@ -7,14 +7,15 @@ from typing import Any
 
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.evaluation import metrics
+from mindone_ddpm.evaluation.collector import StatisticsCollector, cached_statistics
 from mindone_ddpm.evaluation.config import EvaluationConfig
 from mindone_ddpm.evaluation.feature_networks import make_features
-from mindone_ddpm.evaluation.metrics import Statistics
-from mindone_ddpm.evaluation.statistics import Gathering, kept_statistics, name_figures, sampled, source_of
+from mindone_ddpm.evaluation.image_sources import generated_images, record_images
+from mindone_ddpm.evaluation.statistics import Statistics
 from mindone_ddpm.models import schedulers
 from mindone_ddpm.runtime.start import Runtime
-from mindone_ddpm.sampling import generate
 from mindone_ddpm.sampling.from_config import check_steps
+from mindone_ddpm.sampling.generate import choose_labels
 
 BATCH_SIZE = 50
 FORWARD_PASSES_PER_TRAINED_IMAGE = 3  # a step costs about three forward passes
@@ -43,13 +44,8 @@ class QualityEvaluator:
         guidance_scale: float = 1.0,
     ):
         assert settings.eval_metrics is not None
-        self.settings, self.runtime, self.records, self.unet, self.scheduler = (
-            settings,
-            runtime,
-            records,
-            unet,
-            scheduler,
-        )
+        self.settings, self.runtime, self.records = settings, runtime, records
+        self.unet, self.scheduler = unet, scheduler
         self.seed, self.guidance_scale = seed, guidance_scale
         self.every, self.best_metric = settings.eval_metrics_steps, settings.save_best
         self.wanted = settings.eval_metrics.split(",")
@@ -68,9 +64,9 @@ class QualityEvaluator:
         advice = " (--eval_num_samples), or --eval_metrics kid"
         metrics.check_count(self.wanted, settings.eval_num_samples, self.network.width, advice=advice)
         if self.wanted != ["inception_score"]:
-            source, count, what = source_of(self.records)
+            source, count, what = record_images(self.records)
             metrics.check_count(self.wanted, count, self.network.width, advice=", or --eval_metrics kid")
-            self.real = kept_statistics(self.network, self.wanted, source, count, what, BATCH_SIZE, self.runtime)
+            self.real = cached_statistics(self.network, self.wanted, source, count, what, BATCH_SIZE, self.runtime)
 
     def describe_cost(self, total_steps: int, images_per_step: int) -> str:
         settings = self.settings
@@ -85,24 +81,25 @@ class QualityEvaluator:
     def run(self, on_batch: Callable[[], object]) -> dict[str, float]:
         """By the names that metrics have in ``metrics.json``."""
         settings = self.settings
-        images = sampled(
+        images = generated_images(
             self.unet,
             schedulers.make_sampler("ddim", self.scheduler),
-            generate.choose_labels(self.unet, None, settings.eval_num_samples),
+            choose_labels(self.unet, None, settings.eval_num_samples),
             BATCH_SIZE,
             num_inference_steps=settings.eval_num_inference_steps,
             seed=self.seed,
             guidance_scale=self.guidance_scale,
         )
-        gathering = Gathering(self.network, self.wanted, False, None, "")
-        fake = gathering.run(images, settings.eval_num_samples, BATCH_SIZE, self.runtime, "evaluating", on_batch)
-        return name_figures(self.network, metrics.figures(self.wanted, self.real, fake, seed=self.seed))
+        collector = StatisticsCollector(self.network, self.wanted, keeps_features=False, path=None, what="")
+        fake = collector.run(images, settings.eval_num_samples, BATCH_SIZE, self.runtime, "evaluating", on_batch)
+        found = metrics.compute_metrics(self.wanted, self.real, fake, seed=self.seed)
+        return {self.key_of(name): value for name, value in found.items()}
 
     def shown(self, found: dict[str, float]) -> list[str]:
         return [name for name in found if not name.endswith("_std")]
 
     def key_of(self, metric: str) -> str:
-        return next(iter(name_figures(self.network, {metric: 0.0})))
+        return metrics.metric_name(metric, self.network.prefix)
 
     @property
     def conditions(self) -> dict[str, Any]:

@@ -1,8 +1,4 @@
-"""Networks that turn pictures into features: the Inception-v3 of the FID literature, and a small one for digits.
-
-A feature network takes uint8 pixels (pictures, height, width, channels) and gives features (pictures, width), float32,
-and logits (pictures, classes) where it has classes. What it is, and how it resizes, is part of every figure's name.
-"""
+"""The Inception-v3 of the FID literature, for MindSpore."""
 
 from __future__ import annotations
 
@@ -42,7 +38,7 @@ class Unit(nn.Cell):
 
 
 def average_pool(x):
-    """The mean of each 3x3 neighbourhood over what of it lies inside the picture."""
+    """The mean of each 3x3 neighbourhood over the part of it that is inside the image."""
     inside = ops.avg_pool2d(ops.ones_like(x[:1, :1]), 3, 1, 1)
     return ops.avg_pool2d(x, 3, 1, 1) / inside
 
@@ -126,7 +122,7 @@ class InceptionD(nn.Cell):
 
 
 class InceptionE(nn.Cell):
-    """The last of them pools by the maximum, an oddity of the published network that all figures have in them."""
+    """The last of them pools by the maximum, as in the published network, on which all published values depend."""
 
     def __init__(self, weights, name, pools_by_maximum):
         super().__init__()
@@ -162,8 +158,8 @@ class InceptionE(nn.Cell):
 class InceptionV3(nn.Cell):
     """Szegedy et al. 2016 as TensorFlow published it in 2015, which FID is defined by; weights named as in PyTorch's.
 
-    Takes (pictures, 3, 299, 299) in [-1, 1]; gives features (pictures, 2048) and logits (pictures, 1008). The logits
-    are without the bias, as the inception score's authors had them.
+    From (images, 3, 299, 299) in [-1, 1] to features (images, 2048) and logits (images, 1008), float32. The logits have
+    no bias, as in the inception score's original code.
     """
 
     def __init__(self, weights: dict[str, np.ndarray]):
@@ -218,7 +214,15 @@ def find_inception_weights(name: str | None) -> Path:
 
 
 def load_inception(name: str | None, resize: str) -> Inception:
-    """Raises ConfigError if there are no such weights, or they are of another network."""
+    """The network with weights from a file or the Hub.
+
+    Args:
+        name: see :func:`find_inception_weights`.
+        resize: of :data:`mindone_ddpm.evaluation.features.RESIZES`.
+
+    Raises:
+        ConfigError: there are no such weights, or they are of another network.
+    """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
@@ -236,7 +240,7 @@ def load_inception(name: str | None, resize: str) -> Inception:
 
 
 class Inception:
-    """The features of FID, KID, precision and recall, and the inception score."""
+    """The published network; a FeatureNetwork. ``weights_name`` and ``resize`` are part of its identity."""
 
     prefix, width = "", 2048
 

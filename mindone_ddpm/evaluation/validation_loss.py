@@ -9,8 +9,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
-from mindone_ddpm.data.randomness import VALIDATION_STREAM, batch_places, random_stream
-from mindone_ddpm.evaluation.statistics import rank_batches
+from mindone_ddpm.data.batching import pad_batch
+from mindone_ddpm.data.randomness import VALIDATION_STREAM, random_stream
+from mindone_ddpm.evaluation.collector import rank_batches
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime
 from mindone_ddpm.sampling.generate import evaluating
@@ -66,25 +67,25 @@ class ValidationLoss:
         """Forward passes of single images in one measurement."""
         return self.num_images * NUM_BUCKETS
 
-    def row(self, number: int) -> dict[str, Any]:
-        """The columns of row ``number``, from a generator of its own."""
-        place, bucket = divmod(number, NUM_BUCKETS)
-        return self.make_row(self.indices[place], random_stream(SEED, VALIDATION_STREAM, number), bucket)
+    def row(self, row_id: int) -> dict[str, Any]:
+        """The columns of a row, from a generator of its own."""
+        place, bucket = divmod(row_id, NUM_BUCKETS)
+        return self.make_row(self.indices[place], random_stream(SEED, VALIDATION_STREAM, row_id), bucket)
 
     def bucket_means(self, on_batch: Callable[[], object]) -> np.ndarray:
         """The mean loss in each range, float64 of shape (10,), over all ranks."""
         sums = np.zeros(NUM_BUCKETS)
         with evaluating(self.network):
-            for numbers in rank_batches(self.runtime, self.num_rows, self.batch_size):
+            for row_ids in rank_batches(self.runtime, self.num_rows, self.batch_size):
                 on_batch()
-                if not numbers:
+                if not row_ids:
                     continue
-                rows = [self.row(numbers[place]) for place in batch_places(0, self.batch_size, len(numbers))]
+                rows = [self.row(row_id) for row_id in pad_batch(row_ids, self.batch_size)]
                 columns = [
                     ms.Tensor(np.stack([row[name] for row in rows]), dtype) for name, dtype in self.columns.items()
                 ]
-                losses = self.loss(*columns).asnumpy().astype(np.float64)[: len(numbers)]
-                np.add.at(sums, np.array(numbers) % NUM_BUCKETS, losses)
+                losses = self.loss(*columns).asnumpy().astype(np.float64)[: len(row_ids)]
+                np.add.at(sums, np.array(row_ids) % NUM_BUCKETS, losses)
         return distributed.sum_exactly(self.runtime, sums) / self.num_images
 
     def prepare(self) -> None:

@@ -56,6 +56,26 @@ class Runtime:
         return self.rank == 0
 
 
+_running: Runtime | None = None  # what start returned last
+
+
+def start_once(device: str = "auto", mode: str | None = None) -> Runtime:
+    """The runtime of this process. It is started if nobody has, or if another device or mode is asked for.
+
+    Args:
+        device: ``auto`` keeps the one in use.
+        mode: None keeps the one in use; at first it is ``graph``.
+
+    Raises:
+        DeviceError: see :func:`start`.
+    """
+    if _running is None:
+        return start(device, mode or "graph", seed=0)
+    if device in ("auto", _running.device) and mode in (None, _running.mode):
+        return _running
+    return start(_running.device if device == "auto" else device, mode or _running.mode, seed=0)
+
+
 def start(
     device: str, mode: str, seed: int, deterministic: bool = False, max_device_memory_gib: int | None = None
 ) -> Runtime:
@@ -92,13 +112,16 @@ def start(
             file=sys.stderr,
         )
     quiet_libraries()
+    global _running
     if not launched_by_msrun():
-        return Runtime(backend, mode)
+        _running = Runtime(backend, mode)
+        return _running
     rank, world_size = _join_cluster()
     rendezvous = None
     if backend.rendezvous is not None and world_size > 1:
         rendezvous = backend.rendezvous(rank, world_size, os.environ.get("MS_SCHED_HOST", "127.0.0.1"), _from_main)
-    return Runtime(backend, mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), rendezvous)
+    _running = Runtime(backend, mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), rendezvous)
+    return _running
 
 
 def limit_cores_of_rank() -> None:

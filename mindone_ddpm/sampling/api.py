@@ -17,7 +17,7 @@ from mindone_ddpm.data.scaling import to_pixels
 from mindone_ddpm.models import lora as adapters
 from mindone_ddpm.models.foreign import pipeline_kind
 from mindone_ddpm.models.pipelines import load_pipeline, load_text_pipeline
-from mindone_ddpm.runtime.start import start
+from mindone_ddpm.runtime.start import start_once
 from mindone_ddpm.sampling.config import SampleConfig
 from mindone_ddpm.sampling.from_config import sample_values
 
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 
 
 def load(
-    model: str | PathLike[str], *, lora: str | PathLike[str] | None = None, device: str = "auto", mode: str = "graph"
+    model: str | PathLike[str],
+    *,
+    lora: str | PathLike[str] | None = None,
+    device: str = "auto",
+    mode: str | None = None,
 ) -> Pipeline:
-    """Load a saved pipeline.
+    """Load a saved pipeline. MindSpore is started if it is not running yet.
 
     Args:
         model: a folder, such as a run's ``output_dir``, or a name on the Hugging Face Hub.
         lora: folder or file of LoRA adapters to add to a Stable Diffusion pipeline's UNet.
-        device: ``auto``, ``Ascend``, ``GPU`` or ``CPU``.
-        mode: ``graph`` or ``pynative``.
+        device: ``Ascend``, ``GPU`` or ``CPU``; ``auto``: the one in use, or the first that is there.
+        mode: ``graph`` or ``pynative``; None: the one in use, at first graph.
 
     Returns:
         mindone's DDPMPipeline or StableDiffusionPipeline.
@@ -43,7 +47,7 @@ def load(
         ConfigError: there is no such pipeline, or it cannot be loaded.
         DeviceError: the device is not there.
     """
-    start(device, mode, seed=0)
+    start_once(device, mode)
     if "StableDiffusion" not in pipeline_kind(str(model)):
         if lora is not None:
             raise ConfigError(f"lora: is for text-to-image models; {model} is an unconditional one")
@@ -67,6 +71,8 @@ def sample(
     class_label: str | int | None = None,
     guidance_scale: float | None = None,
     eta: float | None = None,
+    clip_sample: bool | None = None,
+    timestep_spacing: str | None = None,
     height: int | None = None,
     width: int | None = None,
 ) -> np.ndarray:
@@ -80,7 +86,13 @@ def sample(
         seed: image i depends on (seed, i) alone.
         batch_size: images denoised at once; does not change them.
         prompts: of a Stable Diffusion pipeline; several are used in turn.
-        class_label: of a class-conditional model: class names or numbers, with commas between.
+        negative_prompt: what the images should not show.
+        class_label: of a class-conditional model: class names or numbers, with commas between; by default all in turn.
+        guidance_scale: 1 is none; by default 1 for classes, 7.5 for prompts.
+        eta: with ddim: 0 no noise between the steps, 1 as much as ddpm.
+        clip_sample: with ddpm and ddim: clip the predicted image; by default as trained.
+        timestep_spacing: ``leading``, ``trailing`` or ``linspace``; by default as trained.
+        height, width: in pixels, for prompts; by default as trained.
 
     Returns:
         uint8 of shape (num_images, height, width, channels); see ``make_grid``.
@@ -100,6 +112,8 @@ def sample(
         class_label=None if class_label is None else str(class_label),
         guidance_scale=guidance_scale,
         eta=eta,
+        clip_sample=clip_sample,
+        timestep_spacing=timestep_spacing,
         height=height,
         width=width,
     )

@@ -1,4 +1,4 @@
-"""Generated images: from tensors to pixels, to PNG files, and to pictures of the denoising itself."""
+"""Generated images: from tensors to pixels, to PNG files, and how they were denoised."""
 
 from __future__ import annotations
 

@@ -17,9 +17,11 @@ from mindone_ddpm.cli import make_parser
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.parse import from_arguments
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.evaluation import digits_network, evaluate, features, inception, metrics, statistics
+from mindone_ddpm.evaluation import digits_network, features, inception, measure, metrics, statistics
+from mindone_ddpm.evaluation.commands import evaluate_to_folder
 from mindone_ddpm.evaluation.config import EvaluateConfig
 from mindone_ddpm.evaluation.convert import INCEPTION_SHAPES, check_inception_shapes
+from mindone_ddpm.evaluation.image_sources import ImageFolder
 from mindone_ddpm.sampling import generate as generate_module
 
 
@@ -37,11 +39,11 @@ def write_images(folder: Path, count: int, seed: int, shape=(48, 40, 3)) -> Path
 def reference(tmp_path_factory):
     """Two folders, random weights as pytorch-fid publishes them, and what it makes of them."""
     folder = tmp_path_factory.mktemp("fid")
-    pictures = [write_images(folder / name, 24, seed) for seed, name in enumerate("ab")]
+    folders = [write_images(folder / name, 24, seed) for seed, name in enumerate("ab")]
     python = peer_python()
     environment = {**os.environ, "PYTHONPATH": str(python.parent.parent / "extra")}
     subprocess.run(
-        [python, str(ROOT / "tests" / "programs" / "peer_fid.py"), folder, *pictures], check=True, env=environment
+        [python, str(ROOT / "tests" / "programs" / "peer_fid.py"), folder, *folders], check=True, env=environment
     )
     subprocess.run(
         [python, "-m", "mindone_ddpm", "convert_inception", folder / "weights.pth", folder / "weights.safetensors"],
@@ -56,12 +58,12 @@ def test_features_and_fid_are_those_of_pytorch_fid(reference):
     expected = np.load(reference / "reference.npz")
     sides = []
     for name, key in (("a", "first"), ("b", "second")):
-        folder = statistics.Folder(str(reference / name), "--real")
+        folder = ImageFolder(str(reference / name), "--real")
         rows = np.concatenate([network(folder(list(range(first, first + 8))))[0] for first in (0, 8, 16)])
         difference = np.abs(rows - expected[key]).max()
         print(f"largest difference of features {difference:.2g}, of at most {np.abs(expected[key]).max():.2g}")
         assert difference <= 1e-4
-        sides.append(metrics.Statistics(network.width))
+        sides.append(statistics.Statistics(network.width))
         sides[-1].add(rows, None, range(24), 24)
     distance = metrics.fid(*sides, force=True)
     print(f"FID {distance:.6f}, pytorch-fid {float(expected['fid']):.6f}")
@@ -73,13 +75,13 @@ def test_the_command_gives_that_figure_too(reference, tmp_path):
     flags += ["--metrics", "fid,kid,precision_recall,inception_score", "--batch_size", 5, "--device", "CPU"]
     first = run_program(*flags, "--real", reference / "a", "--output_dir", tmp_path / "refused")
     assert first.returncode == 1
-    assert "fid: 24 pictures are too few for features of width 2048" in first.stderr and "kid" in first.stderr
+    assert "fid: 24 images are too few for features of width 2048" in first.stderr and "kid" in first.stderr
     result = run_program(
         *flags, "--real", reference / "a", "--force", "--output_dir", tmp_path / "out",
         "--save_real_statistics", tmp_path / "real.npz",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert "warning: fid of 24 pictures" in result.stderr
+    assert "warning: fid of 24 images" in result.stderr
     about = json.loads((tmp_path / "out" / "metrics.json").read_text())
     expected = float(np.load(reference / "reference.npz")["fid"])
     assert about["metrics"]["fid"] == pytest.approx(expected, abs=1e-3)
@@ -209,22 +211,22 @@ def test_interrupted_it_goes_on(alone, model, tmp_path, monkeypatch):
     generate, calls = generate_module.generate, []
 
     def interrupted(*arguments, **options):
-        calls.append(options["numbers"][0])
+        calls.append(options["sample_ids"][0])
         if len(calls) == 3:
             raise KeyboardInterrupt
         return generate(*arguments, **options)
 
     monkeypatch.setattr(generate_module, "generate", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        evaluate.evaluate(config)
-    found = evaluate.evaluate(config)
+        evaluate_to_folder(config)
+    found = evaluate_to_folder(config)
     assert calls == [0, 16, 32, 32, 48, 64]  # what was done is not done again
     assert found == pytest.approx(figures_of(alone), rel=1e-3)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["metrics.json"]
 
 
 def test_an_interruption_amid_a_batch_counts_nothing_twice(model, alone, tmp_path, monkeypatch):
-    add, calls = metrics.Statistics.add, []
+    add, calls = statistics.Statistics.add, []
 
     def interrupted(self, *arguments):
         add(self, *arguments)
@@ -232,16 +234,16 @@ def test_an_interruption_amid_a_batch_counts_nothing_twice(model, alone, tmp_pat
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(metrics.Statistics, "add", interrupted)
+    monkeypatch.setattr(statistics.Statistics, "add", interrupted)
     wanted = ("--metrics", "fid,kid,precision_recall")
     config = from_flags(*flags_for(model, tmp_path / "out", "--batch_size", 16, *wanted)[1:])
     with pytest.raises(KeyboardInterrupt):
-        evaluate.evaluate(config)
-    assert evaluate.evaluate(config) == pytest.approx(figures_of(alone), rel=1e-3)
+        evaluate_to_folder(config)
+    assert evaluate_to_folder(config) == pytest.approx(figures_of(alone), rel=1e-3)
 
 
-def test_pictures_that_have_changed_are_looked_at_anew(tmp_path):
-    """The first command gathers the pictures, then fails for want of references that keep features."""
+def test_images_that_have_changed_are_read_again(tmp_path):
+    """The first command is interrupted after it has extracted the features."""
     write_images(tmp_path / "real", 40, 0)
     write_images(tmp_path / "fake", 40, 0)
     flags = ["--fake", tmp_path / "fake", "--real", tmp_path / "real", "--features", "digits", "--metrics", "kid"]
@@ -251,30 +253,30 @@ def test_pictures_that_have_changed_are_looked_at_anew(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(evaluate.metrics, "figures", interrupted)
-        evaluate.evaluate(config)
+        patch.setattr(metrics, "compute_metrics", interrupted)
+        evaluate_to_folder(config)
     assert list((tmp_path / "out").glob(".statistics-*"))
     for path in (tmp_path / "fake").iterdir():
         Image.new("RGB", (40, 48), "white").save(path)
-    changed = evaluate.evaluate(config)["digits_kernel_distance"]
+    changed = evaluate_to_folder(config)["digits_kernel_distance"]
     shutil.rmtree(tmp_path / "out")
-    assert changed == evaluate.evaluate(config)["digits_kernel_distance"] != 0
+    assert changed == evaluate_to_folder(config)["digits_kernel_distance"] != 0
 
 
 def test_files_of_statistics_cut_short(tmp_path):
-    whole = metrics.Statistics(4)
+    whole = statistics.Statistics(4)
     whole.add(np.ones((3, 4)), None, range(3), 3)
-    metrics.save_statistics(whole, {}, tmp_path / "s.npz")
+    statistics.save_statistics(whole, {}, tmp_path / "s.npz")
     content = (tmp_path / "s.npz").read_bytes()
     for length in (100, len(content) // 2, len(content) - 10):
         (tmp_path / "s.npz").write_bytes(content[:length])
-        with pytest.raises(metrics.MetricError, match="holds no statistics"):
-            metrics.load_statistics(tmp_path / "s.npz")
-        assert metrics.load_if_whole(tmp_path / "s.npz") is None
+        with pytest.raises(statistics.MetricError, match="holds no statistics"):
+            statistics.load_statistics(tmp_path / "s.npz")
+        assert statistics.load_cached(tmp_path / "s.npz") is None
 
 
-def test_real_pictures_are_made_as_large_as_in_training(tmp_path):
-    """A wide picture is squashed where training squashes, and cut to its middle where training cuts."""
+def test_real_images_are_resized_as_in_training(tmp_path):
+    """A wide image is squashed where training squashes, and cropped to its middle where training crops."""
     wide = np.zeros((8, 24, 3), np.uint8)
     wide[:, 8:16] = 255
     (tmp_path / "wide").mkdir()
@@ -283,7 +285,7 @@ def test_real_pictures_are_made_as_large_as_in_training(tmp_path):
     shares = {}
     for mode in ("squash", "crop"):
         config = from_flags("--model", "m", "--train_data_dir", tmp_path / "wide", "--resize_mode", mode)
-        shares[mode] = (evaluate.real_records(config, unet).image(0) > 127).mean()
+        shares[mode] = (measure.real_records(config, unet).image(0) > 127).mean()
     assert shares["crop"] == 1 and shares["squash"] == pytest.approx(1 / 3, abs=0.15)
 
 
@@ -297,17 +299,17 @@ def test_features_are_kept_when_asked(model, tmp_path):
 
 
 def test_folders_that_will_not_do(tmp_path):
-    with pytest.raises(DataError, match="there are no pictures in it"):
-        statistics.Folder(str(tmp_path), "--real")
+    with pytest.raises(DataError, match="there are no images in it"):
+        ImageFolder(str(tmp_path), "--real")
     write_images(tmp_path / "sizes", 3, 0)
     Image.new("RGB", (10, 12)).save(tmp_path / "sizes" / "zz.png")
-    folder = statistics.Folder(str(tmp_path / "sizes"), "--fake")
+    folder = ImageFolder(str(tmp_path / "sizes"), "--fake")
     with pytest.raises(DataError, match=r"zz.png is 10x12 with 3 channel\(s\), but .*000.png is 40x48"):
         folder(list(range(4)))
     shutil.copytree(tmp_path / "sizes", tmp_path / "channels")
     Image.new("L", (40, 48)).save(tmp_path / "channels" / "zz.png")
     with pytest.raises(DataError, match=r"with 1 channel\(s\), but"):
-        statistics.Folder(str(tmp_path / "channels"), "--fake")(list(range(4)))
+        ImageFolder(str(tmp_path / "channels"), "--fake")(list(range(4)))
     (tmp_path / "sizes" / "001.png").write_bytes(b"\x89PNG broken")
     with pytest.raises(DataError, match=r"001.png: not a readable image"):
         folder([1])
@@ -317,7 +319,7 @@ def test_folders_that_will_not_do(tmp_path):
     ("flags", "message"),
     [
         (["--model", "m", "--fake", "f", "--real", "."], "--model or --fake: give one of them"),
-        (["--fake", "."], "--dataset_name, --train_data_dir, --real or --real_statistics: give the real pictures"),
+        (["--fake", "."], "--dataset_name, --train_data_dir, --real or --real_statistics: give the real images"),
         (["--fake", ".", "--real", "nowhere"], "--real nowhere: no such folder"),
         (["--fake", ".", "--real", ".", "--dataset_name", "digits"], "give only one of them"),
         (["--model", "m", "--real", ".", "--num_samples", "0"], "--num_samples 0: must be at least 1"),
@@ -349,7 +351,7 @@ def test_wrong_use_is_told_at_once(flags, message, tmp_path):
         (["--eval_metrics_steps", 5], "--eval_metrics_steps: has a meaning with --eval_metrics only"),
         (
             ["--eval_metrics", "fid", "--eval_features", "digits", "--eval_num_samples", 20],
-            "fid: 20 pictures are too few",
+            "fid: 20 images are too few",
         ),
     ],
 )

@@ -41,7 +41,7 @@ def watched(digits_flags, tmp_path_factory):
 
 def test_figures_on_the_way_and_their_cost(watched):
     folder, said = watched
-    # 3 x 100 pictures x 4 steps forward, against 60 x 32 pictures of three times forward.
+    # 3 x 100 images x 4 forward passes, against 60 x 32 images of three forward passes.
     assert "3 time(s), some 21% of the training's time" in said
     curve = curve_of(folder)
     assert {step for step, _ in curve} == {20, 40, 60}

@@ -1,4 +1,4 @@
-"""The figures against closed forms."""
+"""The metrics against closed forms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mindone_ddpm.evaluation import metrics
-from mindone_ddpm.evaluation.metrics import MetricError, Statistics
+from mindone_ddpm.evaluation.statistics import MetricError, Statistics, load_statistics, save_statistics
 
 GENERATOR = np.random.default_rng(11)
 
@@ -64,7 +64,7 @@ def test_batches_and_their_order_leave_no_trace():
             whole.add(rows[part], logits[part], numbers, 300)
         np.testing.assert_array_equal(whole.rows(), rows)
         wanted = ("fid", "kid", "precision_recall", "inception_score")
-        results.append(metrics.figures(wanted, real, whole))
+        results.append(metrics.compute_metrics(wanted, real, whole))
     for found in results[1:]:
         assert found == pytest.approx(results[0], rel=1e-10)
 
@@ -79,7 +79,7 @@ def test_fid_of_a_set_against_itself_is_nothing_and_against_a_shifted_one_the_sh
 def test_fid_of_too_few_is_refused_with_advice_or_forced():
     few = statistics_of(GENERATOR.standard_normal((8, 8)).astype(np.float32))
     many = statistics_of(GENERATOR.standard_normal((80, 8)).astype(np.float32))
-    with pytest.raises(MetricError, match=r"8 pictures are too few for .* width 8.*--metrics kid, or --force"):
+    with pytest.raises(MetricError, match=r"8 images are too few for .* width 8.*--metrics kid, or --force"):
         metrics.fid(many, few)
     assert metrics.fid(many, few, force=True) > 0
 
@@ -138,8 +138,8 @@ def test_inception_score_of_known_probabilities():
 def test_files_hold_all_of_it(tmp_path, keeps_features):
     rows, logits = GENERATOR.standard_normal((30, 4)).astype(np.float32), GENERATOR.standard_normal((30, 5))
     found = statistics_of(rows, logits, 7, keeps_features)
-    metrics.save_statistics(found, {"network": "x"}, tmp_path / "s.npz")
-    again, about = metrics.load_statistics(tmp_path / "s.npz")
+    save_statistics(found, {"network": "x"}, tmp_path / "s.npz")
+    again, about = load_statistics(tmp_path / "s.npz")
     assert about == {"network": "x"}
     for name, values in found.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], values)
@@ -154,4 +154,4 @@ def test_other_files_are_told_in_one_line(tmp_path, content):
     elif content is not None:
         path.write_bytes(content)
     with pytest.raises(MetricError, match=r"s.npz: (no such file|holds no statistics)"):
-        metrics.load_statistics(path)
+        load_statistics(path)

@@ -1,4 +1,4 @@
-"""The loss on pictures that are not trained on."""
+"""The loss on held-out images."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def digits(small_model, **changes) -> TrainingConfig:
     return TrainingConfig(**{**settings, "model_config_name_or_path": str(small_model), **changes})
 
 
-def test_the_split_is_the_same_for_every_seed_and_keeps_pictures_and_labels_together(small_model):
+def test_the_split_is_the_same_for_every_seed_and_keeps_images_and_labels_together(small_model):
     whole = open_records(digits(small_model, class_conditional=True))
     parts = [open_records(digits(small_model, class_conditional=True, validation_split=0.1, seed=s)) for s in (1, 2)]
     for training in parts:
@@ -35,8 +35,8 @@ def test_the_split_is_the_same_for_every_seed_and_keeps_pictures_and_labels_toge
     aside = [held_out.image(index).tobytes() for index in range(20)]
     assert not {*kept} & {*aside} and {*kept} | {*aside} == known
     assert [parts[0].held_out.image(index).tobytes() for index in range(20)] == aside
-    by_picture = {whole.image(index).tobytes(): whole.label(index) for index in range(200)}
-    assert [held_out.label(index) for index in range(20)] == [by_picture[content] for content in aside]
+    by_image = {whole.image(index).tobytes(): whole.label(index) for index in range(200)}
+    assert [held_out.label(index) for index in range(20)] == [by_image[content] for content in aside]
 
 
 def make_loss(small_model, batch_size=16, num_images=6, **changes) -> ValidationLoss:
@@ -47,7 +47,7 @@ def make_loss(small_model, batch_size=16, num_images=6, **changes) -> Validation
     return validation
 
 
-def test_the_pictures_lie_evenly_among_those_put_aside(small_model):
+def test_the_images_are_evenly_spread_over_the_held_out_ones(small_model):
     assert make_loss(small_model, num_images=6).indices == [0, 4, 8, 11, 15, 19]
     assert make_loss(small_model, num_images=100).indices == list(range(20))
 
@@ -61,9 +61,9 @@ def test_values_are_those_of_the_formula(graph_mode, small_model, labelled):
     expected = np.zeros(NUM_BUCKETS)
     for number in range(6 * NUM_BUCKETS):
         row = validation.row(number)
-        picture, noise, timestep, label = row["images"], row["noise"], row["timesteps"], row.get("labels")
-        assert timestep // 100 == number % NUM_BUCKETS and np.abs(picture).max() <= 1
-        noisy = np.sqrt(alphas[timestep]) * picture + np.sqrt(1 - alphas[timestep]) * noise
+        image, noise, timestep, label = row["images"], row["noise"], row["timesteps"], row.get("labels")
+        assert timestep // 100 == number % NUM_BUCKETS and np.abs(image).max() <= 1
+        noisy = np.sqrt(alphas[timestep]) * image + np.sqrt(1 - alphas[timestep]) * noise
         labels = [ms.Tensor([label], ms.int32)] if labelled else []
         answer = validation.network(ms.Tensor(noisy[None], ms.float32), ms.Tensor([timestep], ms.int32), *labels)[0]
         expected[number % NUM_BUCKETS] += ((answer.asnumpy() - noise) ** 2).mean() / 6

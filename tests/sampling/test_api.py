@@ -11,6 +11,7 @@ from conftest import ROOT, run_program
 from PIL import Image
 
 import mindone_ddpm as md
+from mindone_ddpm.runtime.start import start, start_once
 
 PIPELINE = ROOT / "tests" / "data" / "runs_of_0_1" / "pipeline"
 
@@ -56,6 +57,26 @@ def test_metrics_are_those_of_the_command(tmp_path):
     assert result.returncode == 0, result.stderr
     assert found == pytest.approx(json.loads((tmp_path / "metrics.json").read_text())["metrics"], rel=1e-6)
     assert set(found) == {"digits_kernel_distance", "digits_kernel_distance_std"}
+
+
+def test_mindspore_is_started_once_and_stays_as_it_is():
+    first = start("CPU", "pynative", seed=0)
+    assert start_once() is first and start_once("CPU", "pynative") is first
+    md.load(PIPELINE)
+    assert start_once() is first
+    md.load(PIPELINE, mode="graph")
+    assert (start_once().device, start_once().mode) == ("CPU", "graph")
+
+
+@pytest.mark.parametrize("scheduler", [None, "ddim"])
+def test_a_batch_size_changes_no_image_and_the_pipeline_stays_as_it_is(scheduler):
+    pipe = md.load(PIPELINE)
+    settings = {"scheduler": scheduler, "num_inference_steps": 3, "seed": 1, "class_label": "3,5"}
+    together = md.sample(pipe, 5, **settings).astype(int)
+    saved, config = pipe.scheduler, dict(pipe.scheduler.config)
+    parts = md.sample(pipe, 5, batch_size=2, **settings)
+    assert np.abs(parts - together).max() <= 1 and len(np.unique(together[0] - together[1])) > 1
+    assert pipe.scheduler is saved and dict(pipe.scheduler.config) == config
 
 
 def test_wrong_use_names_the_argument(tmp_path):

@@ -31,7 +31,7 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     generator = np.random.default_rng(0)
     for name in ("a", "b"):
         Image.fromarray(generator.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / f"{name}.png")
@@ -41,24 +41,24 @@ def pictures(tmp_path):
     return tmp_path
 
 
-def test_inpainting_keeps_what_is_known_and_makes_the_rest(model, pictures):
+def test_inpainting_keeps_what_is_known_and_makes_the_rest(model, images):
     config = InpaintConfig(
         model=str(model),
-        image=str(pictures / "a.png"),
-        mask=str(pictures / "mask.png"),
-        output_dir=str(pictures / "out"),
+        image=str(images / "a.png"),
+        mask=str(images / "mask.png"),
+        output_dir=str(images / "out"),
         num_images=2,
         num_inference_steps=12,
         jump_length=3,
         jump_n_sample=2,
     )
     commands.inpaint(config)
-    original = np.asarray(Image.open(pictures / "a.png")).astype(int)
-    made = [np.asarray(Image.open(pictures / "out" / f"a-{version:02d}.png")).astype(int) for version in range(2)]
+    original = np.asarray(Image.open(images / "a.png")).astype(int)
+    made = [np.asarray(Image.open(images / "out" / f"a-{version:02d}.png")).astype(int) for version in range(2)]
     for version in made:
         np.testing.assert_allclose(version[:, :4], original[:, :4], atol=1)
     assert (made[0][:, 4:] != made[1][:, 4:]).mean() > 0.5
-    with Image.open(pictures / "out" / "grid.png") as grid:
+    with Image.open(images / "out" / "grid.png") as grid:
         assert grid.size == (3 * 66 + 2, 66 + 2)
 
 
@@ -78,37 +78,37 @@ def test_repaint_goes_back_and_forth_as_often_as_asked(graph_mode):
     assert calls[-1] == 0 and calls[0] == 95
 
 
-def test_interpolation_with_little_noise_begins_and_ends_with_the_pictures(model, pictures):
+def test_interpolation_with_little_noise_begins_and_ends_with_the_images(model, images):
     config = InterpolateConfig(
         model=str(model),
-        image_a=str(pictures / "a.png"),
-        image_b=str(pictures / "b.png"),
-        output_dir=str(pictures / "out"),
+        image_a=str(images / "a.png"),
+        image_b=str(images / "b.png"),
+        output_dir=str(images / "out"),
         num_images=3,
         num_inference_steps=50,
         strength=0.02,
     )
     commands.interpolate(config)
-    row = [np.asarray(Image.open(pictures / "out" / f"{n:05d}.png")).astype(int) for n in range(3)]
-    ends = [np.asarray(Image.open(pictures / f"{name}.png")).astype(int) for name in "ab"]
+    row = [np.asarray(Image.open(images / "out" / f"{n:05d}.png")).astype(int) for n in range(3)]
+    ends = [np.asarray(Image.open(images / f"{name}.png")).astype(int) for name in "ab"]
     assert np.abs(row[0] - ends[0]).mean() < 10 and np.abs(row[2] - ends[1]).mean() < 10
     assert np.abs(row[1] - (ends[0] + ends[1]) / 2).mean() < 10
 
 
-def test_what_will_not_do(model, pictures):
-    good = {"model": str(model), "image": str(pictures / "a.png"), "mask": str(pictures / "mask.png")}
-    out = str(pictures / "out")
-    Image.new("L", (8, 8), 255).save(pictures / "white.png")
+def test_what_will_not_do(model, images):
+    good = {"model": str(model), "image": str(images / "a.png"), "mask": str(images / "mask.png")}
+    out = str(images / "out")
+    Image.new("L", (8, 8), 255).save(images / "white.png")
     for change, message in (
-        ({"image": str(pictures / "none.png")}, "--image .*none.png: no such file"),
-        ({"mask": str(pictures / "white.png")}, "--mask .*white.png: must have white parts"),
+        ({"image": str(images / "none.png")}, "--image .*none.png: no such file"),
+        ({"mask": str(images / "white.png")}, "--mask .*white.png: must have white parts"),
         ({"jump_length": 300}, "--jump_length 300: must be below"),
         ({"mask": ""}, "--mask: give an image"),
-        ({"class_label": "3"}, "--class_label 3: this model knows no classes"),
+        ({"class_label": "3"}, "--class_label 3: this model has no classes"),
     ):
         with pytest.raises(ConfigError, match=message):
             commands.inpaint(InpaintConfig(**{**good, **change}, output_dir=out))
-    assert not (pictures / "out").exists()
+    assert not (images / "out").exists()
 
 
 def test_the_noise_has_the_samplers_scale(graph_mode):

@@ -15,8 +15,8 @@ from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import make_unet
 from mindone_ddpm.objectives import ddpm
 from mindone_ddpm.sampling import generate as sampling
-from mindone_ddpm.sampling import images
 from mindone_ddpm.sampling.generate import choose_labels, make_denoiser
+from mindone_ddpm.sampling.images import Trajectory, save_image
 
 CONFIG = TrainingConfig(preset="tiny", image_size=8, channels=1)
 
@@ -35,7 +35,7 @@ def generate(unet, scheduler, **values):
     return to_pixels(sampling.generate(unet, scheduler, **settings))
 
 
-def test_pictures_are_those_of_the_ddpm_pipeline(unet):
+def test_images_are_those_of_the_ddpm_pipeline(unet):
     scheduler = ddpm.make_noise_scheduler(CONFIG)
     generators = [random_stream(3, IMAGE_STREAM, number) for number in range(5)]
     pipeline = pipelines.pipeline_class("DDPMPipeline")(unet=unet.set_train(False), scheduler=scheduler)
@@ -46,7 +46,7 @@ def test_pictures_are_those_of_the_ddpm_pipeline(unet):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_picture_depends_on_seed_and_number_only(unet, name):
+def test_an_image_depends_on_seed_and_number_only(unet, name):
     scheduler = schedulers.make_sampler(name, ddpm.make_noise_scheduler(CONFIG))
     whole = generate(unet, scheduler)
     for batch_size in (2, 3):
@@ -80,9 +80,9 @@ def test_grids_are_near_square(number, rows, columns):
     assert grid.size == (columns * 102 + 2, rows * 102 + 2)
 
 
-def test_a_grid_shows_each_picture_in_its_place_enlarged():
-    pictures = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
-    grid = np.asarray(make_grid(pictures))
+def test_a_grid_shows_each_image_in_its_place_enlarged():
+    images = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 8, 8, 1), np.uint8)
+    grid = np.asarray(make_grid(images))
     assert grid.shape == (134, 134)
     assert [grid[2, 2], grid[2, 131], grid[131, 2], grid[131, 131]] == [0, 1, 2, 3]
 
@@ -126,7 +126,7 @@ def test_classes_are_chosen_by_name_and_by_number(labelled_unet, unet):
         choose_labels(labelled_unet, "cow", 1)
     with pytest.raises(ConfigError, match="--class_label 3"):
         choose_labels(labelled_unet, "3", 1)
-    with pytest.raises(ConfigError, match="--class_label 1: this model knows no classes"):
+    with pytest.raises(ConfigError, match="--class_label 1: this model has no classes"):
         choose_labels(unet, "1", 1)
 
 
@@ -157,20 +157,20 @@ def test_16_bit_files_hold_the_values(tmp_path, channels):
 
     values = np.random.default_rng(0).random((5, 6, channels)).astype(np.float32)
     for bit_depth, error in ((16, 0.51 / 65535), (8, 0.51 / 255)):
-        images.save_image(values, tmp_path / "a.png", bit_depth)
+        save_image(values, tmp_path / "a.png", bit_depth)
         found = decode_precise(None, str(tmp_path / "a.png"), "a.png")
         assert np.abs(found - values).max() <= error
 
 
 @pytest.mark.parametrize("kind", ["strip", "gif"])
-def test_trajectories_show_the_first_pictures_over_time(tmp_path, unet, kind):
+def test_trajectories_show_the_first_images_over_time(tmp_path, unet, kind):
     scheduler = schedulers.make_sampler("ddim", ddpm.make_noise_scheduler(CONFIG))
-    trajectory = images.Trajectory(4)
+    trajectory = Trajectory(4)
     final = generate(unet, scheduler, on_step=trajectory.add)
     assert len(trajectory.frames) == 4
     np.testing.assert_array_equal(trajectory.frames[-1], final)
-    with Image.open(trajectory.save(tmp_path, kind)) as picture:
+    with Image.open(trajectory.save(tmp_path, kind)) as image:
         if kind == "gif":
-            assert picture.n_frames == 4
+            assert image.n_frames == 4
         else:
-            assert picture.size == (4 * 66 + 2, 5 * 66 + 2)
+            assert image.size == (4 * 66 + 2, 5 * 66 + 2)

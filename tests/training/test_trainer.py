@@ -98,7 +98,7 @@ def test_sampling_from_the_saved_pipeline(digits_run, tmp_path):
     picture = Image.open(tmp_path / "a" / "00004.png")
     assert (picture.size, picture.mode) == ((8, 8), "L")
     refused = run_program("sample", "--model", folder, *settings, "--output_dir", tmp_path / "a")
-    assert refused.returncode == 2 and "already holds pictures" in refused.stderr
+    assert refused.returncode == 2 and "already holds images" in refused.stderr
 
 
 @pytest.mark.parametrize("channels", [3, 4])
