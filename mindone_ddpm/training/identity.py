@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,8 @@ def identity_of(training: Training) -> dict[str, Any]:
     """What must be the same for a checkpoint to be this run's: locked settings, data, networks, objective. JSON."""
     config, batch_size = training.config, training.plan.global_batch_size
     settings = {name: getattr(config, name) for name in settings_by_resume(type(config), "locked")}
-    return {**settings, "global_batch_size": batch_size, **training.data_identity, **training.job.identity()}
+    found = {**settings, "global_batch_size": batch_size, **training.data_identity, **training.job.identity()}
+    return json.loads(json.dumps(found))  # as it is read back: keys are strings, and tuples are lists
 
 
 def identity_of_data(datasets: Sequence[ImageRecords]) -> dict[str, str]:

@@ -220,7 +220,7 @@ def test_a_picture_is_the_pipelines_own_and_depends_on_seed_and_number(graph_mod
     prompts = ["a handwritten one", "a handwritten two", "a handwritten one"]
 
     def make(**values):
-        settings = {"numbers": range(3), "batch_size": 3, "num_inference_steps": 3, "seed": 1, "guidance_scale": 3.0}
+        settings = {"sample_ids": range(3), "batch_size": 3, "num_inference_steps": 3, "seed": 1, "guidance_scale": 3.0}
         return generate_from_prompts(pipeline, prompts, **{**settings, **values})
 
     whole = make()

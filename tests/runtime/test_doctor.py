@@ -62,7 +62,7 @@ def make_ascend(monkeypatch, tmp_path, devices=True, driver=True, sourced=True, 
     (tmp_path / "version.cfg").write_text(VERSION_CFG.format(cann))
     monkeypatch.setattr(doctor, "ASCEND_FOLDERS", (str(tmp_path),))
     monkeypatch.setattr(doctor, "available_devices", lambda: ["Ascend", "CPU"] if devices else ["CPU"])
-    monkeypatch.setattr(doctor, "said_by", lambda *command: "NPU 0" if driver else None)
+    monkeypatch.setattr(doctor, "output_of", lambda *command: "NPU 0" if driver else None)
     if sourced:
         monkeypatch.setenv("ASCEND_HOME_PATH", str(tmp_path))
     else:
@@ -135,7 +135,7 @@ def test_with_one_npu_ranks_are_not_tried(monkeypatch):
 
 
 def test_a_gpu_that_mindspore_cannot_use(monkeypatch):
-    monkeypatch.setattr(doctor, "said_by", lambda *command: "NVIDIA H200, 580.1\n")
+    monkeypatch.setattr(doctor, "output_of", lambda *command: "NVIDIA H200, 580.1\n")
     found = doctor.check_gpu()
     assert found.status == "warning" and "libcuda.so.1 is not found; training takes the CPU" in found.text
     assert "nvidia-smi" in found.advice

@@ -38,6 +38,9 @@ from mindone_ddpm.sampling.prompts import generate_from_prompts
 with quiet_imports():
     from mindone.diffusers import DDPMScheduler
 
+# What a text encoder's configuration says about its file, not about the network.
+NOT_STRUCTURE = ("_name_or_path", "architectures", "transformers_version")
+
 
 class TextToImageLoss(nn.Cell):
     """The loss of each captioned image. The parameters of :meth:`construct` are the columns of a batch, by name.
@@ -148,11 +151,12 @@ class TextToImageJob:
         return {"unet": AdapterWeights(self.unet) if self.config.rank is not None else WholeNetwork(self.unet)}
 
     def identity(self) -> dict[str, Any]:
+        text_encoder = self.base.text_encoder.config.to_dict()
         return {
             "unet": network_identity(self.unet),
             "noise": self.objective.identity(),
             "vae": network_identity(self.base.vae),
-            "text_encoder": self.base.text_encoder.config.to_dict(),
+            "text_encoder": {name: value for name, value in text_encoder.items() if name not in NOT_STRUCTURE},
         }
 
     def before_training(self, show_progress: bool) -> None:
