@@ -17,7 +17,7 @@ DOCS = [
 setup(
     name="mindone-ddpm",
     version=VERSION.group(1),
-    description="Train diffusion models on your own pictures with MindSpore and mindone, on Ascend, GPU or CPU",
+    description="Train diffusion models on your own images with MindSpore and mindone, on Ascend, GPU or CPU",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

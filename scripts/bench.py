@@ -51,7 +51,7 @@ def timed(function: Any) -> float:
 
 
 def prepare(options: dict[str, Any], folder: str, **changes: Any) -> Any:
-    """A training on the built-in digits, enlarged: the pictures do not matter to the clock."""
+    """A training on the built-in digits, enlarged: what the images show does not matter to the time."""
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
     from mindone_ddpm.training import setup
 
@@ -217,7 +217,7 @@ def our_profile(options: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def our_multiply_adds(options: dict[str, Any]) -> dict[str, Any]:
-    """Multiply-adds of one picture's way forward through convolutions, matrix products and attention."""
+    """Multiply-adds of one image on its way forward through convolutions, matrix products and attention."""
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
     from mindone_ddpm.models.unet import make_unet
     from mindone_ddpm.runtime.start import start
