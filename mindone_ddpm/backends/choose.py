@@ -14,10 +14,15 @@ if TYPE_CHECKING:
 CPU_FOLDER = "mindone_ddpm.backends.cpu"
 
 
+def npu_files() -> list[str]:
+    """The device files of this machine's NPUs. ``MINDONE_DDPM_NPU_FOLDER`` names another folder than ``/dev``."""
+    return glob.glob(os.path.join(os.environ.get("MINDONE_DDPM_NPU_FOLDER", "/dev"), "davinci[0-9]*"))
+
+
 def available_devices() -> list[str]:
     """The devices that MindSpore can drive and that this machine has, best first."""
     devices = []
-    if glob.glob("/dev/davinci[0-9]*"):
+    if npu_files():
         devices.append("Ascend")
     if os.path.exists("/dev/nvidiactl") and os.path.exists("/dev/nvidia0"):
         devices.append("GPU")
@@ -26,7 +31,7 @@ def available_devices() -> list[str]:
 
 def max_local_ranks() -> int | None:
     """The number of NPUs of this machine, one for each rank; None where ranks share the CPU."""
-    return len(glob.glob("/dev/davinci[0-9]*")) or None
+    return len(npu_files()) or None
 
 
 def has_cpu_operators() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import subprocess
@@ -12,8 +13,16 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+MODEL = {
+    "_class_name": "UNet2DModel",
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}
 FLAGS = [
-    *("train", "--dataset_name", "digits", "--channels", "1", "--image_size", "8", "--preset", "tiny", "--use_ema"),
+    *("train", "--dataset_name", "digits", "--channels", "1", "--image_size", "8", "--use_ema"),
     *("--max_train_samples", "64", "--train_batch_size", "8", "--max_train_steps", "2", "--lr_warmup_steps", "0"),
     *("--save_image_epochs", "0", "--checkpointing_steps", "0", "--report_to", "csv", "--device", "CPU"),
 ]
@@ -36,9 +45,11 @@ def test_a_copy_without_the_folder_trains_and_samples(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "mindone_ddpm", copy / "mindone_ddpm", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.rmtree(copy / "mindone_ddpm" / "backends" / "cpu")
-    run(copy, *FLAGS, "--output_dir", tmp_path / "without")
-    run(ROOT, *FLAGS, "--output_dir", tmp_path / "with")
+    (tmp_path / "config.json").write_text(json.dumps(MODEL))
+    flags = [*FLAGS, "--model_config_name_or_path", tmp_path / "config.json"]
+    run(copy, *flags, "--output_dir", tmp_path / "without")
+    run(ROOT, *flags, "--output_dir", tmp_path / "with")
     assert losses(tmp_path / "without") == pytest.approx(losses(tmp_path / "with"), rel=1e-4)
-    flags = ["--num_images", 2, "--num_inference_steps", 2, "--device", "CPU", "--output_dir", tmp_path / "samples"]
-    run(copy, "sample", "--model", tmp_path / "without", *flags)
+    flags = ["--num_images", 2, "--num_inference_steps", 2, "--device", "CPU"]
+    run(copy, "sample", "--model", tmp_path / "without", *flags, "--output_dir", tmp_path / "samples")
     assert (tmp_path / "samples" / "grid.png").is_file()
