@@ -11,6 +11,7 @@ BACKEND = Backend(
     precisions=("no", "fp16", "bf16"),
     caches_graphs=False,
     fused_attention=True,
+    flat_weights=True,
     flat_collectives=False,
     gradients=gradients_plain,
     adamw=adamw_plain,

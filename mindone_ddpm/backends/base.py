@@ -67,6 +67,7 @@ class Backend:
         precisions: those for which the device has kernels, of ``no``, ``fp16`` and ``bf16``.
         caches_graphs: whether ``--compile_cache auto`` keeps compiled graphs.
         fused_attention: whether mindone's memory-efficient attention has a kernel.
+        flat_weights: whether all trained weights are kept in one vector: see ``training.weights``.
         flat_collectives: whether a few large collectives are faster than many small ones.
         gradients: the operators for the gradients of some parameters.
         adamw: AdamW's update for some parameters.
@@ -83,6 +84,7 @@ class Backend:
     precisions: tuple[str, ...]
     caches_graphs: bool
     fused_attention: bool
+    flat_weights: bool
     flat_collectives: bool
     gradients: Callable[[Parameters], tuple[Measure, Rescale]]
     adamw: Callable[[Parameters], AdamUpdate]

@@ -354,6 +354,7 @@ GPU = Backend(
     precisions=("no", "fp16", "bf16"),
     caches_graphs=False,
     fused_attention=False,
+    flat_weights=False,
     flat_collectives=False,
     gradients=gradients_plain,
     adamw=adamw_fused,

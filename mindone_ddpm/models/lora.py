@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import save_safetensors
+from mindone_ddpm.models.precision import half
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # in diffusers' format
 STATE_FILE = "adapters.safetensors"  # in a checkpoint
@@ -28,12 +29,14 @@ class AdaptedLinear(mint.nn.Linear):
     """A Linear with an adapter: ``lora_down`` (A, of shape (rank, in)) and ``lora_up`` (B, (out, rank)), float32."""
 
     def construct(self, x):
-        dtype = self.compute_dtype
-        x = x.astype(dtype)
-        bias = None if self.bias is None else self.bias.astype(dtype)
-        output = mint.nn.functional.linear(x, self.weight.astype(dtype), bias)
-        low = mint.nn.functional.linear(x, self.lora_down.astype(dtype))
-        return output + self.adapter_scale * mint.nn.functional.linear(low, self.lora_up.astype(dtype))
+        x = x.astype(self.compute_dtype)
+        weight, bias = half(self)
+        down, up = self.lora_down, self.lora_up
+        if self.lora_down_copy is not None:
+            down, up = self.lora_down_copy, self.lora_up_copy
+        low = mint.nn.functional.linear(x, down.astype(self.compute_dtype))
+        update = mint.nn.functional.linear(low, up.astype(self.compute_dtype))
+        return mint.nn.functional.linear(x, weight, bias) + self.adapter_scale * update
 
 
 def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence[str]) -> None:
@@ -61,6 +64,7 @@ def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence
         cell.lora_up = ms.Parameter(ms.Tensor(np.zeros((cell.out_features, rank)), ms.float32), name=f"{name}.lora_up")
         cell.adapter_scale = (rank if alpha is None else alpha) / rank
         cell.compute_dtype = ms.float32
+        cell.weight_copy = cell.bias_copy = cell.lora_down_copy = cell.lora_up_copy = None
         cell.__class__ = AdaptedLinear
     missing = [target for target in targets if target not in found]
     if missing:

@@ -1,10 +1,14 @@
 """Mixed precision: convolutions and matrix products in half precision; normalisation and softmax in float32.
 
-Parameters stay float32 (master weights). They are cast where they are used, so their gradients are float32. PyTorch's
-autocast does the same.
+Parameters stay float32 (master weights). They are cast where they are used, so their gradients are float32; PyTorch's
+autocast does the same. Or the layers are given copies in half precision, see :class:`HalfCopies`: then nothing is cast
+where it is used.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
 
 import mindspore as ms
 from mindspore import mint, nn
@@ -12,15 +16,26 @@ from mindspore import mint, nn
 DTYPES = {"no": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 
 
+def half(cell):
+    """Weight and bias of a layer in the precision in which it computes."""
+    weight, bias = cell.weight, cell.bias
+    if cell.weight_copy is not None:
+        weight = cell.weight_copy
+    if cell.bias_copy is not None:
+        bias = cell.bias_copy
+    if bias is not None:
+        bias = bias.astype(cell.compute_dtype)
+    return weight.astype(cell.compute_dtype), bias
+
+
 class HalfConv2d(mint.nn.Conv2d):
     """A Conv2d that computes in ``compute_dtype``."""
 
     def construct(self, input):
-        dtype = self.compute_dtype
-        bias = None if self.bias is None else self.bias.astype(dtype)
+        weight, bias = half(self)
         return mint.nn.functional.conv2d(
-            input.astype(dtype),
-            self.weight.astype(dtype),
+            input.astype(self.compute_dtype),
+            weight,
             bias,
             self.stride,
             self.padding,
@@ -33,9 +48,8 @@ class HalfLinear(mint.nn.Linear):
     """A Linear that computes in ``compute_dtype``."""
 
     def construct(self, x):
-        dtype = self.compute_dtype
-        bias = None if self.bias is None else self.bias.astype(dtype)
-        return mint.nn.functional.linear(x.astype(dtype), self.weight.astype(dtype), bias)
+        weight, bias = half(self)
+        return mint.nn.functional.linear(x.astype(self.compute_dtype), weight, bias)
 
 
 class FloatGroupNorm(mint.nn.GroupNorm):
@@ -78,7 +92,42 @@ def set_compute_precision(network: nn.Cell, precision: str) -> None:
         if type(cell) in _HALF:
             cell.__class__ = _HALF[type(cell)]
             cell.compute_dtype = DTYPES[precision]
+            cell.weight_copy = cell.bias_copy = None
         elif hasattr(cell, "compute_dtype"):  # a layer that casts its own weights, such as an AdaptedLinear
             cell.compute_dtype = DTYPES[precision]
         if hasattr(cell, "upcast_softmax"):
             cell.upcast_softmax = True
+
+
+class HalfCopies:
+    """Copies in half precision of the weights of layers that compute in it.
+
+    They are not among a network's own parameters: they are neither saved nor loaded.
+
+    Args:
+        networks: what :func:`set_compute_precision` has prepared.
+    """
+
+    def __init__(self, networks: Iterable[nn.Cell]):
+        self.dtype: Any = ms.float16
+        self._copies: dict[int, ms.Parameter] = {}
+        for network in networks:
+            for _, cell in network.cells_and_names():
+                for name in ("weight", "bias", "lora_down", "lora_up"):
+                    if f"{name}_copy" in cell.__dict__ and getattr(cell, name) is not None:
+                        self._copy(cell, name)
+
+    def _copy(self, cell: nn.Cell, name: str) -> None:
+        parameter = getattr(cell, name)
+        if id(parameter) not in self._copies:
+            self.dtype = cell.compute_dtype
+            values = ms.Tensor(parameter.asnumpy()).astype(cell.compute_dtype)
+            self._copies[id(parameter)] = ms.Parameter(values, name=f"half{len(self._copies)}.{parameter.name}")
+        object.__setattr__(cell, f"{name}_copy", self._copies[id(parameter)])
+
+    def has(self, parameter: ms.Parameter) -> bool:
+        return id(parameter) in self._copies
+
+    def of(self, parameter: ms.Parameter) -> ms.Parameter:
+        """The copy of a parameter."""
+        return self._copies[id(parameter)]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+from mindspore import ops
 from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import UserError, first_line
@@ -162,4 +163,4 @@ def load_parameters(path: Path, parameters: Iterable[tuple[str, ms.Parameter]]) 
         array = arrays[name]
         if tuple(array.shape) != tuple(parameter.shape):
             raise CheckpointError(f"{path}: {name} has shape {array.shape}, this run's has {tuple(parameter.shape)}")
-        parameter.set_data(ms.Tensor(array, parameter.dtype))
+        ops.assign(parameter, ms.Tensor(array, parameter.dtype))  # in place: it may be a view

@@ -82,7 +82,8 @@ def broadcast_parameters(runtime: Runtime, parameters: Iterable[ms.Parameter]) -
     for parameter in parameters:
         # Broadcast takes no tensor of shape ().
         values = _from_main(np.atleast_1d(parameter.asnumpy()))
-        parameter.set_data(ms.Tensor(values.reshape(parameter.shape), parameter.dtype))
+        value = ms.Tensor(values.reshape(parameter.shape), parameter.dtype)
+        ops.assign(parameter, value)  # in place: it may be a view
 
 
 def gather_rows(runtime: Runtime, rows: np.ndarray) -> np.ndarray:

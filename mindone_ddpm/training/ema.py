@@ -11,6 +11,7 @@ from mindspore import nn, ops
 
 from mindone_ddpm.backends.base import Backend
 from mindone_ddpm.config.groups import EngineConfig
+from mindone_ddpm.training.weights import TrainedWeights, refresh
 
 
 def ema_decays(
@@ -31,17 +32,22 @@ class ExponentialMovingAverage(nn.Cell):
     """The average of ``parameters``, kept on the device beside them.
 
     Args:
-        parameters: what is averaged, float32.
+        weights: what is averaged.
         decays: of each optimiser step; see :func:`ema_decays`.
         backend: of the device, for the operator that moves the averages.
     """
 
     num_columns = 1
 
-    def __init__(self, parameters: ms.ParameterTuple, decays: np.ndarray, backend: Backend):
+    def __init__(self, weights: TrainedWeights, decays: np.ndarray, backend: Backend):
         super().__init__(auto_prefix=False)
+        parameters = weights.updated
+        self._weights = weights
         self.parameters = parameters
         self.averages = parameters.clone(prefix="ema", init="same")
+        self._parts: list[ms.Parameter] = []
+        for average, parameter in zip(self.averages, parameters, strict=True):
+            ops.assign(average, parameter)  # the values on the device
         self.decays = decays
         self.zero = ms.Tensor(0.0, ms.float32)
         self.move = backend.ema(parameters)
@@ -56,7 +62,10 @@ class ExponentialMovingAverage(nn.Cell):
 
     def averaged(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
         """For each name and parameter of a network: the name and what stands for it in the averaged network."""
-        average_of = {id(parameter): average for parameter, average in zip(self.parameters, self.averages, strict=True)}
+        if not self._parts:
+            self._parts = self._weights.parts_of(self.averages)
+        parts = zip(self._weights.parameters, self._parts, strict=True)
+        average_of = {id(parameter): average for parameter, average in parts}
         return [(name, average_of.get(id(parameter), parameter)) for name, parameter in named]
 
     @contextlib.contextmanager
@@ -66,17 +75,19 @@ class ExponentialMovingAverage(nn.Cell):
         for keeper, parameter, average in zip(kept, self.parameters, self.averages, strict=True):
             ops.assign(keeper, parameter)
             ops.assign(parameter, average)
+        refresh(self._weights)
         try:
             yield
         finally:
             for keeper, parameter in zip(kept, self.parameters, strict=True):
                 ops.assign(parameter, keeper)
+            refresh(self._weights)
 
 
 def make_ema(
-    config: EngineConfig, parameters: ms.ParameterTuple, total_steps: int, backend: Backend
+    config: EngineConfig, weights: TrainedWeights, total_steps: int, backend: Backend
 ) -> ExponentialMovingAverage | None:
     if not config.use_ema:
         return None
     decays = ema_decays(total_steps, config.ema_inv_gamma, config.ema_power, config.ema_max_decay, config.ema_decay)
-    return ExponentialMovingAverage(parameters, decays, backend)
+    return ExponentialMovingAverage(weights, decays, backend)

@@ -69,7 +69,7 @@ class Optimizer(nn.Cell):
     """What all optimisers here share: they can be told to change nothing, and read their numbers from a table.
 
     Args:
-        parameters: what is trained, float32.
+        parameters: what is updated, float32.
     """
 
     num_columns = 2
@@ -77,7 +77,6 @@ class Optimizer(nn.Cell):
     def __init__(self, parameters: ms.ParameterTuple, weight_decay: float):
         super().__init__(auto_prefix=False)
         self.parameters = parameters
-        self.names = [parameter.name for parameter in parameters]  # cells that hold them will prefix their own
         self.weight_decay = weight_decay
         self.one = ms.Tensor(1.0, ms.float32)
         self.zero = ms.Tensor(0.0, ms.float32)
@@ -86,14 +85,6 @@ class Optimizer(nn.Cell):
     def slots(self) -> dict[str, ms.ParameterTuple]:
         """What is kept for each parameter, by kind."""
         raise NotImplementedError
-
-    def state(self) -> dict[str, ms.Parameter]:
-        """The slots' parameters, by kind and the name that their parameter had at the beginning."""
-        return {
-            f"{kind}.{name}": slot
-            for kind, slots in self.slots().items()
-            for name, slot in zip(self.names, slots, strict=True)
-        }
 
     def columns(self, rates: np.ndarray) -> np.ndarray:
         """The optimiser's columns of the step table: the learning rate, and the share by which weights decay."""
@@ -276,6 +267,11 @@ class Adafactor(Optimizer):
 
 def _zeros(prefix: str, parameter: ms.Parameter, shape: tuple[int, ...]) -> ms.Parameter:
     return ms.Parameter(ms.Tensor(np.zeros(shape), ms.float32), name=f"{prefix}.{parameter.name}", requires_grad=False)
+
+
+def is_elementwise(name: str) -> bool:
+    """Whether the optimizer of this name updates each element by itself: see :class:`Optimizer`."""
+    return name != "adafactor"
 
 
 def make_optimizer(config: EngineConfig, parameters: ms.ParameterTuple, backend: Backend) -> Optimizer:

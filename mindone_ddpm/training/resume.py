@@ -17,6 +17,7 @@ from mindone_ddpm.runtime import distributed
 from mindone_ddpm.training.identity import differences, identity_of
 from mindone_ddpm.training.run import Training
 from mindone_ddpm.training.schedule import Progress
+from mindone_ddpm.training.weights import refresh
 
 
 def save_checkpoint(training: Training, progress: Progress) -> bool:
@@ -84,6 +85,7 @@ def resume(training: Training) -> Progress:
     state = training.update.state().values()
     distributed.broadcast_parameters(training.runtime, [*training.job.trainable().values(), *averages, *state])
 
+    refresh(training.update.weights)
     progress = Progress(saved["step"], saved["batch_number"], saved["skips"], resumed=True)
     progress.best, progress.evaluated = saved.get("best"), saved.get("measured", {})
     if training.schedule.samples_seen(progress.batch_number) != saved["samples_seen"]:

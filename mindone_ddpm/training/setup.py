@@ -24,6 +24,7 @@ from mindone_ddpm.training.identity import identity_of_data
 from mindone_ddpm.training.run import Training
 from mindone_ddpm.training.schedule import Schedule
 from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
+from mindone_ddpm.training.weights import make_weights
 
 Config = TypeVar("Config", bound=EngineConfig)
 DEFAULT_FP16_LOSS_SCALE = 65536.0
@@ -125,17 +126,20 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training
         config.lr_power,
         config.lr_step_rules,
     )
+    loss = CalledByName(job.loss_cell(), job.columns)
+    flat = runtime.backend.flat_weights and optimizers.is_elementwise(config.optimizer)
+    weights = make_weights(parameters, loss, flat)
     update = OptimizerUpdate(
-        optimizers.make_optimizer(config, parameters, runtime.backend),
+        optimizers.make_optimizer(config, weights.updated, runtime.backend),
         rates,
         max_grad_norm=config.max_grad_norm,
         loss_scale=config.loss_scale or 1.0,
         dynamic_scaling=config.loss_scaling == "dynamic",
-        ema=make_ema(config, parameters, schedule.total_steps, runtime.backend),
+        ema=make_ema(config, weights, schedule.total_steps, runtime.backend),
         world_size=plan.world_size,
         backend=runtime.backend,
+        weights=weights,
     )
-    loss = CalledByName(job.loss_cell(), job.columns)
     step_cell = DiffusionTrainStep(loss, update, config.gradient_accumulation_steps)
     step_cell.set_train()
     return Training(config, runtime, job, schedule, rates, step_cell, identity_of_data(job.datasets))

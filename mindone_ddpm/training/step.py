@@ -14,6 +14,7 @@ import numpy as np
 from mindspore import nn, ops
 
 from mindone_ddpm.backends.base import Backend
+from mindone_ddpm.training.weights import SeparateWeights, TrainedWeights
 
 
 def _flat(gradient):
@@ -70,6 +71,7 @@ class OptimizerUpdate(nn.Cell):
             after ``scale_growth_interval`` steps without one (Micikevicius et al. 2018, section 3.2).
         ema: an ExponentialMovingAverage to update after the optimiser, or None.
         world_size: ranks over which gradients, losses and weights are summed, once an update.
+        weights: where the trained weights are kept; by default each in a parameter of its own.
     """
 
     def __init__(
@@ -83,10 +85,14 @@ class OptimizerUpdate(nn.Cell):
         scale_growth_interval: int = 2000,
         ema: Any = None,
         world_size: int = 1,
+        weights: TrainedWeights | None = None,
     ):
         super().__init__(auto_prefix=False)
         self.optimizer = optimizer
         self.ema = ema
+        self._weights = SeparateWeights(optimizer.parameters) if weights is None else weights
+        self._slots: dict[str, ms.Parameter] = {}
+        self.refresh: Any = self._weights.refresh
         columns = [optimizer.columns(rates)] + ([] if ema is None else [ema.columns()])
         self.table = ms.Tensor(np.concatenate(columns, axis=1), ms.float32)
         self.ema_column = optimizer.num_columns
@@ -105,10 +111,19 @@ class OptimizerUpdate(nn.Cell):
         if self.is_distributed:
             self.sum_over_ranks = SumOverRanks(optimizer.parameters, backend.flat_collectives)
 
+    @property
+    def weights(self) -> TrainedWeights:
+        return self._weights
+
     def state(self) -> dict[str, ms.Parameter]:
-        """All that an update reads and writes beside the weights and their average, by name."""
+        """All that an update reads and writes beside the weights and their average, by name: counters, then the
+        optimizer's slots by kind and the name of the weight that they belong to."""
         names = ("step", "skips", "consecutive_skips", "good_steps", "loss_scale")
-        return {**{name: getattr(self, name) for name in names}, **self.optimizer.state()}
+        if not self._slots:
+            for kind, slots in self.optimizer.slots().items():
+                parts = zip(self._weights.names, self._weights.parts_of(slots), strict=True)
+                self._slots |= {f"{kind}.{name}": part for name, part in parts}
+        return {**{name: getattr(self, name) for name in names}, **self._slots}
 
     def construct(self, gradients, loss, weight):
         """Update once.
@@ -137,6 +152,8 @@ class OptimizerUpdate(nn.Cell):
 
         if self.ema is not None:
             updated = self.ema(row[self.ema_column], ops.depend(finite, updated))
+        if self.refresh is not None:
+            updated = self.refresh(updated)
 
         done = ops.depend(finite.astype(ms.int32), updated)
         consecutive_skips = (self.consecutive_skips + 1) * (1 - done)
@@ -173,8 +190,9 @@ class DiffusionTrainStep(nn.Cell):
         super().__init__()
         self.model = loss_cell.set_grad()
         self.boundary = boundary
+        self.gather = boundary.weights.gather
         self.forward_and_backward = ms.value_and_grad(
-            self.forward, None, weights=boundary.optimizer.parameters, has_aux=True
+            self.forward, None, weights=boundary.weights.differentiated, has_aux=True
         )
         self.accumulates = accumulation_steps > 1
         if self.accumulates:
@@ -195,6 +213,7 @@ class DiffusionTrainStep(nn.Cell):
     def construct(self, *batch):
         """One micro-batch; what the boundary returns where it also updates, else its loss and weight."""
         (_, loss), gradients = self.forward_and_backward(*batch)
+        gradients = self.gather(gradients, loss)
         weight = batch[-1].sum() / batch[-1].shape[0]
         if self.accumulates:
             self.boundary.map(ops.assign_add, self.gradient_sums, gradients)
