@@ -2,8 +2,66 @@
 
 from __future__ import annotations
 
-from mindone_ddpm.backends.base import Backend, adamw_plain, ema_plain, gradients_plain
+import os
+import re
+
+import mindspore as ms
+from mindspore import ops
+
+from mindone_ddpm.backends.base import (
+    AdamUpdate,
+    Backend,
+    Measure,
+    Parameters,
+    Rescale,
+    adam_of_each,
+    ema_plain,
+    gradients_plain,
+    rescale_plain,
+)
 from mindone_ddpm.common.machine import cpu_features
+
+def measure_ieee(gradients):
+    """See :class:`Measure`. Infinities and NaN reach the sum of squares, so it alone is checked."""
+    (vector,) = gradients
+    squares = ops.square(vector).sum()
+    return squares, ops.isfinite(squares)
+
+
+def computes_infinities() -> bool:
+    """Whether this NPU computes infinities and NaN as in IEEE 754. Others saturate at the largest number and note it in
+    a register, which ``mindspore.amp.all_finite`` reads."""
+    if os.environ.get("MS_ASCEND_CHECK_OVERFLOW_MODE") == "SATURATION_MODE":
+        return False
+    return re.match(r"Ascend910(B\d|_9)", ms.hal.get_device_name(0)) is not None  # Atlas A2 and A3
+
+
+def gradients_fused(parameters: Parameters) -> tuple[Measure, Rescale]:
+    if len(parameters) == 1 and computes_infinities():
+        return measure_ieee, rescale_plain
+    return gradients_plain(parameters)
+
+
+_apply_adam = ops.Adam()
+
+
+def _adam(learning_rate, beta1, beta2, epsilon, weight_decay, parameter, moment1, moment2, gradient):
+    # The weights decay first: the moments do not depend on them. The operator's own bias correction is switched off by
+    # powers of beta that are 0, as the numbers have it already.
+    decayed = ops.assign_sub(parameter, learning_rate * weight_decay * parameter)
+    zero = ops.depend(ms.Tensor(0.0, ms.float32), decayed)
+    numbers = (zero, zero, learning_rate, beta1, beta2, epsilon)
+    return _apply_adam(parameter, moment1, moment2, *numbers, gradient)[0]
+
+
+def adam_fused(numbers, parameters, moments1, moments2, gradients):
+    """See :class:`AdamUpdate`. One operator reads and writes weights and moments."""
+    return adam_of_each(_adam, numbers, parameters, moments1, moments2, gradients)
+
+
+def adamw_fused(parameters: Parameters) -> AdamUpdate:
+    return adam_fused
+
 
 BACKEND = Backend(
     name="Ascend",
@@ -13,8 +71,8 @@ BACKEND = Backend(
     fused_attention=True,
     flat_weights=True,
     flat_collectives=False,
-    gradients=gradients_plain,
-    adamw=adamw_plain,
+    gradients=gradients_fused,
+    adamw=adamw_fused,
     ema=ema_plain,
     install=lambda: None,
     graph_facts=lambda: {"cpu": cpu_features()},

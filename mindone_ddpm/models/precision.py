@@ -92,7 +92,8 @@ def set_compute_precision(network: nn.Cell, precision: str) -> None:
         if type(cell) in _HALF:
             cell.__class__ = _HALF[type(cell)]
             cell.compute_dtype = DTYPES[precision]
-            cell.weight_copy = cell.bias_copy = None
+            if isinstance(cell, (HalfConv2d, HalfLinear)):
+                cell.weight_copy = cell.bias_copy = None
         elif hasattr(cell, "compute_dtype"):  # a layer that casts its own weights, such as an AdaptedLinear
             cell.compute_dtype = DTYPES[precision]
         if hasattr(cell, "upcast_softmax"):

@@ -37,8 +37,6 @@ class ExponentialMovingAverage(nn.Cell):
         backend: of the device, for the operator that moves the averages.
     """
 
-    num_columns = 1
-
     def __init__(self, weights: TrainedWeights, decays: np.ndarray, backend: Backend):
         super().__init__(auto_prefix=False)
         parameters = weights.updated
@@ -49,16 +47,15 @@ class ExponentialMovingAverage(nn.Cell):
         for average, parameter in zip(self.averages, parameters, strict=True):
             ops.assign(average, parameter)  # the values on the device
         self.decays = decays
-        self.zero = ms.Tensor(0.0, ms.float32)
         self.move = backend.ema(parameters)
 
     def columns(self) -> np.ndarray:
         """Its column of the step table: 1 - decay, float64 of shape (steps, 1)."""
         return (1.0 - self.decays)[:, None]
 
-    def construct(self, share, finite):
-        """Move the averages by ``share`` of the way to the parameters; not at all where ``finite`` is false."""
-        return self.move(ops.select(finite, share, self.zero), self.averages, self.parameters)
+    def construct(self, share):
+        """Move the averages by ``share`` of the way to the parameters; 0 changes no bit."""
+        return self.move(share, self.averages, self.parameters)
 
     def averaged(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
         """For each name and parameter of a network: the name and what stands for it in the averaged network."""

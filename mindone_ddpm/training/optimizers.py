@@ -72,14 +72,10 @@ class Optimizer(nn.Cell):
         parameters: what is updated, float32.
     """
 
-    num_columns = 2
-
     def __init__(self, parameters: ms.ParameterTuple, weight_decay: float):
         super().__init__(auto_prefix=False)
         self.parameters = parameters
         self.weight_decay = weight_decay
-        self.one = ms.Tensor(1.0, ms.float32)
-        self.zero = ms.Tensor(0.0, ms.float32)
         self.map = ops.HyperMap()
 
     def slots(self) -> dict[str, ms.ParameterTuple]:
@@ -87,8 +83,16 @@ class Optimizer(nn.Cell):
         raise NotImplementedError
 
     def columns(self, rates: np.ndarray) -> np.ndarray:
-        """The optimiser's columns of the step table: the learning rate, and the share by which weights decay."""
-        return np.stack([rates, rates * self.weight_decay], axis=1)
+        """The optimiser's columns of the step table: its numbers in each step, float64 of shape (steps, numbers)."""
+        raise NotImplementedError
+
+    def nothing(self) -> tuple[float, ...]:
+        """The numbers with which an update by zeros changes no bit."""
+        raise NotImplementedError
+
+    def _rates_and_decays(self, rates: np.ndarray, *constants: float) -> np.ndarray:
+        """Columns: the learning rate, the share by which weights decay, and constants."""
+        return np.stack([rates, rates * self.weight_decay, *(np.full_like(rates, one) for one in constants)], axis=1)
 
 
 class AdamW(Optimizer):
@@ -105,8 +109,6 @@ class AdamW(Optimizer):
         bias_correction: without it, this is the tutorial's ``AdamWeightDecay``.
     """
 
-    num_columns = 3
-
     def __init__(
         self,
         parameters: ms.ParameterTuple,
@@ -121,36 +123,34 @@ class AdamW(Optimizer):
         self.moments1 = parameters.clone(prefix="moments1", init="zeros")
         self.moments2 = parameters.clone(prefix="moments2", init="zeros")
         self.settings = (beta1, beta2, epsilon, bias_correction)
-        self.beta1 = ms.Tensor(beta1, ms.float32)
-        self.beta2 = ms.Tensor(beta2, ms.float32)
         self.update = backend.adamw(parameters)
 
     def slots(self) -> dict[str, ms.ParameterTuple]:
         return {"moments1": self.moments1, "moments2": self.moments2}
 
     def columns(self, rates: np.ndarray) -> np.ndarray:
-        """The optimiser's columns of the step table: (lr', eps', decay'), float64 of shape (steps, 3)."""
+        """lr', beta1, beta2, eps', decay'; see :meth:`Optimizer.columns`."""
         beta1, beta2, epsilon, bias_correction = self.settings
-        decay = self.weight_decay
-        if not bias_correction:
-            return np.stack([rates, np.full_like(rates, epsilon), np.full_like(rates, decay)], axis=1)
-        t = np.arange(1, len(rates) + 1, dtype=np.float64)
-        correction1, correction2 = 1.0 - beta1**t, np.sqrt(1.0 - beta2**t)
-        return np.stack(
-            [rates * correction2 / correction1, epsilon * correction2, decay * correction1 / correction2], axis=1
-        )
+        correction1 = correction2 = np.ones_like(rates)
+        if bias_correction:
+            t = np.arange(1, len(rates) + 1, dtype=np.float64)
+            correction1, correction2 = 1.0 - beta1**t, np.sqrt(1.0 - beta2**t)
+        betas = [np.full_like(rates, beta1), np.full_like(rates, beta2)]
+        decays = self.weight_decay * correction1 / correction2
+        return np.stack([rates * correction2 / correction1, *betas, epsilon * correction2, decays], axis=1)
 
-    def construct(self, gradients, row, finite):
-        """Update the parameters in place by ``gradients`` (float32, like the parameters).
+    def nothing(self) -> tuple[float, ...]:
+        return 0.0, 1.0, 1.0, self.settings[2], 0.0
 
-        Where ``finite`` (bool, shape ()) is false, ``gradients`` must be zeros; then the moments and the parameters
-        keep their values to the bit: decays of 1 and a learning rate of 0.
+    def construct(self, gradients, numbers):
+        """Update the parameters in place.
+
+        Args:
+            gradients: float32, like the parameters.
+            numbers: a row of :meth:`columns`, or :meth:`nothing` with gradients of zeros; float32 of shape () each.
+                More numbers than the optimizer's own may follow.
         """
-        learning_rate = ops.select(finite, row[0], self.zero)
-        beta1 = ops.select(finite, self.beta1, self.one)
-        beta2 = ops.select(finite, self.beta2, self.one)
-        numbers = (learning_rate, beta1, beta2, row[1], row[2])
-        return self.update(numbers, self.parameters, self.moments1, self.moments2, gradients)
+        return self.update(numbers[:5], self.parameters, self.moments1, self.moments2, gradients)
 
 
 def _sgd_update(learning_rate, decay, momentum, parameter, velocity, gradient):
@@ -166,16 +166,21 @@ class SGD(Optimizer):
     def __init__(self, parameters: ms.ParameterTuple, momentum: float, weight_decay: float):
         super().__init__(parameters, weight_decay)
         self.velocities = parameters.clone(prefix="velocities", init="zeros")
-        self.momentum = ms.Tensor(momentum, ms.float32)
+        self.momentum = momentum
 
     def slots(self) -> dict[str, ms.ParameterTuple]:
         return {"velocities": self.velocities}
 
-    def construct(self, gradients, row, finite):
+    def columns(self, rates: np.ndarray) -> np.ndarray:
+        """Learning rate, decay, momentum."""
+        return self._rates_and_decays(rates, self.momentum)
+
+    def nothing(self) -> tuple[float, ...]:
+        return 0.0, 0.0, 1.0
+
+    def construct(self, gradients, numbers):
         """See :meth:`AdamW.construct`."""
-        learning_rate = ops.select(finite, row[0], self.zero)
-        decay = ops.select(finite, row[1], self.zero)
-        update = ops.partial(_sgd_update, learning_rate, decay, ops.select(finite, self.momentum, self.one))
+        update = ops.partial(_sgd_update, numbers[0], numbers[1], numbers[2])
         return self.map(update, self.parameters, self.velocities, gradients)
 
 
@@ -192,18 +197,21 @@ class Lion(Optimizer):
     def __init__(self, parameters: ms.ParameterTuple, beta1: float, beta2: float, weight_decay: float):
         super().__init__(parameters, weight_decay)
         self.moments = parameters.clone(prefix="moments", init="zeros")
-        self.beta1 = ms.Tensor(beta1, ms.float32)
-        self.beta2 = ms.Tensor(beta2, ms.float32)
+        self.betas = (beta1, beta2)
 
     def slots(self) -> dict[str, ms.ParameterTuple]:
         return {"moments": self.moments}
 
-    def construct(self, gradients, row, finite):
+    def columns(self, rates: np.ndarray) -> np.ndarray:
+        """Learning rate, decay, beta1, beta2."""
+        return self._rates_and_decays(rates, *self.betas)
+
+    def nothing(self) -> tuple[float, ...]:
+        return 0.0, 0.0, self.betas[0], 1.0
+
+    def construct(self, gradients, numbers):
         """See :meth:`AdamW.construct`."""
-        learning_rate = ops.select(finite, row[0], self.zero)
-        decay = ops.select(finite, row[1], self.zero)
-        beta2 = ops.select(finite, self.beta2, self.one)
-        update = ops.partial(_lion_update, learning_rate, decay, self.beta1, beta2)
+        update = ops.partial(_lion_update, numbers[0], numbers[1], numbers[2], numbers[3])
         return self.map(update, self.parameters, self.moments, gradients)
 
 
@@ -234,8 +242,6 @@ class Adafactor(Optimizer):
     a matrix of (out channels) x (all the rest).
     """
 
-    num_columns = 4
-
     def __init__(self, parameters: ms.ParameterTuple, weight_decay: float):
         super().__init__(parameters, weight_decay)
         self.rows = ms.ParameterTuple(
@@ -254,14 +260,14 @@ class Adafactor(Optimizer):
     def columns(self, rates: np.ndarray) -> np.ndarray:
         """Learning rate, weight decay, and the shares of the old and of the new second moment."""
         take = np.arange(1, len(rates) + 1, dtype=np.float64) ** -0.8
-        return np.concatenate([super().columns(rates), np.stack([1.0 - take, take], axis=1)], axis=1)
+        return np.concatenate([self._rates_and_decays(rates), np.stack([1.0 - take, take], axis=1)], axis=1)
 
-    def construct(self, gradients, row, finite):
+    def nothing(self) -> tuple[float, ...]:
+        return 0.0, 0.0, 1.0, 0.0
+
+    def construct(self, gradients, numbers):
         """See :meth:`AdamW.construct`."""
-        learning_rate = ops.select(finite, row[0], self.zero)
-        decay = ops.select(finite, row[1], self.zero)
-        keep, take = ops.select(finite, row[2], self.one), ops.select(finite, row[3], self.zero)
-        update = ops.partial(_adafactor_update, learning_rate, decay, keep, take)
+        update = ops.partial(_adafactor_update, numbers[0], numbers[1], numbers[2], numbers[3])
         return self.map(update, self.parameters, self.rows, self.columns_, gradients)
 
 

@@ -63,7 +63,7 @@ class OptimizerUpdate(nn.Cell):
     because a gradient was not finite), ``loss_scale``, and ``good_steps`` since the scale last changed.
 
     Args:
-        optimizer: has ``parameters``, ``columns(rates)``, ``num_columns``, and ``construct(gradients, row, finite)``.
+        optimizer: has ``parameters``, ``columns(rates)``, ``nothing()``, and ``construct(gradients, numbers)``.
         rates: the learning rate of each optimiser step, float of shape (steps,).
         backend: of the device, for the operators that measure and scale gradients.
         max_grad_norm: clip the global norm to this; 0 or less does not clip.
@@ -95,7 +95,9 @@ class OptimizerUpdate(nn.Cell):
         self.refresh: Any = self._weights.refresh
         columns = [optimizer.columns(rates)] + ([] if ema is None else [ema.columns()])
         self.table = ms.Tensor(np.concatenate(columns, axis=1), ms.float32)
-        self.ema_column = optimizer.num_columns
+        # The row with which an update changes nothing.
+        self.nothing = ms.Tensor([*optimizer.nothing(), *([] if ema is None else [0.0])], ms.float32)
+        self.ema_column = self.table.shape[1] - 1
         self.last_row = len(rates) - 1
         self.max_grad_norm = max_grad_norm
         self.dynamic_scaling = dynamic_scaling
@@ -148,10 +150,11 @@ class OptimizerUpdate(nn.Cell):
         gradients = self.rescale(gradients, coefficient, finite)
 
         row = ops.gather(self.table, ops.minimum(self.step, self.last_row), 0)
-        updated = self.optimizer(gradients, row, finite)
+        numbers = ops.unstack(ops.select(finite, row, self.nothing))
+        updated = self.optimizer(gradients, numbers)
 
         if self.ema is not None:
-            updated = self.ema(row[self.ema_column], ops.depend(finite, updated))
+            updated = self.ema(ops.depend(numbers[self.ema_column], updated))
         if self.refresh is not None:
             updated = self.refresh(updated)
 

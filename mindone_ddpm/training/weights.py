@@ -97,7 +97,8 @@ class FlatWeights:
         self.updated = ms.ParameterTuple([self.vector])
         self.refresh: nn.Cell | None = None
         if half:
-            half_vector = self._vector("half_weights", half_size, copies.dtype)
+            # It has the length of the other one, because to take a part of that would be one more copy.
+            half_vector = self._vector("half_weights", size, copies.dtype)
             for parameter, start in zip(half, self.starts, strict=False):
                 share_memory(copies.of(parameter), half_vector, start)
             self.refresh = CastVector(self.vector, half_vector)
@@ -151,11 +152,10 @@ class CastVector(nn.Cell):
     def __init__(self, weights: ms.Parameter, half: ms.Parameter):
         super().__init__(auto_prefix=False)
         self.weights, self.half = weights, half
-        self.size, self.dtype = half.size, half.dtype
+        self.dtype = half.dtype
 
     def construct(self, order):
-        values = ops.depend(self.weights, order)[: self.size].astype(self.dtype)
-        return ops.assign(self.half, values)
+        return ops.assign(self.half, ops.depend(self.weights, order).astype(self.dtype))
 
 
 def _flat(gradient):

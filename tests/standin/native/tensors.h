@@ -219,7 +219,8 @@ template <class Fn> static void unary(const T *a, T *o, Fn fn) {
 template <class Fn> static std::vector<double> reduce(const T *a, Dims ax, double zero, Fn fn) {
   int n = a->ndim;
   std::vector<bool> cut(n, ax.empty());
-  for (auto x : ax) cut[x < 0 ? x + n : x] = true;
+  for (auto x : ax)
+    if (n) cut[x < 0 ? x + n : x] = true; // a scalar may be reduced over its one element
   Dims od;
   for (int i = 0; i < n; i++)
     if (!cut[i]) od.push_back(a->dims[i]);

@@ -128,6 +128,26 @@ int aclopCompileAndExecuteV2(const char *op, int ni, Desc *id[], Buf *ib[], int 
       v.dims[i] = out[0].dims[i];
     }
     store(&out[0], load<double>(&v));
+  } else if (name == "ApplyAdam" || name == "ApplyAdamD") {
+    // var, m, v, beta1_power, beta2_power, lr, beta1, beta2, epsilon, gradient (Kingma & Ba 2015, section 2)
+    auto weights = load<float>(&in[0]), m = load<float>(&in[1]), v = load<float>(&in[2]), g = load<float>(&in[9]);
+    auto number = [&](int i) { return load<float>(&in[i])[0]; };
+    float beta1 = number(6), beta2 = number(7), epsilon = number(8);
+    float rate = number(5) * std::sqrt(1 - number(4)) / (1 - number(3));
+    for (size_t i = 0; i < weights.size(); i++) {
+      m[i] += (g[i] - m[i]) * (1 - beta1);
+      v[i] += (g[i] * g[i] - v[i]) * (1 - beta2);
+      weights[i] -= rate * m[i] / (std::sqrt(v[i]) + epsilon);
+    }
+    store(&in[0], weights), store(&in[1], m), store(&in[2], v);
+    for (int i = 0; i < no; i++)
+      if (out[i].data && out[i].data != in[i].data) store(&out[i], load<float>(&in[i]));
+  } else if (name == "Unpack") {
+    int axis = attr("axis") < 0 ? attr("axis") + in[0].ndim : attr("axis");
+    for (int i = 0; i < no; i++) {
+      T v = part(&in[0], axis, i, 1);
+      store(&out[i], load<double>(&v));
+    }
   } else if (name == "TensorMove")
     store(&out[0], load<double>(&in[0]));
   else if (name == "ZerosLike")
