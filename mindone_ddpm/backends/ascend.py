@@ -21,6 +21,7 @@ from mindone_ddpm.backends.base import (
 )
 from mindone_ddpm.common.machine import cpu_features
 
+
 def measure_ieee(gradients):
     """See :class:`Measure`. Infinities and NaN reach the sum of squares, so it alone is checked."""
     (vector,) = gradients

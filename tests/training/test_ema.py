@@ -10,6 +10,7 @@ from test_step import INPUTS, RATE, LinearLoss, batch
 from mindone_ddpm.training.ema import ExponentialMovingAverage, ema_decays
 from mindone_ddpm.training.optimizers import AdamW
 from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
+from mindone_ddpm.training.weights import SeparateWeights
 
 
 def published_decay(step, inv_gamma, power, max_decay):
@@ -41,7 +42,7 @@ def make(decays, accumulation_steps=1, make_loss=LinearLoss):
     loss = make_loss()
     parameters = ms.ParameterTuple(loss.trainable_params())
     backend = cpu_runtime().backend
-    ema = ExponentialMovingAverage(parameters, decays, backend)
+    ema = ExponentialMovingAverage(SeparateWeights(parameters), decays, backend)
     optimizer = AdamW(parameters, 0.9, 0.99, 1e-3, 0.1, backend=backend)
     boundary = OptimizerUpdate(optimizer, np.full(50, RATE), ema=ema, backend=backend)
     return DiffusionTrainStep(loss, boundary, accumulation_steps), ema
