@@ -163,9 +163,14 @@ def _limits_in_c() -> str:
     for name, limit in LIMITS.items():
         tensors = []
         for tensor, types in limit.tensors.items():
-            bits = sum(1 << TYPE_BITS[one] for one in types.split())
-            tensors.append(f'{{"{tensor}", {bits}u, {limit.max_rank}}}')
-        rows.append(f'{{"{name}", {{{{{", ".join(tensors)}}}, "{limit.source}"}}}},')
+            taken = set(types.split())
+            bits, bits_910 = (
+                sum(1 << TYPE_BITS[one] for one in of) for of in (taken, taken - {*limit.without_910.split()})
+            )
+            fewest, most = limit.ranks.get(tensor, (0, limit.max_rank))
+            tensors.append(f'{{"{tensor}", {bits}u, {bits_910}u, {fewest}, {most}}}')
+        rules = ", ".join(f'"{rule}"' for rule in limit.rules)
+        rows.append(f'{{"{name}", {{{{{", ".join(tensors)}}}, {{{rules}}}, "{limit.page}"}}}},')
     return "\n".join(rows) + "\n"
 
 
@@ -174,7 +179,7 @@ def _compile_native(objects: Path) -> list[Path]:
     (objects / "limits.inc").write_text(_limits_in_c())
     jobs = []
     for source in sorted((HERE / "native").rglob("*.c*")):
-        target = objects / f"{source.stem}.o"
+        target = objects / f"{source.parent.name}_{source.stem}.o"
         if source.suffix == ".c":
             command = ["gcc", "-O1"]
         elif source.stem == "graph_engine":
@@ -234,7 +239,9 @@ def _build(mindspore: Path, folder: Path) -> None:
         names_later = pool.submit(missing_names, mindspore)
         compiled = _compile_native(objects)
         names = names_later.result()
-    provided = {line.split()[-1] for path in compiled for line in _output("nm", "--defined-only", path).splitlines() if line}
+    provided = {
+        line.split()[-1] for path in compiled for line in _output("nm", "--defined-only", path).splitlines() if line
+    }
     (objects / "generated.c").write_text(_generated_source([name for name in names if name not in provided]))
     flags = ["-O0", "-fPIC", "-w", "-fno-builtin", f"-I{HERE / 'native'}"]
     _run("gcc", *flags, "-c", objects / "generated.c", "-o", objects / "generated.o")
