@@ -1,6 +1,6 @@
 """Runs programs on the stand-in for CANN, and reads what it wrote down.
 
-    python tests/standin/standin.py train --device Ascend ...     runs mindone-ddpm on the stand-in
+python tests/standin/standin.py train --device Ascend ...     runs mindone-ddpm on the stand-in
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ def environment(trace: Path | None = None, npus: int = 1, soc: str = "Ascend910B
     return {**os.environ, **variables}
 
 
-def run_on_standin(*command: object, trace: Path | None = None, npus: int = 1, timeout_s: float = 600, **variables: str):
+def run_on_standin(
+    *command: object, trace: Path | None = None, npus: int = 1, timeout_s: float = 600, **variables: str
+):
     """A Python command line, such as ``-m mindone_ddpm train``, on the stand-in."""
     return subprocess.run(
         [sys.executable, *map(str, command)],

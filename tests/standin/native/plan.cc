@@ -79,7 +79,7 @@ static bool holds(const std::string &rule, const Tensors &given) {
   }
   if (rule == "float32_or_same") return last->dtype == F32 || last->dtype == first->dtype;
   if (rule == "broadcast") {
-    Dims to;
+    Dims to = given.size() == 2 ? dims(last) : Dims(); // one tensor is broadcast to a shape, several to a common one
     for (size_t i = 0; i + 1 < given.size(); i++)
       if (!broadcast(given[i], to)) return false;
     return to == dims(last);

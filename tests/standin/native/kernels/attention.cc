@@ -56,8 +56,8 @@ static std::string wrong_attention(const T *query, const T *key, const T *value,
   }
   return "";
 }
-static void provided(const T *shift, const T *dropout, int64_t sparse_mode, const T *query, const T *value) {
-  if (shift || dropout || sparse_mode > 1 || query->dims[query->ndim - 1] != value->dims[value->ndim - 1])
+static void provided(const T *shift, const T *dropout, int64_t sparse_mode, const Heads &query, const Heads &value) {
+  if (shift || dropout || sparse_mode > 1 || query.size != value.size)
     throw NotProvided{"the stand-in's attention has no realShift, dropMask, sparseMode beyond 1 and smaller values"};
 }
 
@@ -111,9 +111,9 @@ CHECKED_KERNEL_WITH_TEXT(
      int64_t sparseMode, T *softmaxMax, T *softmaxSum, T *, T *attentionOut, PLAN),
     IN(query, key, value, realShift, dropMask, attenMask), OUT(softmaxMax, softmaxSum, attentionOut),
     wrong_attention(query, key, value, attenMask, keep, headNum, inputLayout, sparseMode), layout, inputLayout, {
-      provided(realShift, dropMask, sparseMode, query, value);
       Heads q = heads_of(query, layout, headNum), k = heads_of(key, layout, key_heads(query, key, layout, headNum));
       Heads v = heads_of(value, layout, k.heads);
+      provided(realShift, dropMask, sparseMode, q, v);
       auto queries = load<float>(query), keys = load<float>(key), values = load<float>(value);
       Mask mask(attenMask, q, k);
       std::vector<float> out(count(dims(attentionOut)), 0.f), scores(BLOCK * k.length), weighted(BLOCK * v.size);
@@ -156,9 +156,9 @@ CHECKED_KERNEL_WITH_TEXT(
      T *dq, T *dk, T *dv, T *, PLAN),
     IN(query, key, value, dy, realShift, dropMask, attenMask, softmaxMax, softmaxSum, attentionIn), OUT(dq, dk, dv),
     wrong_attention(query, key, value, attenMask, keep, headNum, inputLayout, sparseMode), layout, inputLayout, {
-      provided(realShift, dropMask, sparseMode, query, value);
       Heads q = heads_of(query, layout, headNum), k = heads_of(key, layout, key_heads(query, key, layout, headNum));
       Heads v = heads_of(value, layout, k.heads);
+      provided(realShift, dropMask, sparseMode, q, v);
       auto queries = load<float>(query), keys = load<float>(key), values = load<float>(value);
       auto grads = load<float>(dy), outputs = load<float>(attentionIn);
       auto maxima = load<float>(softmaxMax), sums = load<float>(softmaxSum);
