@@ -50,6 +50,7 @@ OPENED_LIBRARIES = (
     "libprofapi.so libge_runner.so libgraph.so libhccl.so libregister.so libascend_ml.so libacl_tdt_queue.so"
 ).split()
 LOOKED_UP = re.compile(r"(acl|aclrt|aclmdl|aclop|acltdt|aclprof|aclsys|rt|Hccl|Hcom|hal|Msprof|Aml)[A-Z]\w+")
+WITHOUT_LOOK_UPS = {"libtbe_adapter_ms.so"}  # 263 MB of operators' descriptions
 LEFT_OUT = re.compile(r"InitPTACacheThreadLocal|SetPTAHashKey|UnInitPTA|PTA")  # MindSpore can do without them
 # Bytes of objects of the graph engine that constructors must clear.
 OBJECT_BYTES = {
@@ -60,8 +61,9 @@ RETURNS_OBJECT = re.compile(
     r"ge::(GNode::Get(In|Out)(Control|Data)|Graph::GetDirectNode|Operator::GetOutputDesc|Session::GetCompiled)"
 )
 # Kernels are compiled as fast as float32 allows without changing infinities and NaN.
+FAST_SOURCES = {"tensors", "convolution", "normalisation", "attention"}  # the others are bound by memory and libm
 KERNEL_FLAGS = (
-    "-O2 -ftree-vectorize -mavx2 -mfma -mf16c -fno-math-errno -fassociative-math -fno-signed-zeros -fno-trapping-math"
+    "-ftree-vectorize -mavx2 -mfma -mf16c -fno-math-errno -fassociative-math -fno-signed-zeros -fno-trapping-math"
 ).split()
 
 
@@ -121,10 +123,26 @@ def _output(*command: object) -> str:
     return subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False).stdout
 
 
-def _symbols(path: Path, *flags: str) -> list[tuple[str, str]]:
-    """Kind and name, without the version, of the dynamic symbols of a library."""
-    rows = [line.split() for line in _output("nm", "-D", *flags, path).splitlines() if line.strip()]
-    return [(row[-2], row[-1].split("@")[0]) for row in rows]
+def _symbols(path: Path) -> tuple[set[str], set[str]]:
+    """Names, without their versions, that a library defines, and that others must define for it."""
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    for line in _output("nm", "-D", path).splitlines():
+        *_, kind, name = line.split()
+        if kind not in "wv":  # weak and undefined: it does without
+            names[kind != "U"].add(name.split("@")[0])
+    return names[True], names[False]
+
+
+def _texts(path: Path) -> set[str]:
+    """Names in a library that it may look up while it runs."""
+    names = set()
+    for word in set(_output("strings", "-n", "5", path).split("\n")):
+        if re.fullmatch(r"aclnn[A-Z]\w+", word):
+            operator = word.removesuffix("GetWorkspaceSize")
+            names |= {operator, f"{operator}GetWorkspaceSize"}
+        elif LOOKED_UP.fullmatch(word):
+            names.add(word)
+    return names
 
 
 def _host_libraries(mindspore: Path) -> list[Path]:
@@ -140,22 +158,15 @@ def _host_libraries(mindspore: Path) -> list[Path]:
 def missing_names(mindspore: Path) -> list[str]:
     """What CANN must define: undefined symbols of the plugin, and the names that it looks up while it runs."""
     plugin = _plugin(mindspore)
-    with ThreadPoolExecutor(4) as pool:
-        defined_in = pool.map(lambda path: _symbols(path, "--defined-only"), {*_host_libraries(mindspore), *plugin})
-        defined = {name for symbols in defined_in for _, name in symbols}
-        undefined = pool.map(lambda path: _symbols(path, "--undefined-only"), plugin)
-        wanted = {name for symbols in undefined for kind, name in symbols if kind == "U"} - defined
-        texts = pool.map(lambda path: _output("strings", "-n", "5", path), plugin)
-        looked_up: set[str] = set()
-        for word in {word for text in texts for word in text.split("\n")}:
-            if re.fullmatch(r"aclnn[A-Z]\w+", word):
-                operator = word.removesuffix("GetWorkspaceSize")
-                looked_up |= {operator, f"{operator}GetWorkspaceSize"}
-            elif LOOKED_UP.fullmatch(word):
-                looked_up.add(word)
-    wanted = {name for name in wanted if not re.match(r"_?Py", name)}
-    looked_up -= {"aclnnGetWorkspaceSize", "aclnn"}
-    return sorted(name for name in wanted | (looked_up - defined) if not LEFT_OUT.search(name))
+    host = [path for path in set(_host_libraries(mindspore)) if path not in plugin]
+    with ThreadPoolExecutor(2) as pool:
+        texts = pool.map(_texts, [path for path in plugin if path.name not in WITHOUT_LOOK_UPS])
+        symbols = list(pool.map(_symbols, [*plugin, *host]))
+        looked_up = set().union(*texts) - {"aclnnGetWorkspaceSize", "aclnn"}
+    defined = set().union(*(names for names, _ in symbols))
+    undefined = set().union(*(names for _, names in symbols[: len(plugin)]))
+    wanted = {name for name in undefined | looked_up if not re.match(r"_?Py", name)}
+    return sorted(name for name in wanted - defined if not LEFT_OUT.search(name))
 
 
 def _limits_in_c() -> str:
@@ -170,7 +181,7 @@ def _limits_in_c() -> str:
             fewest, most = limit.ranks.get(tensor, (0, limit.max_rank))
             tensors.append(f'{{"{tensor}", {bits}u, {bits_910}u, {fewest}, {most}}}')
         rules = ", ".join(f'"{rule}"' for rule in limit.rules)
-        rows.append(f'{{"{name}", {{{{{", ".join(tensors)}}}, {{{rules}}}, "{limit.page}"}}}},')
+        rows.append(f'{{"{name}", {{{", ".join(tensors)}}}, {{{rules}}}, "{limit.page}"}},')
     return "\n".join(rows) + "\n"
 
 
@@ -185,7 +196,8 @@ def _compile_native(objects: Path) -> list[Path]:
         elif source.stem == "graph_engine":
             command = ["g++", "-O1", "-D_GLIBCXX_USE_CXX11_ABI=0"]  # as MindSpore's wheel was built
         else:
-            command = ["g++", "-std=c++17", *KERNEL_FLAGS]
+            level = "-O2" if source.stem in FAST_SOURCES else "-O1"
+            command = ["g++", "-std=c++17", level, *KERNEL_FLAGS]
         jobs.append((target, [*command, "-fPIC", "-w", f"-I{objects}", "-c", str(source), "-o", str(target)]))
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: _run(*job[1]), jobs))
@@ -248,35 +260,55 @@ def _build(mindspore: Path, folder: Path) -> None:
     whole = libraries / "libascendcl.so"
     objects_made = [*compiled, objects / "generated.o"]
     _run("g++", "-shared", "-o", whole, "-Wl,-soname,libascendcl.so", *objects_made, "-lm", "-lpthread", "-lrt")
-    _link_others(mindspore, libraries, objects)
+    _name_others(mindspore, libraries)
     (libraries / "driver").mkdir()
     (libraries / "driver" / "libascend_hal.so").symlink_to("../libascendcl.so")
     _write_what_python_reads(folder)
 
 
-def _link_others(mindspore: Path, libraries: Path, objects: Path) -> None:
-    """Every other library of CANN: an empty one, which depends on the first."""
+def _name_others(mindspore: Path, libraries: Path) -> None:
+    """Every other library of CANN is the same one under another name."""
     plugin = _plugin(mindspore)
     known = {path.name for path in [*_host_libraries(mindspore), *plugin]}
     system = re.compile(r"(ld-linux|lib(stdc\+\+|m|c|gcc_s|gomp|pthread|dl|rt|z|python[\d.]*)\.so)")
     needed = set(OPENED_LIBRARIES)
     for path in plugin:
         needed |= set(re.findall(r"\(NEEDED\).*\[(lib[^\]]*)\]", _output("readelf", "-d", path)))
-    needed = {name for name in needed if name not in known and not system.match(name) and not name.endswith("_ms.so")}
-    (objects / "empty.c").touch()
-    _run("gcc", "-fPIC", "-c", objects / "empty.c", "-o", objects / "empty.o")
-    link = ["-Wl,--no-as-needed", f"-L{libraries}", "-lascendcl", "-Wl,-rpath,$ORIGIN"]
-    for name in sorted(needed - {"libascendcl.so"}):
-        _run("gcc", "-shared", "-o", libraries / name, f"-Wl,-soname,{name}", objects / "empty.o", *link)
+    for name in needed - {"libascendcl.so"}:
+        if name not in known and not system.match(name) and not name.endswith("_ms.so"):
+            (libraries / name).symlink_to("libascendcl.so")
+
+
+PYTHON_FOLDER = "opp/built-in/op_impl/ai_core/tbe"  # MindSpore warns where PYTHONPATH lacks it
+PROGRAM_FOLDER = "compiler/ccec_compiler/bin/"  # MindSpore 2.7 warns where PATH lacks it
+# MindSpore's version check reads te.version and prints errors without it. Anything else that finds a package te imports
+# operators that need the rest of it, so it is there for that check alone.
+TE_PACKAGE = """import sys
+from types import SimpleNamespace
+
+_frame = sys._getframe(1)
+while _frame is not None and "importlib" in _frame.f_code.co_filename:
+    _frame = _frame.f_back
+if _frame is None or not _frame.f_globals.get("__name__", "").endswith("_check_version"):
+    raise ImportError("the stand-in for CANN has no package te")
+
+
+def __getattr__(name):
+    if name != "version":
+        raise AttributeError(name)
+    sys.modules.pop("te", None)
+    return SimpleNamespace(version="8.3.0")
+"""
 
 
 def _write_what_python_reads(folder: Path) -> None:
-    """What MindSpore's Python code looks for in CANN's folder. There is no package ``te``: with one, mindspore.ops
-    imports its TIK operators."""
-    for name, text in {"compiler": "Version=8.5.0\n", "driver": "Version=25.0\n"}.items():
+    """What MindSpore's Python code looks for in CANN's folder. All supported versions of MindSpore take CANN 8.3."""
+    for name, text in {"compiler": "Version=8.3.0\n", "driver": "Version=25.0\n"}.items():
         (folder / name).mkdir()
         (folder / name / "version.info").write_text(text)
-    (folder / "opp" / "built-in" / "op_impl" / "ai_core" / "tbe").mkdir(parents=True)
+    python = folder / PYTHON_FOLDER
+    (python / "te").mkdir(parents=True)
+    (python / "te" / "__init__.py").write_text(TE_PACKAGE)
     (folder / "opp_kernel").mkdir()  # MindSpore before 2.8 looks for it
 
 

@@ -9,13 +9,25 @@ struct TensorLimit {
   int min_rank, max_rank;
 };
 struct OperatorLimit {
-  std::vector<TensorLimit> tensors; // inputs, then outputs
-  std::vector<const char *> rules;  // as limits.py explains them
-  const char *source;               // the page of CANN's documentation; "" where none was found
+  const char *name;
+  TensorLimit tensors[16]; // inputs, then outputs; up to the first without a name
+  const char *rules[8];    // as limits.py explains them; up to the first null
+  const char *source;      // the page of CANN's documentation; "" where none was found
+
+  size_t n_tensors() const {
+    return std::find_if(tensors, tensors + 16, [](auto &one) { return !one.name; }) - tensors;
+  }
 };
-static const std::map<std::string, OperatorLimit> LIMITS = {
+static const OperatorLimit LIMITS[] = {
 #include "limits.inc"
 };
+static const OperatorLimit *limit_of(const char *name) {
+  static std::map<std::string, const OperatorLimit *> by_name;
+  if (by_name.empty())
+    for (auto &limit : LIMITS) by_name[limit.name] = &limit;
+  auto found = by_name.find(name);
+  return found == by_name.end() ? nullptr : found->second;
+}
 typedef std::vector<const T *> Tensors;
 
 // Ascend910A and its kin: the Atlas training series. Ascend910B is Atlas A2, Ascend910_93 is Atlas A3.
@@ -107,7 +119,7 @@ static std::string broken_rule(const char *text, const OperatorLimit &limit, con
   while (words >> word) {
     names += (names.empty() ? "" : ", ") + word;
     bool known = false;
-    for (size_t i = 0; i < limit.tensors.size(); i++)
+    for (size_t i = 0; i < limit.n_tensors(); i++)
       if (word == limit.tensors[i].name) {
         known = true;
         if (tensors[i]) about.push_back(tensors[i]);
@@ -121,12 +133,12 @@ static std::string broken_rule(const char *text, const OperatorLimit &limit, con
 }
 
 std::string outside_limits(const char *name, const Tensors &tensors) {
-  auto found = LIMITS.find(name);
-  if (found == LIMITS.end()) return "tests/standin/limits.py has no entry for it";
-  const OperatorLimit &limit = found->second;
+  const OperatorLimit *found = limit_of(name);
+  if (!found) return "tests/standin/limits.py has no entry for it";
+  const OperatorLimit &limit = *found;
   std::string source = *limit.source ? std::string(" (CANN: ") + limit.source + ")" : " (no documentation found)";
   bool old = is_910();
-  for (size_t i = 0; i < tensors.size() && i < limit.tensors.size(); i++) {
+  for (size_t i = 0; i < tensors.size() && i < limit.n_tensors(); i++) {
     const T *t = tensors[i];
     const TensorLimit &allowed = limit.tensors[i];
     uint32_t types = old ? allowed.types_910 : allowed.types;
@@ -138,9 +150,9 @@ std::string outside_limits(const char *name, const Tensors &tensors) {
       return std::string(allowed.name) + " is" + show(t) + " and must have " + std::to_string(allowed.min_rank) +
              " to " + std::to_string(allowed.max_rank) + " dimensions" + source;
   }
-  if (tensors.size() == limit.tensors.size()) // not for an aclop with a list of tensors
-    for (const char *rule : limit.rules) {
-      std::string broken = broken_rule(rule, limit, tensors);
+  if (tensors.size() == limit.n_tensors()) // not for an aclop with a list of tensors
+    for (const char *const *rule = limit.rules; *rule; rule++) {
+      std::string broken = broken_rule(*rule, limit, tensors);
       if (!broken.empty()) return broken + source;
     }
   return "";
