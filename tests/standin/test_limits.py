@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from direct import Flags, In, Ints, Library, Number, Out, Refused
 from limits import LIMITS
+from build import HERE, StandInError, check_known
 from standin import run_on_standin
 
 X = np.ones((2, 4, 8, 8))
@@ -127,6 +129,29 @@ def test_an_entry_names_its_page_and_its_own_tensors():
         assert about <= set(limit.tensors), name
 
 
+def test_an_index_outside_its_dimension_is_refused(library):
+    table, index = In(X[0, 0]), In(np.array([8]), "int64")
+    for name, arguments in [
+        ("aclnnEmbedding", [table, index, Out(X[0, 0, :1])]),
+        ("aclnnIndexSelect", [table, 0, index, Out(X[0, 0, :1])]),
+        ("aclnnGather", [table, 0, In(np.full((1, 8), 8), "int64"), Out(X[0, 0, :1])]),
+    ]:
+        with pytest.raises(Refused, match=f"{name} .*index 8 is outside a dimension of 8"):
+            library.run(name, arguments)
+    with pytest.raises(Refused, match="GatherV2 .*index 8 is outside a dimension of 8"):
+        library.run_aclop("GatherV2", [table, index, In(np.array(0), "int64")], [Out(X[0, 0, :1])])
+
+
+def test_a_mindspore_that_calls_more_of_cann_is_refused_with_the_names():
+    mindspore = Path(importlib.util.find_spec("mindspore").origin).parent
+    known = (HERE / "functions.txt").read_text().split()
+    check_known(mindspore, [*known, "aclnnTomorrow"])
+    with pytest.raises(
+        StandInError, match=r"also calls aclrtTomorrow, ge::Graph::Tomorrow\(\): write .*functions\.txt"
+    ):
+        check_known(mindspore, [*known, "aclrtTomorrow", "_ZN2ge5Graph8TomorrowEv"])
+
+
 def refusals(**variables: str) -> dict[str, str]:
     result = run_on_standin(Path(__file__).with_name("refusals.py"), **variables)
     assert result.returncode == 0, result.stderr[-2000:]
@@ -144,7 +169,7 @@ def test_mindspore_gives_back_the_refusal():
     assert (
         "aclnnExp2: the stand-in has no such kernel; it belongs in tests/standin/native/kernels" in errors["no kernel"]
     )
-    assert "the head size is 800 and must be 1 to 768" in errors["large heads"]
+    assert "the head size is 800 and must be 1 to 768 (CANN: https://" in errors["large heads"]
     assert errors["bfloat16 product"] == "" == errors["float32 silu"]
 
 

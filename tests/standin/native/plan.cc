@@ -132,11 +132,15 @@ static std::string broken_rule(const char *text, const OperatorLimit &limit, con
   return names + " " + explained->second;
 }
 
+static std::string source_of(const OperatorLimit &limit) {
+  return *limit.source ? std::string(" (CANN: ") + limit.source + ")" : " (no documentation found)";
+}
+
 std::string outside_limits(const char *name, const Tensors &tensors) {
   const OperatorLimit *found = limit_of(name);
   if (!found) return "tests/standin/limits.py has no entry for it";
   const OperatorLimit &limit = *found;
-  std::string source = *limit.source ? std::string(" (CANN: ") + limit.source + ")" : " (no documentation found)";
+  std::string source = source_of(limit);
   bool old = is_910();
   for (size_t i = 0; i < tensors.size() && i < limit.n_tensors(); i++) {
     const T *t = tensors[i];
@@ -189,7 +193,7 @@ long plan(const char *name, uint64_t *workspace_bytes, Executor **executor, std:
   text += " ->";
   for (auto t : out) text += show(t), tensors.push_back(t);
   std::string wrong = outside_limits(name, tensors);
-  if (wrong.empty()) wrong = fault;
+  if (wrong.empty() && !fault.empty()) wrong = fault + source_of(*limit_of(name));
   if (!wrong.empty()) {
     refuse(name, text, wrong);
     return 161002; // ACLNN_ERR_PARAM_INVALID

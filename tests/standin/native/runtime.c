@@ -162,35 +162,35 @@ int aclSetDynamicTensorAddr(void *executor, size_t index, size_t item, struct se
   return 0;
 }
 
-/* ---- ACL runtime ------------------------------------------------------------------------------ */
-static char dummy_ctx[64], dummy_obj[4096];
-static void *obj(void) { return calloc(1, 256); }
-int aclrtGetDevice(int *d) {
-  *d = 0;
+/* ---- device, memory, streams ------------------------------------------------------------------------------ */
+static char context[64];
+static void *new_object(void) { return calloc(1, 256); } /* for a handle whose content nobody reads */
+int aclrtGetDevice(int *device) {
+  *device = 0;
   return 0;
 }
-int aclrtGetDeviceCount(uint32_t *n) {
-  *n = 1;
+int aclrtGetDeviceCount(uint32_t *count) {
+  *count = 1;
   return 0;
 }
-int aclrtCreateContext(void **c, int d) {
-  *c = dummy_ctx;
+int aclrtCreateContext(void **made, int device) {
+  *made = context;
   return 0;
 }
-int aclrtGetCurrentContext(void **c) {
-  *c = dummy_ctx;
+int aclrtGetCurrentContext(void **current) {
+  *current = context;
   return 0;
 }
-int aclrtGetRunMode(int *m) {
-  *m = 1;
+int aclrtGetRunMode(int *mode) {
+  *mode = 1; /* ACL_HOST */
   return 0;
 }
 const char *aclrtGetSocName(void) {
-  const char *s = getenv("STANDIN_SOC");
-  return s && *s ? s : "Ascend910B1";
+  const char *name = getenv("STANDIN_SOC");
+  return name && *name ? name : "Ascend910B1";
 }
-int aclrtGetMemInfo(int attr, size_t *f, size_t *t) {
-  *f = *t = 60ull << 30;
+int aclrtGetMemInfo(int kind, size_t *free_bytes, size_t *total) {
+  *free_bytes = *total = 60ull << 30;
   return 0;
 }
 
@@ -222,99 +222,99 @@ int aclrtReserveMemAddress(void **memory, size_t bytes, size_t alignment, void *
 }
 int aclrtReleaseMemAddress(void *memory) { return unmap_memory(memory); }
 int aclrtMallocPhysical(void **handle, size_t bytes, void *properties, uint64_t flags) {
-  *handle = obj();
+  *handle = new_object();
   return 0;
 }
 int aclrtFreePhysical(void *handle) {
   free(handle);
   return 0;
 }
-int aclrtMemcpy(void *d, size_t dn, const void *s, size_t n, int k) {
-  if (d && s && n) memcpy(d, s, n);
+int aclrtMemcpy(void *to, size_t room, const void *from, size_t bytes, int kind) {
+  if (to && from && bytes) memcpy(to, from, bytes);
   return 0;
 }
-int aclrtMemcpyAsync(void *d, size_t dn, const void *s, size_t n, int k, void *st) {
+int aclrtMemcpyAsync(void *to, size_t room, const void *from, size_t bytes, int kind, void *stream) {
   char text[64];
-  snprintf(text, sizeof text, "kind=%d bytes=%zu", k, n);
+  snprintf(text, sizeof text, "kind=%d bytes=%zu", kind, bytes);
   stub_trace("copy", "aclrtMemcpyAsync", text);
-  if (d && s && n) memcpy(d, s, n);
+  if (to && from && bytes) memcpy(to, from, bytes);
   return 0;
 }
-int aclrtMemset(void *d, size_t m, int v, size_t n) {
-  memset(d, v, n);
+int aclrtMemset(void *to, size_t room, int value, size_t bytes) {
+  memset(to, value, bytes);
   return 0;
 }
-int aclrtMemsetAsync(void *d, size_t m, int v, size_t n, void *s) {
-  memset(d, v, n);
+int aclrtMemsetAsync(void *to, size_t room, int value, size_t bytes, void *stream) {
+  memset(to, value, bytes);
   return 0;
 }
-int aclrtCreateStream(void **s) {
-  *s = obj();
+int aclrtCreateStream(void **stream) {
+  *stream = new_object();
   return 0;
 }
-int aclrtCreateStreamWithConfig(void **s, uint32_t p, uint32_t f) {
-  *s = obj();
+int aclrtCreateStreamWithConfig(void **stream, uint32_t priority, uint32_t flags) {
+  *stream = new_object();
   return 0;
 }
-int aclrtCreateEventWithFlag(void **s, uint32_t f) {
-  *s = obj();
+int aclrtCreateEventWithFlag(void **event, uint32_t flags) {
+  *event = new_object();
   return 0;
 }
-int aclrtCreateEventExWithFlag(void **s, uint32_t f) {
-  *s = obj();
+int aclrtCreateEventExWithFlag(void **event, uint32_t flags) {
+  *event = new_object();
   return 0;
 }
-int aclrtQueryEventStatus(void *e, int *st) {
-  *st = 1;
+int aclrtQueryEventStatus(void *event, int *status) {
+  *status = 1; /* ACL_EVENT_RECORDED_STATUS_COMPLETE */
   return 0;
 }
-int aclrtStreamQuery(void *e, int *st) {
-  *st = 0;
+int aclrtStreamQuery(void *stream, int *status) {
+  *status = 0; /* ACL_STREAM_STATUS_COMPLETE */
   return 0;
 }
-int aclrtEventElapsedTime(float *ms, void *a, void *b) {
-  *ms = 0;
+int aclrtEventElapsedTime(float *milliseconds, void *start, void *end) {
+  *milliseconds = 0;
   return 0;
 }
-int aclrtEventGetTimestamp(void *e, uint64_t *t) {
-  *t = 0;
+int aclrtEventGetTimestamp(void *event, uint64_t *time) {
+  *time = 0;
   return 0;
 }
-int aclrtDeviceCanAccessPeer(int *can, int a, int b) {
+int aclrtDeviceCanAccessPeer(int *can, int device, int peer) {
   *can = 0;
   return 0;
 }
-int aclrtDeviceGetStreamPriorityRange(int *a, int *b) {
-  *a = 7;
-  *b = 0;
+int aclrtDeviceGetStreamPriorityRange(int *least, int *greatest) {
+  *least = 7;
+  *greatest = 0;
   return 0;
 }
-int aclrtLaunchCallback(void (*fn)(void *), void *u, int b, void *s) {
-  fn(u);
+int aclrtLaunchCallback(void (*callback)(void *), void *argument, int block, void *stream) {
+  callback(argument);
   return 0;
 }
-void *aclrtAllocatorCreateDesc(void) { return obj(); }
-void *aclmdlCreateExecConfigHandle(void) { return obj(); }
-void *aclmdlCreateDesc(void) { return obj(); }
-void *aclmdlCreateDataset(void) { return obj(); }
-void *aclprofCreateConfig(void) { return obj(); }
-void *aclprofCreateStepInfo(void) { return obj(); }
-void *acltdtCreateChannel(void) { return obj(); }
-void *acltdtCreateChannelWithCapacity(void) { return obj(); }
-void *acltdtCreateDataset(void) { return obj(); }
-void *acltdtCreateDataItem(void) { return obj(); }
-size_t aclGetTensorDescSize(void *d) { return 0; }
-size_t aclGetTensorDescNumDims(void *d) { return 0; }
-int aclsysGetCANNVersion(int name, void *v) { return 1; }
+void *aclrtAllocatorCreateDesc(void) { return new_object(); }
+void *aclmdlCreateExecConfigHandle(void) { return new_object(); }
+void *aclmdlCreateDesc(void) { return new_object(); }
+void *aclmdlCreateDataset(void) { return new_object(); }
+void *aclprofCreateConfig(void) { return new_object(); }
+void *aclprofCreateStepInfo(void) { return new_object(); }
+void *acltdtCreateChannel(void) { return new_object(); }
+void *acltdtCreateChannelWithCapacity(void) { return new_object(); }
+void *acltdtCreateDataset(void) { return new_object(); }
+void *acltdtCreateDataItem(void) { return new_object(); }
+size_t aclGetTensorDescSize(void *desc) { return 0; }
+size_t aclGetTensorDescNumDims(void *desc) { return 0; }
+int aclsysGetCANNVersion(int package, void *version) { return 1; } /* MindSpore then asks no more */
 
-/* the channel threads poll these: answer "nothing yet" slowly instead of spinning */
-int acltdtReceiveTensor(void *h, void *ds, int timeout) {
+/* Threads poll these: "nothing yet" comes slowly, so that they do not spin. */
+int acltdtReceiveTensor(void *channel, void *dataset, int timeout) {
   usleep(200000);
   return 207013; /* ACL_ERROR_RT_QUEUE_EMPTY */
 }
 int aclrtProcessReport(int timeout) {
   usleep(20000);
-  return 107013;
+  return 107013; /* ACL_ERROR_RT_REPORT_TIMEOUT */
 }
 
 int aclnnInit(const char *config) { return 0; }

@@ -78,6 +78,15 @@ void gemm(const float *a, const float *b, float *c, int64_t m, int64_t k, int64_
 void transpose(const float *from, float *to, int64_t rows, int64_t columns);
 
 // ---- planning and launching (plan.cc) ----
+// Thrown by a kernel for values that CANN forbids, and for arguments that CANN takes and the stand-in does not.
+struct NotProvided {
+  std::string text;
+};
+inline void check_index(int64_t index, int64_t size) {
+  if (index < 0 || index >= size)
+    throw NotProvided{"index " + std::to_string(index) + " is outside a dimension of " + std::to_string(size)};
+}
+
 // What stage 1 of an operator leaves for stage 2: the launch.
 struct Executor {
   int magic;
@@ -85,11 +94,6 @@ struct Executor {
   std::function<void()> run;
   std::string text; // types and shapes, for the trace
 };
-// Thrown by a kernel for arguments that CANN takes and the stand-in does not.
-struct NotProvided {
-  std::string text;
-};
-
 // Stage 1 checks the arguments against limits.py and keeps the launch; stage 2 runs it.
 // `fault` is what a check of the kernel's own found, or "".
 long plan(const char *name, uint64_t *workspace_bytes, Executor **executor, std::initializer_list<const T *> in,

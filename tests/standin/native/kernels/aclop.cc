@@ -89,6 +89,7 @@ ACLOP(GatherV2, {
   to.reserve(outer * indices.size() * inner);
   for (int64_t i = 0; i < outer; i++)
     for (int64_t index : indices) {
+      check_index(index, table.dims[axis]);
       auto row = from.begin() + (i * table.dims[axis] + index) * inner;
       to.insert(to.end(), row, row + inner);
     }

@@ -103,6 +103,7 @@ KERNEL(aclnnIndexSelect, (const T *self, int64_t dim, const T *index, T *out, PL
   int axis = axis_from(dim, self);
   auto indices = load<int64_t>(index);
   for (size_t i = 0; i < indices.size(); i++) {
+    check_index(indices[i], self->dims[axis]);
     T place = part(out, axis, i, 1);
     copy(part(self, axis, indices[i], 1), place);
   }
@@ -111,8 +112,10 @@ KERNEL(aclnnEmbedding, (const T *weight, const T *indices, T *out, PLAN), IN(wei
   auto table = load<double>(weight);
   int64_t width = weight->dims[1];
   std::vector<double> rows;
-  for (int64_t index : load<int64_t>(indices))
+  for (int64_t index : load<int64_t>(indices)) {
+    check_index(index, weight->dims[0]);
     rows.insert(rows.end(), table.begin() + index * width, table.begin() + (index + 1) * width);
+  }
   store(out, rows);
 })
 // out[i][j] = self[index[i][j]][j] for dim 0, and so on.
@@ -126,7 +129,10 @@ KERNEL(aclnnGather, (const T *self, int64_t dim, const T *index, T *out, PLAN), 
     for (int k = int(index->ndim) - 1; k >= 0; k--) {
       int64_t position = rest % index->dims[k];
       rest /= index->dims[k];
-      if (k == axis) position = indices[i] < 0 ? indices[i] + self->dims[k] : indices[i];
+      if (k == axis) {
+        position = indices[i] < 0 ? indices[i] + self->dims[k] : indices[i];
+        check_index(position, self->dims[k]);
+      }
       at += position * stride;
       stride *= self->dims[k];
     }
