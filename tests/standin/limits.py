@@ -64,6 +64,8 @@ LIMITS = {
     ),
     "aclnnAdds": Limit({"self": ALL, "out": ALL}, "ops-math:math/add", rules=("same_shape self out",)),
     "aclnnAll": Limit({"self": ALL, "out": "bool uint8"}, "ops-math:math/reduce_all"),
+    # Of MindSpore itself: the types are in its wheel, in custom_ascendc_910b/op_impl/ai_core/tbe/config.
+    "aclnnAllFinite": Limit({"gradient": FLOATS, "is_finite": "bool"}),
     "aclnnAny": Limit({"self": ALL, "out": "bool"}, "ops-math:math/reduce_any"),
     "aclnnArange": Limit({"out": REALS + " int32 int64"}, "ops-math:math/range"),
     "aclnnBatchMatMul": Limit(

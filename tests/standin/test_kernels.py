@@ -178,6 +178,16 @@ def _(draw):
     return [[In(a), Out(np.isfinite(a), "bool")]]
 
 
+@case("aclnnAllFinite")
+def _(draw):
+    finite, infinite = draw(3, 4), draw(3, 4)
+    infinite[2, 1] = np.nan
+    return [
+        [In(x), Out(np.array([after]), "bool", start=np.array([before]))]
+        for x, before, after in [(finite, 0, 0), (finite, 1, 1), (infinite, 0, 1)]
+    ]
+
+
 @case("aclnnSiluBackward")
 def _(draw):
     g, x = draw(3, 4), draw(3, 4)

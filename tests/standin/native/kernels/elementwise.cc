@@ -104,14 +104,21 @@ KERNEL(aclnnSiluBackward, (const T *gradOutput, const T *self, T *gradInput, PLA
        })
 
 // From the bits: the compiler takes infinities and NaN in arithmetic as it likes.
+static bool is_finite(double x) {
+  uint64_t bits;
+  memcpy(&bits, &x, 8);
+  return (bits >> 52 & 0x7ff) != 0x7ff;
+}
 KERNEL(aclnnIsFinite, (const T *self, T *out, PLAN), IN(self), OUT(out), {
   auto elements = load<double>(self);
-  for (auto &x : elements) {
-    uint64_t bits;
-    memcpy(&bits, &x, 8);
-    x = (bits >> 52 & 0x7ff) != 0x7ff;
-  }
+  for (auto &x : elements) x = is_finite(x);
   store(out, elements);
+})
+// An operator of MindSpore itself, which clears the output and calls it for one tensor after the other: it sets the
+// output where something is NOT finite, and leaves it otherwise. MindSpore before 2.8 checks gradients with it.
+KERNEL(aclnnAllFinite, (const T *gradient, T *out, PLAN), IN(gradient), OUT(out), {
+  auto elements = load<double>(gradient);
+  if (!std::all_of(elements.begin(), elements.end(), is_finite)) store(out, std::vector<double>(count(dims(out)), 1));
 })
 
 KERNEL(aclnnCast, (const T *self, int, T *out, PLAN), IN(self), OUT(out), {
