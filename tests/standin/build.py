@@ -40,15 +40,34 @@ PLUGIN_FILES = [
     "ascend/libmindspore_extension_ascend_aclnn.so",
     "ascend/ms_kernels_*/**/lib/*.so",
 ]
-SYSTEM_LIBRARIES = (
-    "libc.so.6 libm.so.6 libgcc_s.so.1 libstdc++.so.6 libgomp.so.1 libpthread.so.0 ld-linux-x86-64.so.2 libdl.so.2 "
-    "librt.so.1 libz.so.1"
-).split()
+SYSTEM_LIBRARIES = [
+    "libc.so.6",
+    "libm.so.6",
+    "libgcc_s.so.1",
+    "libstdc++.so.6",
+    "libgomp.so.1",
+    "libpthread.so.0",
+    "ld-linux-x86-64.so.2",
+    "libdl.so.2",
+    "librt.so.1",
+    "libz.so.1",
+]
 # Libraries of CANN that MindSpore opens by name, beside those that its plugin is linked to.
-OPENED_LIBRARIES = (
-    "libopapi.so libnnopbase.so libacl_op_compiler.so libacl_tdt_channel.so libmsprofiler.so libruntime.so "
-    "libprofapi.so libge_runner.so libgraph.so libhccl.so libregister.so libascend_ml.so libacl_tdt_queue.so"
-).split()
+OPENED_LIBRARIES = [
+    "libopapi.so",
+    "libnnopbase.so",
+    "libacl_op_compiler.so",
+    "libacl_tdt_channel.so",
+    "libmsprofiler.so",
+    "libruntime.so",
+    "libprofapi.so",
+    "libge_runner.so",
+    "libgraph.so",
+    "libhccl.so",
+    "libregister.so",
+    "libascend_ml.so",
+    "libacl_tdt_queue.so",
+]
 LOOKED_UP = re.compile(r"(acl|aclrt|aclmdl|aclop|acltdt|aclprof|aclsys|rt|Hccl|Hcom|hal|Msprof|Aml)[A-Z]\w+")
 WITHOUT_LOOK_UPS = {"libtbe_adapter_ms.so"}  # 263 MB of operators' descriptions
 LEFT_OUT = re.compile(r"InitPTACacheThreadLocal|SetPTAHashKey|UnInitPTA|PTA")  # MindSpore can do without them
@@ -62,9 +81,16 @@ RETURNS_OBJECT = re.compile(
 )
 # Kernels are compiled as fast as float32 allows without changing infinities and NaN.
 FAST_SOURCES = {"tensors", "convolution", "normalisation", "attention"}  # the others are bound by memory and libm
-KERNEL_FLAGS = (
-    "-ftree-vectorize -mavx2 -mfma -mf16c -fno-math-errno -fassociative-math -fno-signed-zeros -fno-trapping-math"
-).split()
+KERNEL_FLAGS = [
+    "-ftree-vectorize",
+    "-mavx2",
+    "-mfma",
+    "-mf16c",
+    "-fno-math-errno",
+    "-fassociative-math",
+    "-fno-signed-zeros",
+    "-fno-trapping-math",
+]
 
 
 KNOWN_VERSIONS = "2.7.1, 2.8.0, 2.9.0 and 2.10.0"  # of MindSpore
@@ -187,9 +213,10 @@ def check_known(mindspore: Path, names: list[str]) -> None:
         return
     version = re.search(r"[\d.]+\w*", (mindspore / "version.py").read_text())
     plain = _run_filter("c++filt", unknown[:8])
+    found = version[0] if version else "this one"
     more = f" and {len(unknown) - 8} more" if len(unknown) > 8 else ""
     raise StandInError(
-        f"the stand-in for CANN knows MindSpore {KNOWN_VERSIONS}; the plugin of {version[0] if version else 'this one'} "
+        f"the stand-in for CANN knows MindSpore {KNOWN_VERSIONS}; the plugin of {found} "
         f"also calls {', '.join(plain)}{more}: write in tests/standin/native what they must do where counting the "
         "call is not enough, and add them to tests/standin/functions.txt"
     )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-
 from build import TYPE_BITS, build
 
 STORAGE = {
@@ -129,7 +128,7 @@ class Library:
 
     def __init__(self) -> None:
         self.functions = ctypes.CDLL(str(build() / "lib64" / "libascendcl.so"))
-        for name in "Tensor Scalar IntArray BoolArray TensorList TensorDesc DataBuffer".split():
+        for name in ["Tensor", "Scalar", "IntArray", "BoolArray", "TensorList", "TensorDesc", "DataBuffer"]:
             getattr(self.functions, f"aclCreate{name}").restype = ctypes.c_void_p
         self.functions.aclopCreateAttr.restype = ctypes.c_void_p
         self.functions.aclGetRecentErrMsg.restype = ctypes.c_char_p

@@ -2,14 +2,16 @@
 
 Read from the aclnn reference as it stood in August 2026 for Atlas A2 (Ascend910B) and the Atlas training series
 (Ascend910A); each entry names its page. Types that the stand-in does not have (complex, unsigned beyond uint8, 8 bits)
-are left out. build.py compiles this table into the stand-in; a call outside it fails. An entry without a source is open:
-nothing was found, and its limits are no more than those of the operator in MindSpore.
+are left out. build.py compiles this table into the stand-in; a call outside it fails. An entry without a source is
+open: nothing was found, and its limits are no more than those of the operator in MindSpore.
 
 Rules that need more than the tensors, such as the head size of attention, are checked beside the kernel, in C++.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 FLOATS = "float32 float16 bfloat16"
@@ -39,7 +41,7 @@ class Limit(NamedTuple):
     source: str = ""
     max_rank: int = 8
     without_910: str = "bfloat16"
-    ranks: dict[str, tuple[int, int]] = {}
+    ranks: Mapping[str, tuple[int, int]] = MappingProxyType({})
     rules: tuple[str, ...] = ()
 
     @property

@@ -393,6 +393,12 @@ def _(draw):
     return calls
 
 
+def _adjoint(like, g, apply):
+    """The gradient of sum(g * apply(like)), where apply is linear: its product with the output of each unit."""
+    units = np.eye(like.size).reshape(-1, *like.shape)
+    return np.array([(apply(unit) * g).sum() for unit in units]).reshape(like.shape)
+
+
 @case("aclnnConvolutionBackward")
 def _(draw):
     calls = []
@@ -400,14 +406,10 @@ def _(draw):
         x, w = draw(*x_shape), draw(*w_shape)
         settings = (stride, padding, dilation, groups)
         g = draw(*convolve(x, w, *settings).shape)
-        # Linear in both: the gradient along a unit input is the product with its output.
-        gradients = []
-        for values, apply in (
-            (x, lambda unit: convolve(unit, w, *settings)),
-            (w, lambda unit: convolve(x, unit, *settings)),
-        ):
-            units = np.eye(values.size).reshape(-1, *values.shape)
-            gradients.append(np.array([(apply(unit) * g).sum() for unit in units]).reshape(values.shape))
+        gradients = [
+            _adjoint(x, g, lambda unit, w=w, settings=settings: convolve(unit, w, *settings)),
+            _adjoint(w, g, lambda unit, x=x, settings=settings: convolve(x, unit, *settings)),
+        ]
         arguments = [Ints([w_shape[0]]), Ints(stride), Ints(padding), Ints(dilation), False, Ints([0, 0]), groups]
         outputs = [Out(gradients[0]), Out(gradients[1]), Out(g.sum((0, 2, 3)))]
         calls.append([In(g), In(x), In(w), *arguments, Flags([True] * 3), 0, *outputs])
@@ -610,8 +612,9 @@ def compare(call: list, outputs: list, dtype: str) -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_values_in_every_type_and_layout(library, name):
     for dtype in floating_types(name):
+        calls = CASES[name](Draw(dtype))
         for layout in LAYOUTS:
-            for call in CASES[name](Draw(dtype)):
+            for call in calls:
                 compare(call, library.run(name, call, dtype, layout), dtype)
 
 

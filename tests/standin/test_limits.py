@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from build import HERE, StandInError, check_known
 from direct import Flags, In, Ints, Library, Number, Out, Refused
 from limits import LIMITS
-from build import HERE, StandInError, check_known
 from standin import run_on_standin
 
 X = np.ones((2, 4, 8, 8))
@@ -37,6 +37,16 @@ def convolution(x=X, w=W, padding=(1, 1), dilation=(1, 1), groups=1):
     return [In(x), In(w), None, *settings, Out(X), 0]
 
 
+def group_norm():
+    statistics = [Out(X[:, :2, 0, 0])] * 2
+    return [In(X), None, None, 2, 4, 64, 2, 1e-5, Out(X), *statistics]
+
+
+def group_norm_backward():
+    inputs = [In(X), In(X), *[In(X[:, :2, 0, 0])] * 2, In(X[0, :, 0, 0])]
+    return [*inputs, 2, 4, 64, 2, Flags([True] * 3), Out(X), *[Out(X[0, :, 0, 0])] * 2]
+
+
 # Kernel, arguments, type, what the message must say.
 REFUSED = [
     ("aclnnConvolution", convolution(), "float64", "input is float64[2x4x8x8] and must be float32, float16, bfloat16"),
@@ -48,15 +58,15 @@ REFUSED = [
     ("aclnnMatmul", [In(X), In(X[:, :, :4]), Out(X), 0], "float32", "inner dimensions must be equal: 8 and 4"),
     ("aclnnMatmul", [In(X, "bfloat16"), In(X), Out(X), 0], "float32", "must all be bfloat16 or none"),
     ("aclnnMm", [In(X), In(X), Out(X), 0], "float32", "must have 2 to 2 dimensions"),
-    ("aclnnGroupNorm", [In(X), None, None, 2, 4, 64, 2, 1e-5, Out(X), Out(X[:, :2, 0, 0]), Out(X[:, :2, 0, 0])], "float64", "self is float64"),
+    ("aclnnGroupNorm", group_norm(), "float64", "self is float64[2x4x8x8] and must be"),
     ("aclnnSilu", [In(X), Out(X)], "int32", "self is int32[2x4x8x8] and must be float32, float16, bfloat16"),
     ("aclnnSilu", [In(X), Out(X, "float16")], "float32", "self, out must have one type"),
     ("aclnnSilu", [In(X), Out(X[0])], "float32", "self, out must have one shape"),
     ("aclnnAdd", [In(X), In(X[:, :3]), Number(1), Out(X)], "float32", "must broadcast to the shape"),
     ("aclnnAdd", [In(X), In(X), Number(1), Out(X, "int32")], "float32", "cannot be cast"),
     ("aclnnPowTensorTensor", [In(X), In(X), Out(X)], "bool", "must not both be bool"),
-    ("aclnnUpsampleNearest2d", [In(X[:0]), Ints([16, 16]), Out(np.ones((0, 4, 16, 16)))], "float32", "must not be empty"),
-    ("aclnnEmbedding", [In(X[0, 0]), In(X[0, 0, 0], "float32"), Out(X[0, 0])], "float32", "indices is float32[8] and must be int32, int64"),
+    ("aclnnUpsampleNearest2d", [In(X[:0]), Ints([16, 16]), Out(X[:0])], "float32", "must not be empty"),
+    ("aclnnEmbedding", [In(X[0, 0]), In(X[0, 0, 0]), Out(X[0, 0])], "float32", "indices is float32[8]"),
     ("aclnnSlice", [In(X), 1, 0, 4, -1, Out(X)], "float32", "step must be positive"),
     ("aclnnSlice", [In(X), 1, 0, 4, 1, Out(X)], "float64", "self is float64"),
     ("aclnnAny", [In(X), Ints([]), False, Out(np.ones(()), "float32")], "float32", "out is float32[] and must be bool"),
@@ -106,7 +116,7 @@ def test_an_operator_by_name_is_refused_too(library):
     ("name", "arguments", "dtype"),
     [
         ("aclnnMul", [In(X), In(X), Out(X)], "bfloat16"),
-        ("aclnnGroupNormBackward", [In(X), In(X), *[In(X[:, :2, 0, 0])] * 2, In(X[0, :, 0, 0]), 2, 4, 64, 2, Flags([True] * 3), Out(X), *[Out(X[0, :, 0, 0])] * 2], "bfloat16"),
+        ("aclnnGroupNormBackward", group_norm_backward(), "bfloat16"),
         ("aclnnUpsampleNearest2d", [In(X), Ints([8, 8]), Out(X)], "float32"),
         ("aclnnFlashAttentionScore", attention(), "float16"),
     ],
@@ -115,7 +125,7 @@ def test_the_atlas_training_series_takes_less(library, monkeypatch, name, argume
     library.run(name, arguments, dtype)
     for soc in ("Ascend910A", "Ascend910ProB"):
         monkeypatch.setenv("STANDIN_SOC", soc)
-        with pytest.raises(Refused, match=f"{name} .*({dtype}.* and must be|it is not for {soc})"):
+        with pytest.raises(Refused, match=rf"{name} .*({dtype}.* and must be|it is not for {soc})"):
             library.run(name, arguments, dtype)
     for soc in ("Ascend910B4", "Ascend910_9391"):
         monkeypatch.setenv("STANDIN_SOC", soc)
@@ -138,7 +148,7 @@ def test_an_index_outside_its_dimension_is_refused(library):
     ]:
         with pytest.raises(Refused, match=f"{name} .*index 8 is outside a dimension of 8"):
             library.run(name, arguments)
-    with pytest.raises(Refused, match="GatherV2 .*index 8 is outside a dimension of 8"):
+    with pytest.raises(Refused, match=r"GatherV2 .*index 8 is outside a dimension of 8"):
         library.run_aclop("GatherV2", [table, index, In(np.array(0), "int64")], [Out(X[0, 0, :1])])
 
 
