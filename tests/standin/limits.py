@@ -51,6 +51,11 @@ class Limit(NamedTuple):
         return f"https://gitcode.com/cann/{repository}/tree/master/{folder}" if folder else ""
 
 
+COMPARISONS = {
+    **{"Lt": "less", "Le": "less_equal", "Gt": "greater", "Ge": "greater_equal"},
+    **{"Eq": "equal", "Ne": "not_equal"},
+}
+
 LIMITS = {
     "aclnnAbs": Limit({"self": ALL, "out": ALL}, "ops-math:math/abs", rules=("same_shape self out",)),
     "aclnnAdd": Limit(
@@ -122,13 +127,6 @@ LIMITS = {
         rules=("same_type weight out",),
         ranks={"weight": (2, 2)},
     ),
-    "aclnnEqScalar": Limit({"self": ALL, "out": ALL}, "ops-math:math/equal", rules=("same_shape self out",)),
-    "aclnnEqTensor": Limit(
-        {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/equal", rules=("broadcast self other out",)
-    ),
-    "aclnnExp": Limit(
-        {"self": REALS + " bool int64", "out": REALS}, "ops-math:math/exp", rules=("same_shape self out",)
-    ),
     "aclnnExpand": Limit(
         {"self": FLOATS + " uint8 int8 int32 int64 bool", "out": FLOATS + " uint8 int8 int32 int64 bool"},
         "ops-math:math/expand",
@@ -196,16 +194,6 @@ LIMITS = {
         "ops-nn:index/gather_elements_v2",
         rules=("same_type self out", "same_shape index out"),
     ),
-    "aclnnGeScalar": Limit({"self": ALL, "out": ALL}, "ops-math:math/greater_equal", rules=("same_shape self out",)),
-    "aclnnGeTensor": Limit(
-        {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/greater_equal", rules=("broadcast self other out",)
-    ),
-    "aclnnGroupNorm": Limit(
-        {"self": FLOATS, "gamma": FLOATS, "beta": FLOATS, "out": FLOATS, "meanOut": FLOATS, "rstdOut": FLOATS},
-        "ops-nn:norm/group_norm",
-        rules=("same_type self gamma beta out meanOut rstdOut", "same_shape self out"),
-        ranks={"self": (2, 8), "gamma": (1, 1), "beta": (1, 1), "meanOut": (2, 2), "rstdOut": (2, 2)},
-    ),
     "aclnnGroupNormBackward": Limit(
         {
             "gradOut": FLOATS,
@@ -224,13 +212,6 @@ LIMITS = {
             "float32_or_same gradOut mean",
             "same_shape input gradInput",
         ),
-    ),
-    "aclnnGtScalar": Limit({"self": ALL, "out": ALL}, "ops-math:math/greater", rules=("same_shape self out",)),
-    "aclnnGtTensor": Limit(
-        {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/greater", rules=("broadcast self other out",)
-    ),
-    "aclnnIndexSelect": Limit(
-        {"self": ALL, "index": INDICES, "out": ALL}, "ops-nn:index/gather_v2", rules=("same_type self out",)
     ),
     "aclnnInplaceAdd": Limit(
         {"selfRef": ALL, "other": ALL}, "ops-math:math/add", rules=("broadcast other selfRef", "castable other selfRef")
@@ -261,16 +242,6 @@ LIMITS = {
         ),
         ranks={"input": (1, 8)},
     ),
-    "aclnnLeScalar": Limit({"self": ALL, "out": ALL}, "ops-math:math/less_equal", rules=("same_shape self out",)),
-    "aclnnLeTensor": Limit(
-        {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/less_equal", rules=("broadcast self other out",)
-    ),
-    "aclnnLinspace": Limit(
-        {"out": REALS + " int8 int16 int32 uint8"},
-        "ops-math:math/lin_space",
-        rules=("not_empty out",),
-        without_910="bfloat16 int16",
-    ),
     "aclnnLog": Limit({"self": ALL, "out": REALS}, "ops-math:math/log", rules=("same_shape self out",)),
     "aclnnLogicalAnd": Limit(
         {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/logical_and", rules=("broadcast self other out",)
@@ -278,16 +249,6 @@ LIMITS = {
     "aclnnLogicalNot": Limit({"self": ALL, "out": ALL}, "ops-math:math/logical_not", rules=("same_shape self out",)),
     "aclnnLogicalOr": Limit(
         {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/logical_or", rules=("broadcast self other out",)
-    ),
-    "aclnnLtScalar": Limit({"self": ALL, "out": ALL}, "ops-math:math/less", rules=("same_shape self out",)),
-    "aclnnLtTensor": Limit(
-        {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/less", rules=("broadcast self other out",)
-    ),
-    "aclnnMatmul": Limit(
-        {"self": FLOATS, "mat2": FLOATS, "out": FLOATS},
-        "ops-nn:matmul/mat_mul_v3",
-        rules=("no_bfloat16_mix self mat2",),
-        ranks={"self": (1, 6), "mat2": (1, 6), "out": (0, 6)},
     ),
     "aclnnMaximum": Limit(
         {"self": ALL, "other": ALL, "out": ALL},
@@ -318,15 +279,6 @@ LIMITS = {
         rules=("broadcast self other out", "castable self other out"),
     ),
     "aclnnMuls": Limit({"self": ALL, "out": ALL}, "ops-math:math/muls", rules=("same_shape self out",)),
-    "aclnnNeScalar": Limit({"self": ALL, "out": ALL}, "ops-math:math/not_equal", rules=("same_shape self out",)),
-    "aclnnNeTensor": Limit(
-        {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/not_equal", rules=("broadcast self other out",)
-    ),
-    "aclnnNeg": Limit(
-        {"self": REALS + " int8 int32 int64", "out": REALS + " int8 int32 int64"},
-        "ops-math:math/neg",
-        rules=("same_shape self out", "castable self out"),
-    ),
     "aclnnNonzero": Limit({"self": ALL, "out": "int64"}, "ops-nn:index/non_zero", ranks={"out": (2, 2)}),
     "aclnnPermute": Limit({"self": ALL, "out": ALL}, "ops-math:conversion/transpose", rules=("same_type self out",)),
     "aclnnPowTensorScalar": Limit(
@@ -403,6 +355,47 @@ LIMITS = {
         ranks={"gradOut": (4, 4), "gradInput": (4, 4)},
         without_910="bfloat16 float32",
     ),
+    "aclnnExp": Limit(
+        {"self": REALS + " bool int64", "out": REALS}, "ops-math:math/exp", rules=("same_shape self out",)
+    ),
+    "aclnnGroupNorm": Limit(
+        {"self": FLOATS, "gamma": FLOATS, "beta": FLOATS, "out": FLOATS, "meanOut": FLOATS, "rstdOut": FLOATS},
+        "ops-nn:norm/group_norm",
+        rules=("same_type self gamma beta out meanOut rstdOut", "same_shape self out"),
+        ranks={"self": (2, 8), "gamma": (1, 1), "beta": (1, 1), "meanOut": (2, 2), "rstdOut": (2, 2)},
+    ),
+    "aclnnIndexSelect": Limit(
+        {"self": ALL, "index": INDICES, "out": ALL}, "ops-nn:index/gather_v2", rules=("same_type self out",)
+    ),
+    "aclnnLinspace": Limit(
+        {"out": REALS + " int8 int16 int32 uint8"},
+        "ops-math:math/lin_space",
+        rules=("not_empty out",),
+        without_910="bfloat16 int16",
+    ),
+    "aclnnMatmul": Limit(
+        {"self": FLOATS, "mat2": FLOATS, "out": FLOATS},
+        "ops-nn:matmul/mat_mul_v3",
+        rules=("no_bfloat16_mix self mat2",),
+        ranks={"self": (1, 6), "mat2": (1, 6), "out": (0, 6)},
+    ),
+    "aclnnNeg": Limit(
+        {"self": REALS + " int8 int32 int64", "out": REALS + " int8 int32 int64"},
+        "ops-math:math/neg",
+        rules=("same_shape self out", "castable self out"),
+    ),
+    **{
+        f"aclnn{name}Tensor": Limit(
+            {"self": ALL, "other": ALL, "out": ALL}, f"ops-math:math/{folder}", rules=("broadcast self other out",)
+        )
+        for name, folder in COMPARISONS.items()
+    },
+    **{
+        f"aclnn{name}Scalar": Limit(
+            {"self": ALL, "out": ALL}, f"ops-math:math/{folder}", rules=("same_shape self out",)
+        )
+        for name, folder in COMPARISONS.items()
+    },
     # Operators called by name, aclop: the types of their prototypes.
     "AddN": Limit({"x": NO_BOOL, "out": NO_BOOL}, "ops-math:math/add_n"),
     "Assign": Limit({"ref": ALL, "value": ALL}, "ops-math:conversion/assign"),
