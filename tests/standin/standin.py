@@ -1,6 +1,6 @@
 """Runs programs on the stand-in for CANN, and reads what it wrote down.
 
-    python tests/standin/standin.py train --device Ascend ...     runs mindone-ddpm on the stand-in
+python tests/standin/standin.py train --device Ascend ...     runs mindone-ddpm on the stand-in
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from build import StandInError, build
+from build import PROGRAM_FOLDER, PYTHON_FOLDER, StandInError, build
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,16 +54,19 @@ def environment(trace: Path | None = None, npus: int = 1, soc: str = "Ascend910B
         "MINDONE_DDPM_NPU_FOLDER": str(devices),
         "STANDIN_SOC": soc,
         "OMP_NUM_THREADS": "1",
+        "PATH": f"{os.environ.get('PATH', os.defpath)}:{cann / PROGRAM_FOLDER}/",
     }
     old = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONPATH") if os.environ.get(name)}
     variables["LD_LIBRARY_PATH"] = ":".join([str(cann / "lib64"), *filter(None, [old.get("LD_LIBRARY_PATH")])])
-    variables["PYTHONPATH"] = ":".join([str(ROOT), *filter(None, [old.get("PYTHONPATH")])])
+    variables["PYTHONPATH"] = ":".join([str(ROOT), str(cann / PYTHON_FOLDER), *filter(None, [old.get("PYTHONPATH")])])
     if trace is not None:
         variables["STANDIN_TRACE"] = str(trace)
     return {**os.environ, **variables}
 
 
-def run_on_standin(*command: object, trace: Path | None = None, npus: int = 1, timeout_s: float = 600, **variables: str):
+def run_on_standin(
+    *command: object, trace: Path | None = None, npus: int = 1, timeout_s: float = 600, **variables: str
+):
     """A Python command line, such as ``-m mindone_ddpm train``, on the stand-in."""
     return subprocess.run(
         [sys.executable, *map(str, command)],

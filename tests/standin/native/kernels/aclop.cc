@@ -1,244 +1,168 @@
-// The older interface, aclopCompileAndExecuteV2: operators by name.
-#include "../tensors.h"
+// The operators that MindSpore calls by name: aclopCompileAndExecuteV2.
+#include "../aclop.h"
 
-struct Desc {
-  T t;
-  std::vector<char> fixed;
-};
-struct Buf {
-  void *p;
-  size_t n;
-};
-typedef std::map<std::string, std::vector<double>> Attr;
-extern "C" {
-Desc *aclCreateTensorDesc(int dtype, int n, const int64_t *d, int fmt) {
-  Desc *x = new Desc();
-  memset(&x->t, 0, sizeof x->t);
-  x->t.magic = TENSOR;
-  x->t.dtype = dtype;
-  x->t.ndim = n;
-  int64_t m = 1;
-  for (int i = n - 1; i >= 0; i--) {
-    x->t.dims[i] = d[i];
-    x->t.strides[i] = m;
-    m *= d[i];
+// What a tensor of axes or indices holds.
+static Dims values(const T &t) { return load<int64_t>(&t); }
+static int axis_of(const T &axes, const T &of) {
+  int64_t axis = values(axes)[0];
+  return axis < 0 ? axis + of.ndim : axis;
+}
+static void copy(const T &from, T &to) { store(&to, load<double>(&from)); }
+
+// An assignment gives back its variable, in place or as a copy.
+static void give_back(AclopCall &call) {
+  T &variable = call.inputs[0];
+  if (call.outputs.empty()) return;
+  T &output = call.outputs[0];
+  if (output.data && output.data != variable.data) copy(variable, output);
+}
+ACLOP(Assign, {
+  T value = spread(&call.inputs[1], dims(&call.inputs[0]));
+  copy(value, call.inputs[0]);
+  give_back(call);
+})
+ACLOP(AssignAdd, {
+  binary(&call.inputs[0], &call.inputs[1], &call.inputs[0], [](auto x, auto y) { return x + y; });
+  give_back(call);
+})
+ACLOP(AssignSub, {
+  binary(&call.inputs[0], &call.inputs[1], &call.inputs[0], [](auto x, auto y) { return x - y; });
+  give_back(call);
+})
+ACLOP(AddN, {
+  auto sum = load<float>(&call.inputs[0]);
+  for (size_t i = 1; i < call.inputs.size(); i++) {
+    auto term = load<float>(&call.inputs[i]);
+    for (size_t j = 0; j < sum.size(); j++) sum[j] += term[j];
   }
-  return x;
+  store(&call.outputs[0], sum);
+})
+// Kingma & Ba 2015, section 2. Inputs: weights, two moments, powers of beta1 and beta2, rate, beta1, beta2, epsilon,
+// gradient.
+ACLOP(ApplyAdamD, {
+  auto weights = load<float>(&call.inputs[0]), moments1 = load<float>(&call.inputs[1]);
+  auto moments2 = load<float>(&call.inputs[2]), gradient = load<float>(&call.inputs[9]);
+  auto number = [&](int i) { return load<float>(&call.inputs[i])[0]; };
+  float beta1 = number(6), beta2 = number(7), epsilon = number(8);
+  float rate = number(5) * std::sqrt(1 - number(4)) / (1 - number(3));
+  for (size_t i = 0; i < weights.size(); i++) {
+    moments1[i] += (gradient[i] - moments1[i]) * (1 - beta1);
+    moments2[i] += (gradient[i] * gradient[i] - moments2[i]) * (1 - beta2);
+    weights[i] -= rate * moments1[i] / (std::sqrt(moments2[i]) + epsilon);
+  }
+  std::vector<float> *results[] = {&weights, &moments1, &moments2};
+  for (size_t i = 0; i < 3; i++) {
+    store(&call.inputs[i], *results[i]);
+    if (i < call.outputs.size() && call.outputs[i].data) store(&call.outputs[i], *results[i]);
+  }
+})
+ACLOP(Unpack, {
+  int axis = call.attribute("axis") < 0 ? call.attribute("axis") + call.inputs[0].ndim : call.attribute("axis");
+  for (size_t i = 0; i < call.outputs.size(); i++) {
+    T one = part(&call.inputs[0], axis, i, 1);
+    store(&call.outputs[i], load<double>(&one));
+  }
+})
+ACLOP(RealDiv, { binary(&call.inputs[0], &call.inputs[1], &call.outputs[0], [](auto x, auto y) { return x / y; }); })
+ACLOP(TensorMove, { copy(call.inputs[0], call.outputs[0]); })
+ACLOP(ZerosLike, { store(&call.outputs[0], std::vector<float>(count(dims(&call.outputs[0])), 0.f)); })
+ACLOP(OnesLike, { store(&call.outputs[0], std::vector<float>(count(dims(&call.outputs[0])), 1.f)); })
+
+static std::vector<double> sum_over(const AclopCall &call) {
+  return reduce(&call.inputs[0], values(call.inputs[1]), 0, [](double x, double y) { return x + y; });
 }
-void aclDestroyTensorDesc(Desc *d) { delete d; }
-int aclSetTensorConst(Desc *d, void *p, size_t n) {
-  d->fixed.assign((char *)p, (char *)p + n);
-  return 0;
-}
-Buf *aclCreateDataBuffer(void *p, size_t n) { return new Buf{p, n}; }
-int aclDestroyDataBuffer(Buf *b) {
-  delete b;
-  return 0;
-}
-int aclUpdateDataBuffer(Buf *b, void *p, size_t n) {
-  b->p = p;
-  b->n = n;
-  return 0;
-}
-void *aclGetDataBufferAddr(Buf *b) { return b->p; }
-Attr *aclopCreateAttr() { return new Attr(); }
-void aclopDestroyAttr(Attr *a) { delete a; }
-int aclopSetAttrInt(Attr *a, const char *k, int64_t v) {
-  (*a)[k] = {double(v)};
-  return 0;
-}
-int aclopSetAttrBool(Attr *a, const char *k, uint8_t v) {
-  (*a)[k] = {double(v)};
-  return 0;
-}
-int aclopSetAttrFloat(Attr *a, const char *k, float v) {
-  (*a)[k] = {v};
-  return 0;
-}
-int aclopSetAttrListInt(Attr *a, const char *k, int n, const int64_t *v) {
-  (*a)[k] = std::vector<double>(v, v + n);
-  return 0;
-}
-int aclopCompileAndExecuteV2(const char *op, int ni, Desc *id[], Buf *ib[], int no, Desc *od[], Buf *ob[], Attr *at,
-                             int et, int cf, const char *path, void *st) {
-  std::string name = op, text;
-  std::vector<T> in(ni), out(no);
-  static Attr none;
-  if (!at) at = &none;
-  for (int i = 0; i < ni; i++) {
-    if (!id[i]) {
-      memset(&in[i], 0, sizeof(T));
-      text += " null";
-      continue;
+ACLOP(ReduceSum, { store(&call.outputs[0], sum_over(call)); })
+ACLOP(ReduceMean, {
+  auto result = sum_over(call);
+  double n = double(count(dims(&call.inputs[0]))) / result.size();
+  for (auto &value : result) value /= n;
+  store(&call.outputs[0], result);
+})
+ACLOP(Cumprod, {
+  if (call.inputs[0].ndim != 1 || call.attribute("exclusive") || call.attribute("reverse"))
+    throw NotProvided{"the stand-in's Cumprod takes one dimension, forwards and inclusive"};
+  auto product = load<float>(&call.inputs[0]);
+  for (size_t i = 1; i < product.size(); i++) product[i] *= product[i - 1];
+  store(&call.outputs[0], product);
+})
+
+ACLOP(Split, {
+  const T &whole = call.inputs[1];
+  int axis = axis_of(call.inputs[0], whole);
+  int64_t from = 0;
+  for (auto &output : call.outputs) {
+    copy(part(&whole, axis, from, output.dims[axis]), output);
+    from += output.dims[axis];
+  }
+})
+ACLOP(Slice, {
+  T view = call.inputs[0];
+  auto begin = values(call.inputs[1]);
+  for (size_t i = 0; i < begin.size(); i++) view = part(&view, i, begin[i], call.outputs[0].dims[i]);
+  copy(view, call.outputs[0]);
+})
+ACLOP(GatherV2, {
+  const T &table = call.inputs[0];
+  if (call.attribute("batch_dims")) throw NotProvided{"the stand-in's GatherV2 has no batch_dims"};
+  int axis = axis_of(call.inputs[2], table);
+  auto indices = values(call.inputs[1]);
+  // The output's dimensions: those before the axis, those of the indices, those after it.
+  int64_t outer = 1, inner = 1;
+  for (int i = 0; i < axis; i++) outer *= table.dims[i];
+  for (uint64_t i = axis + 1; i < table.ndim; i++) inner *= table.dims[i];
+  auto from = load<double>(&table);
+  std::vector<double> to;
+  to.reserve(outer * indices.size() * inner);
+  for (int64_t i = 0; i < outer; i++)
+    for (int64_t index : indices) {
+      check_index(index, table.dims[axis]);
+      auto row = from.begin() + (i * table.dims[axis] + index) * inner;
+      to.insert(to.end(), row, row + inner);
     }
-    in[i] = id[i]->t;
-    in[i].data = id[i]->fixed.empty() ? (ib[i] ? ib[i]->p : nullptr) : id[i]->fixed.data();
-    text += show(&in[i]);
-  }
-  text += " ->";
-  for (int i = 0; i < no; i++) {
-    if (!od[i] || !ob[i]) {
-      memset(&out[i], 0, sizeof(T));
-      text += " null";
-      continue;
-    }
-    out[i] = od[i]->t;
-    out[i].data = ob[i]->p;
-    text += show(&out[i]);
-  }
-  for (auto &kv : *at) text += " " + kv.first + "=" + (kv.second.empty() ? "" : std::to_string((long)kv.second[0]));
-  stub_trace("aclop", op, text.c_str());
-  auto attr = [&](const char *k, double d = 0) {
-    auto i = at->find(k);
-    return i == at->end() || i->second.empty() ? d : i->second[0];
+  store(&call.outputs[0], to);
+})
+
+static bool has_bit(long mask, size_t bit) { return mask >> bit & 1; }
+
+// TensorFlow's strided slice: masks say which entries of begin, end and strides mean something else.
+ACLOP(StridedSlice, {
+  const T &input = call.inputs[0];
+  auto begin = values(call.inputs[1]), end = values(call.inputs[2]), step = values(call.inputs[3]);
+  long begin_mask = call.attribute("begin_mask"), end_mask = call.attribute("end_mask"),
+       ellipsis_mask = call.attribute("ellipsis_mask"), new_axis_mask = call.attribute("new_axis_mask"),
+       shrink_axis_mask = call.attribute("shrink_axis_mask");
+  T view = input;
+  view.ndim = 0;
+  auto append = [&](int64_t size, int64_t stride) {
+    view.dims[view.ndim] = size;
+    view.strides[view.ndim++] = stride;
   };
-  auto axes = [&](const T &t) { return load<int64_t>(&t); };
-  if (name == "Assign") {
-    T y = spread(&in[1], dims(&in[0]));
-    auto v = load<double>(&y);
-    store(&in[0], v);
-    if (no && out[0].data && out[0].data != in[0].data) store(&out[0], v);
-  } else if (name == "AssignAdd") {
-    binary(&in[0], &in[1], &in[0], [](auto x, auto y) { return x + y; });
-    if (no && out[0].data && out[0].data != in[0].data) store(&out[0], load<double>(&in[0]));
-  } else if (name == "AssignSub") {
-    binary(&in[0], &in[1], &in[0], [](auto x, auto y) { return x - y; });
-    if (no && out[0].data && out[0].data != in[0].data) store(&out[0], load<double>(&in[0]));
-  } else if (name == "AddN") {
-    auto v = load<float>(&in[0]);
-    for (int i = 1; i < ni; i++) {
-      auto u = load<float>(&in[i]);
-      for (size_t j = 0; j < v.size(); j++) v[j] += u[j];
+  uint64_t axis = 0; // of the input
+  for (size_t i = 0; i < begin.size(); i++) {
+    if (has_bit(ellipsis_mask, i)) { // every dimension that the entries after it leave
+      uint64_t left = begin.size() - i - 1;
+      for (size_t j = i + 1; j < begin.size(); j++) left -= has_bit(new_axis_mask, j);
+      for (; axis < input.ndim - left; axis++) append(input.dims[axis], input.strides[axis]);
+      continue;
     }
-    store(&out[0], v);
-  } else if (name == "Split") {
-    int k = axes(in[0])[0];
-    if (k < 0) k += in[1].ndim;
-    int64_t at = 0;
-    for (auto &o : out) {
-      T v = part(&in[1], k, at, o.dims[k]);
-      store(&o, load<double>(&v));
-      at += o.dims[k];
+    if (has_bit(new_axis_mask, i)) {
+      append(1, 0);
+      continue;
     }
-  } else if (name == "Slice") {
-    auto b = axes(in[1]);
-    T v = in[0];
-    for (size_t i = 0; i < b.size(); i++) {
-      v.off += b[i] * v.strides[i];
-      v.dims[i] = out[0].dims[i];
+    int64_t size = input.dims[axis], stride = step[i];
+    int64_t from = begin[i] < 0 ? begin[i] + size : begin[i], to = end[i] < 0 ? end[i] + size : end[i];
+    if (has_bit(begin_mask, i)) from = stride > 0 ? 0 : size - 1;
+    if (has_bit(end_mask, i)) to = stride > 0 ? size : -1;
+    if (stride > 0) from = std::min(from, size), to = std::min(to, size);
+    view.off += from * input.strides[axis];
+    if (!has_bit(shrink_axis_mask, i)) {
+      int64_t rounded = to - from + stride - (stride > 0 ? 1 : -1);
+      append(std::max<int64_t>(0, rounded / stride), input.strides[axis] * stride);
     }
-    store(&out[0], load<double>(&v));
-  } else if (name == "ApplyAdam" || name == "ApplyAdamD") {
-    // var, m, v, beta1_power, beta2_power, lr, beta1, beta2, epsilon, gradient (Kingma & Ba 2015, section 2)
-    auto weights = load<float>(&in[0]), m = load<float>(&in[1]), v = load<float>(&in[2]), g = load<float>(&in[9]);
-    auto number = [&](int i) { return load<float>(&in[i])[0]; };
-    float beta1 = number(6), beta2 = number(7), epsilon = number(8);
-    float rate = number(5) * std::sqrt(1 - number(4)) / (1 - number(3));
-    for (size_t i = 0; i < weights.size(); i++) {
-      m[i] += (g[i] - m[i]) * (1 - beta1);
-      v[i] += (g[i] * g[i] - v[i]) * (1 - beta2);
-      weights[i] -= rate * m[i] / (std::sqrt(v[i]) + epsilon);
-    }
-    store(&in[0], weights), store(&in[1], m), store(&in[2], v);
-    for (int i = 0; i < no; i++)
-      if (out[i].data && out[i].data != in[i].data) store(&out[i], load<float>(&in[i]));
-  } else if (name == "Unpack") {
-    int axis = attr("axis") < 0 ? attr("axis") + in[0].ndim : attr("axis");
-    for (int i = 0; i < no; i++) {
-      T v = part(&in[0], axis, i, 1);
-      store(&out[i], load<double>(&v));
-    }
-  } else if (name == "TensorMove")
-    store(&out[0], load<double>(&in[0]));
-  else if (name == "ZerosLike")
-    store(&out[0], std::vector<float>(count(dims(&out[0])), 0.f));
-  else if (name == "OnesLike")
-    store(&out[0], std::vector<float>(count(dims(&out[0])), 1.f));
-  else if (name == "RealDiv")
-    binary(&in[0], &in[1], &out[0], [](auto x, auto y) { return x / y; });
-  else if (name == "ReduceMean") {
-    auto r = reduce(&in[0], axes(in[1]), 0, [](double x, double y) { return x + y; });
-    double n = double(count(dims(&in[0]))) / r.size();
-    for (auto &v : r) v /= n;
-    store(&out[0], r);
-  } else if (name == "ReduceSum")
-    store(&out[0], reduce(&in[0], axes(in[1]), 0, [](double x, double y) { return x + y; }));
-  else if (name == "Cumprod") {
-    if (in[0].ndim != 1 || attr("exclusive") || attr("reverse")) abort();
-    auto v = load<float>(&in[0]);
-    for (size_t i = 1; i < v.size(); i++) v[i] *= v[i - 1];
-    store(&out[0], v);
-  } else if (name == "GatherV2") {
-    int k = axes(in[2])[0];
-    if (attr("batch_dims")) abort();
-    if (k < 0) k += in[0].ndim;
-    auto q = load<int64_t>(&in[1]);
-    T o = out[0];
-    int64_t outer = 1, inner = 1;
-    for (int i = 0; i < k; i++) outer *= in[0].dims[i];
-    for (uint64_t i = k + 1; i < in[0].ndim; i++) inner *= in[0].dims[i];
-    auto u = load<double>(&in[0]);
-    std::vector<double> r(outer * q.size() * inner);
-    for (int64_t a = 0; a < outer; a++)
-      for (size_t b = 0; b < q.size(); b++)
-        for (int64_t c = 0; c < inner; c++)
-          r[(a * q.size() + b) * inner + c] = u[(a * in[0].dims[k] + q[b]) * inner + c];
-    store(&out[0], r);
-  } else if (name == "StridedSlice") {
-    auto b = axes(in[1]), e = axes(in[2]), s = axes(in[3]);
-    long bm = attr("begin_mask"), em = attr("end_mask"), xm = attr("ellipsis_mask"), nm = attr("new_axis_mask"),
-         sm = attr("shrink_axis_mask");
-    T v = in[0];
-    v.ndim = 0;
-    int k = 0;
-    for (size_t i = 0; i < b.size(); i++) {
-      if (xm >> i & 1) {
-        int skip = in[0].ndim - k - (b.size() - i - 1);
-        for (int j = i + 1; j < (int)b.size(); j++)
-          if (nm >> j & 1) skip++;
-        while (skip-- > 0) {
-          v.dims[v.ndim] = in[0].dims[k];
-          v.strides[v.ndim++] = in[0].strides[k++];
-        }
-        continue;
-      }
-      if (nm >> i & 1) {
-        v.dims[v.ndim] = 1;
-        v.strides[v.ndim++] = 0;
-        continue;
-      }
-      int64_t n = in[0].dims[k], B = b[i] < 0 ? b[i] + n : b[i], E = e[i] < 0 ? e[i] + n : e[i];
-      if (bm >> i & 1) B = s[i] > 0 ? 0 : n - 1;
-      if (em >> i & 1) E = s[i] > 0 ? n : -1;
-      if (s[i] > 0) {
-        B = std::min(B, n);
-        E = std::min(E, n);
-      }
-      v.off += B * in[0].strides[k];
-      if (!(sm >> i & 1)) {
-        v.dims[v.ndim] = std::max<int64_t>(0, (E - B + s[i] - (s[i] > 0 ? 1 : -1)) / s[i]);
-        v.strides[v.ndim++] = in[0].strides[k] * s[i];
-      }
-      k++;
-    }
-    while (k < (int)in[0].ndim) {
-      v.dims[v.ndim] = in[0].dims[k];
-      v.strides[v.ndim++] = in[0].strides[k++];
-    }
-    if (count(dims(&v)) != count(dims(&out[0]))) {
-      fprintf(stderr, "[stand-in] StridedSlice: %s\n", text.c_str());
-      abort();
-    }
-    store(&out[0], load<double>(&v));
-  } else {
-    stub_error((name + ": the stand-in NPU has no kernel for this aclop").c_str());
-    fprintf(stderr, "[stand-in] no kernel for aclop %s%s\n", op, text.c_str());
-    return 100000;
+    axis++;
   }
-  return 0;
-}
-int aclopCompileAndExecute(const char *op, int ni, Desc *id[], Buf *ib[], int no, Desc *od[], Buf *ob[], Attr *at,
-                           int et, int cf, const char *path, void *st) {
-  return aclopCompileAndExecuteV2(op, ni, id, ib, no, od, ob, at, et, cf, path, st);
-}
-}
+  for (; axis < input.ndim; axis++) append(input.dims[axis], input.strides[axis]);
+  if (count(dims(&view)) != count(dims(&call.outputs[0])))
+    throw NotProvided{"the stand-in's StridedSlice finds another shape:" + show(&view)};
+  copy(view, call.outputs[0]);
+})

@@ -1,160 +1,159 @@
 // Elementwise operators.
 #include "../tensors.h"
 
-KERNEL(aclnnMul, (const T *a, const T *b, T *o, PLAN), IN(a, b), OUT(o),
-       { binary(a, b, o, [](auto x, auto y) { return x * y; }); })
-KERNEL(aclnnDiv, (const T *a, const T *b, T *o, PLAN), IN(a, b), OUT(o),
-       { binary(a, b, o, [](auto x, auto y) { return x / y; }); })
-KERNEL(aclnnMinimum, (const T *a, const T *b, T *o, PLAN), IN(a, b), OUT(o),
-       { binary(a, b, o, [](auto x, auto y) { return x < y ? x : y; }); })
-KERNEL(aclnnMaximum, (const T *a, const T *b, T *o, PLAN), IN(a, b), OUT(o),
-       { binary(a, b, o, [](auto x, auto y) { return x > y ? x : y; }); })
-KERNEL(aclnnAdd, (const T *a, const T *b, const scalar *k, T *o, PLAN), IN(a, b), OUT(o), {
-  double c = num(k);
-  binary(a, b, o, [c](auto x, auto y) { return x + decltype(x)(c) * y; });
-})
-KERNEL(aclnnSub, (const T *a, const T *b, const scalar *k, T *o, PLAN), IN(a, b), OUT(o), {
-  double c = num(k);
-  binary(a, b, o, [c](auto x, auto y) { return x - decltype(x)(c) * y; });
-})
-static T lift(const scalar *s) {
-  T t;
-  memset(&t, 0, sizeof t);
-  t.magic = TENSOR;
-  t.dtype = s->dtype;
-  t.data = (void *)s->val;
-  return t;
-}
-KERNEL(aclnnAdds, (const T *a, const scalar *b, const scalar *k, T *o, PLAN), IN(a), OUT(o), {
-  T y = lift(b);
-  double c = num(k);
-  binary(a, &y, o, [c](auto x, auto y) { return x + decltype(x)(c) * y; });
-})
-KERNEL(aclnnSubs, (const T *a, const scalar *b, const scalar *k, T *o, PLAN), IN(a), OUT(o), {
-  T y = lift(b);
-  double c = num(k);
-  binary(a, &y, o, [c](auto x, auto y) { return x - decltype(x)(c) * y; });
-})
-KERNEL(aclnnMuls, (const T *a, const scalar *b, T *o, PLAN), IN(a), OUT(o), {
-  T y = lift(b);
-  binary(a, &y, o, [](auto x, auto y) { return x * y; });
-})
-KERNEL(aclnnDivs, (const T *a, const scalar *b, T *o, PLAN), IN(a), OUT(o), {
-  T y = lift(b);
-  binary(a, &y, o, [](auto x, auto y) { return x / y; });
-})
-KERNEL(aclnnPowTensorScalar, (const T *a, const scalar *b, T *o, PLAN), IN(a), OUT(o), {
-  T y = lift(b);
-  binary(a, &y, o, [](auto x, auto y) { return std::pow(x, y); });
-})
-KERNEL(aclnnPowTensorTensor, (const T *a, const T *b, T *o, PLAN), IN(a, b), OUT(o),
-       { binary(a, b, o, [](auto x, auto y) { return std::pow(x, y); }); })
-#define CMP(N, OP)                                                                                                     \
-  KERNEL(aclnn##N##Scalar, (const T *a, const scalar *b, T *o, PLAN), IN(a), OUT(o), {                                 \
-    T y = lift(b);                                                                                                     \
-    T x = spread(a, dims(o));                                                                                          \
-    auto u = load<double>(&x);                                                                                         \
-    double c = num(b);                                                                                                 \
-    for (auto &v : u) v = v OP c;                                                                                      \
-    store(o, u);                                                                                                       \
-  })                                                                                                                   \
-  KERNEL(aclnn##N##Tensor, (const T *a, const T *b, T *o, PLAN), IN(a, b), OUT(o), {                                   \
-    T x = spread(a, dims(o)), y = spread(b, dims(o));                                                                  \
-    auto u = load<double>(&x), w = load<double>(&y);                                                                   \
-    for (size_t i = 0; i < u.size(); i++) u[i] = u[i] OP w[i];                                                         \
-    store(o, u);                                                                                                       \
+// ---- two tensors, or a tensor and a scalar ----
+#define TENSOR_TENSOR(name, expression)                                                                                \
+  KERNEL(name, (const T *self, const T *other, T *out, PLAN), IN(self, other), OUT(out),                               \
+         { binary(self, other, out, [](auto x, auto y) { return expression; }); })
+#define TENSOR_SCALAR(name, expression)                                                                                \
+  KERNEL(name, (const T *self, const scalar *other, T *out, PLAN), IN(self), OUT(out), {                               \
+    T value = lift(other);                                                                                             \
+    binary(self, &value, out, [](auto x, auto y) { return expression; });                                              \
   })
-CMP(Lt, <)
-CMP(Le, <=) CMP(Gt, >) CMP(Ge, >=) CMP(Eq, ==) CMP(Ne, !=)
-    KERNEL(aclnnLogicalAnd, (const T *a, const T *b, T *o, PLAN), IN(a, b), OUT(o), {
-      T x = spread(a, dims(o)), y = spread(b, dims(o));
-      auto u = load<double>(&x), w = load<double>(&y);
-      for (size_t i = 0; i < u.size(); i++) u[i] = u[i] && w[i];
-      store(o, u);
-    }) KERNEL(aclnnLogicalOr, (const T *a, const T *b, T *o, PLAN), IN(a, b), OUT(o), {
-      T x = spread(a, dims(o)), y = spread(b, dims(o));
-      auto u = load<double>(&x), w = load<double>(&y);
-      for (size_t i = 0; i < u.size(); i++) u[i] = u[i] || w[i];
-      store(o, u);
-    }) KERNEL(aclnnLogicalNot, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      auto u = load<double>(a);
-      for (auto &v : u) v = !v;
-      store(o, u);
-    }) KERNEL(aclnnSqrt, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return std::sqrt(x); });
-    }) KERNEL(aclnnRsqrt, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return 1 / std::sqrt(x); });
-    }) KERNEL(aclnnSin, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return std::sin(x); });
-    }) KERNEL(aclnnCos, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return std::cos(x); });
-    }) KERNEL(aclnnExp, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return std::exp(x); });
-    }) KERNEL(aclnnLog, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return std::log(x); });
-    }) KERNEL(aclnnTanh, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return std::tanh(x); });
-    }) KERNEL(aclnnAbs, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return std::fabs(x); });
-    }) KERNEL(aclnnSign, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      auto u = load<double>(a);
-      for (auto &v : u) v = (v > 0) - (v < 0);
-      store(o, u);
-    }) KERNEL(aclnnNeg, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      auto u = load<double>(a);
-      for (auto &v : u) v = -v;
-      store(o, u);
-    }) KERNEL(aclnnReciprocal, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return 1 / x; });
-    }) KERNEL(aclnnSigmoid, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return 1 / (1 + std::exp(-x)); });
-    }) KERNEL(aclnnSilu, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      unary(a, o, [](float x) { return x / (1 + std::exp(-x)); });
-    }) KERNEL(aclnnSiluBackward, (const T *g, const T *a, T *o, PLAN), IN(g, a), OUT(o), {
-      binary(g, a, o, [](auto d, auto x) {
-        auto s = 1 / (1 + std::exp(-float(x)));
-        return d * s * (1 + x * (1 - s));
-      });
-    }) KERNEL(aclnnIsFinite, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-      auto u = load<float>(a);
-      for (auto &v : u) {
-        uint32_t q;
-        memcpy(&q, &v, 4);
-        v = (q & 0x7f800000) != 0x7f800000;
-      }
-      store(o, u);
-    }) KERNEL(aclnnCast, (const T *a, int d, T *o, PLAN), IN(a), OUT(o), {
-      if (a->dtype == I64 && o->dtype == I64) {
-        store(o, load<int64_t>(a));
-      } else {
-        store(o, load<double>(a));
-      }
-    }) KERNEL(aclnnSWhere, (const T *c, const T *a, const T *b, T *o, PLAN), IN(c, a, b), OUT(o), {
-      T k = spread(c, dims(o)), x = spread(a, dims(o)), y = spread(b, dims(o));
-      auto q = load<float>(&k);
-      auto u = load<double>(&x), w = load<double>(&y);
-      for (size_t i = 0; i < u.size(); i++)
-        if (!q[i]) u[i] = w[i];
-      store(o, u);
-    }) KERNEL(aclnnClamp, (const T *a, const scalar *lo, const scalar *hi, T *o, PLAN), IN(a), OUT(o), {
-      auto u = load<double>(a);
-      for (auto &v : u) {
-        if (lo && v < num(lo)) v = num(lo);
-        if (hi && v > num(hi)) v = num(hi);
-      }
-      store(o, u);
-    }) KERNEL(aclnnInplaceCopy, (T * a, const T *b, PLAN), IN(a, b), OUT(a), {
-      T y = spread(b, dims(a));
-      store(a, load<double>(&y));
-    }) KERNEL(aclnnInplaceZero, (T * a, PLAN), IN(a), OUT(a), {
-      store(a, std::vector<float>(count(dims(a)), 0.f));
-    }) KERNEL(aclnnInplaceOne, (T * a, PLAN), IN(a), OUT(a), {
-      store(a, std::vector<float>(count(dims(a)), 1.f));
-    }) KERNEL(aclnnInplaceFillScalar, (T * a, const scalar *s, PLAN), IN(a), OUT(a), {
-      store(a, std::vector<double>(count(dims(a)), num(s)));
-    }) KERNEL(aclnnInplaceMul, (T * a, const T *b, PLAN), IN(a, b), OUT(a), {
-      binary(a, b, a, [](auto x, auto y) { return x * y; });
-    }) KERNEL(aclnnInplaceAdd, (T * a, const T *b, const scalar *k, PLAN), IN(a, b), OUT(a), {
-      double c = num(k);
-      binary(a, b, a, [c](auto x, auto y) { return x + decltype(x)(c) * y; });
-    })
+// x and alpha * y: alpha is a scalar of the operator.
+#define TENSOR_TENSOR_ALPHA(name, expression)                                                                          \
+  KERNEL(name, (const T *self, const T *other, const scalar *alpha, T *out, PLAN), IN(self, other), OUT(out), {        \
+    double factor = num(alpha);                                                                                        \
+    binary(self, other, out, [factor](auto x, auto y) {                                                                \
+      auto a = decltype(x)(factor);                                                                                    \
+      return expression;                                                                                               \
+    });                                                                                                                \
+  })
+#define TENSOR_SCALAR_ALPHA(name, expression)                                                                          \
+  KERNEL(name, (const T *self, const scalar *other, const scalar *alpha, T *out, PLAN), IN(self), OUT(out), {          \
+    T value = lift(other);                                                                                             \
+    double factor = num(alpha);                                                                                        \
+    binary(self, &value, out, [factor](auto x, auto y) {                                                               \
+      auto a = decltype(x)(factor);                                                                                    \
+      return expression;                                                                                               \
+    });                                                                                                                \
+  })
+
+TENSOR_TENSOR(aclnnMul, x *y)
+TENSOR_TENSOR(aclnnDiv, x / y)
+TENSOR_TENSOR(aclnnMinimum, x != x || x < y ? x : y)
+TENSOR_TENSOR(aclnnMaximum, x != x || x > y ? x : y)
+TENSOR_TENSOR(aclnnPowTensorTensor, std::pow(x, y))
+TENSOR_SCALAR(aclnnMuls, x *y)
+TENSOR_SCALAR(aclnnDivs, x / y)
+TENSOR_SCALAR(aclnnPowTensorScalar, std::pow(x, y))
+TENSOR_TENSOR_ALPHA(aclnnAdd, x + a * y)
+TENSOR_TENSOR_ALPHA(aclnnSub, x - a * y)
+TENSOR_SCALAR_ALPHA(aclnnAdds, x + a * y)
+TENSOR_SCALAR_ALPHA(aclnnSubs, x - a * y)
+
+KERNEL(aclnnInplaceMul, (T * selfRef, const T *other, PLAN), IN(selfRef, other), OUT(),
+       { binary(selfRef, other, selfRef, [](auto x, auto y) { return x * y; }); })
+KERNEL(aclnnInplaceAdd, (T * selfRef, const T *other, const scalar *alpha, PLAN), IN(selfRef, other), OUT(), {
+  double factor = num(alpha);
+  binary(selfRef, other, selfRef, [factor](auto x, auto y) { return x + decltype(x)(factor) * y; });
+})
+
+// ---- comparisons and logic ----
+template <class Fn> static void compare(const T *a, const T *b, T *out, Fn fn) {
+  T x = spread(a, dims(out)), y = spread(b, dims(out));
+  auto left = load<double>(&x), right = load<double>(&y);
+  for (size_t i = 0; i < left.size(); i++) left[i] = fn(left[i], right[i]);
+  store(out, left);
+}
+#define COMPARISON(name, sign)                                                                                         \
+  KERNEL(aclnn##name##Tensor, (const T *self, const T *other, T *out, PLAN), IN(self, other), OUT(out),                \
+         { compare(self, other, out, [](double x, double y) { return x sign y; }); })                                  \
+  KERNEL(aclnn##name##Scalar, (const T *self, const scalar *other, T *out, PLAN), IN(self), OUT(out), {                \
+    T value = lift(other);                                                                                             \
+    compare(self, &value, out, [](double x, double y) { return x sign y; });                                           \
+  })
+COMPARISON(Lt, <)
+COMPARISON(Le, <=)
+COMPARISON(Gt, >)
+COMPARISON(Ge, >=)
+COMPARISON(Eq, ==)
+COMPARISON(Ne, !=)
+
+KERNEL(aclnnLogicalAnd, (const T *self, const T *other, T *out, PLAN), IN(self, other), OUT(out),
+       { compare(self, other, out, [](double x, double y) { return x && y; }); })
+KERNEL(aclnnLogicalOr, (const T *self, const T *other, T *out, PLAN), IN(self, other), OUT(out),
+       { compare(self, other, out, [](double x, double y) { return x || y; }); })
+
+// ---- one tensor ----
+#define TENSOR(name, expression)                                                                                       \
+  KERNEL(name, (const T *self, T *out, PLAN), IN(self), OUT(out),                                                      \
+         { unary(self, out, [](auto x) { return expression; }); })
+TENSOR(aclnnSqrt, std::sqrt(x))
+TENSOR(aclnnRsqrt, 1 / std::sqrt(x))
+TENSOR(aclnnReciprocal, 1 / x)
+TENSOR(aclnnSin, std::sin(x))
+TENSOR(aclnnCos, std::cos(x))
+TENSOR(aclnnExp, std::exp(x))
+TENSOR(aclnnLog, std::log(x))
+TENSOR(aclnnTanh, std::tanh(x))
+TENSOR(aclnnSigmoid, 1 / (1 + std::exp(-x)))
+TENSOR(aclnnSilu, x / (1 + std::exp(-x)))
+TENSOR(aclnnAbs, std::fabs(x))
+TENSOR(aclnnNeg, -x)
+TENSOR(aclnnSign, (x > 0) - (x < 0))
+TENSOR(aclnnLogicalNot, !x)
+
+// d silu(x) / dx = s (1 + x (1 - s)) with s = sigmoid(x)
+KERNEL(aclnnSiluBackward, (const T *gradOutput, const T *self, T *gradInput, PLAN), IN(gradOutput, self),
+       OUT(gradInput), {
+         binary(gradOutput, self, gradInput, [](auto grad, auto x) {
+           auto s = 1 / (1 + std::exp(-float(x)));
+           return grad * s * (1 + x * (1 - s));
+         });
+       })
+
+// From the bits: the compiler takes infinities and NaN in arithmetic as it likes.
+static bool is_finite(double x) {
+  uint64_t bits;
+  memcpy(&bits, &x, 8);
+  return (bits >> 52 & 0x7ff) != 0x7ff;
+}
+KERNEL(aclnnIsFinite, (const T *self, T *out, PLAN), IN(self), OUT(out), {
+  auto elements = load<double>(self);
+  for (auto &x : elements) x = is_finite(x);
+  store(out, elements);
+})
+// An operator of MindSpore itself, which clears the output and calls it for one tensor after the other: it sets the
+// output where something is NOT finite, and leaves it otherwise. MindSpore before 2.8 checks gradients with it.
+KERNEL(aclnnAllFinite, (const T *gradient, T *out, PLAN), IN(gradient), OUT(out), {
+  auto elements = load<double>(gradient);
+  if (!std::all_of(elements.begin(), elements.end(), is_finite)) store(out, std::vector<double>(count(dims(out)), 1));
+})
+
+KERNEL(aclnnCast, (const T *self, int, T *out, PLAN), IN(self), OUT(out), {
+  if (integral(self) && integral(out))
+    store(out, load<int64_t>(self));
+  else
+    store(out, load<double>(self));
+})
+
+KERNEL(aclnnSWhere, (const T *condition, const T *self, const T *other, T *out, PLAN), IN(condition, self, other),
+       OUT(out), {
+         T c = spread(condition, dims(out)), x = spread(self, dims(out)), y = spread(other, dims(out));
+         auto chosen = load<int64_t>(&c);
+         auto result = load<double>(&x), otherwise = load<double>(&y);
+         for (size_t i = 0; i < result.size(); i++)
+           if (!chosen[i]) result[i] = otherwise[i];
+         store(out, result);
+       })
+
+KERNEL(aclnnClamp, (const T *self, const scalar *low, const scalar *high, T *out, PLAN), IN(self), OUT(out), {
+  auto elements = load<double>(self);
+  for (auto &x : elements) {
+    if (low && x < num(low)) x = num(low);
+    if (high && x > num(high)) x = num(high);
+  }
+  store(out, elements);
+})
+
+// ---- into a tensor that is there ----
+KERNEL(aclnnInplaceCopy, (T * selfRef, const T *src, PLAN), IN(selfRef, src), OUT(), {
+  T view = spread(src, dims(selfRef));
+  store(selfRef, load<double>(&view));
+})
+static void fill(T *t, double value) { store(t, std::vector<double>(count(dims(t)), value)); }
+KERNEL(aclnnInplaceZero, (T * selfRef, PLAN), IN(selfRef), OUT(), { fill(selfRef, 0); })
+KERNEL(aclnnInplaceOne, (T * selfRef, PLAN), IN(selfRef), OUT(), { fill(selfRef, 1); })
+KERNEL(aclnnInplaceFillScalar, (T * selfRef, const scalar *value, PLAN), IN(selfRef), OUT(),
+       { fill(selfRef, num(value)); })

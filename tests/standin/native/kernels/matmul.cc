@@ -1,52 +1,60 @@
 // Matrix products.
 #include "../tensors.h"
 
-static std::vector<float> matmul(const T *a, const T *b, const Dims &od) {
-  T x = *a, y = *b;
-  if (a->ndim == 1) {
-    x.ndim = 2;
-    x.dims[1] = a->dims[0];
-    x.strides[1] = a->strides[0];
-    x.dims[0] = 1;
-    x.strides[0] = 0;
+// Leading dimensions broadcast; a vector is a row on the left and a column on the right.
+static std::vector<float> matmul(const T *self, const T *mat2) {
+  T a = *self, b = *mat2;
+  if (a.ndim == 1) {
+    a = spread(&a, {1, a.dims[0]});
   }
-  if (b->ndim == 1) {
-    y.ndim = 2;
-    y.dims[1] = 1;
-    y.strides[1] = 0;
+  if (b.ndim == 1) {
+    b.ndim = 2;
+    b.dims[1] = 1;
+    b.strides[1] = 0;
   }
-  int64_t m = x.dims[x.ndim - 2], k = x.dims[x.ndim - 1], n = y.dims[y.ndim - 1];
-  Dims batch;
-  {
-    size_t r = std::max(x.ndim, y.ndim) - 2;
-    for (size_t i = 0; i < r; i++) {
-      int p = int(i) - int(r) + int(x.ndim) - 2, q = int(i) - int(r) + int(y.ndim) - 2;
-      batch.push_back(std::max(p < 0 ? 1 : x.dims[p], q < 0 ? 1 : y.dims[q]));
-    }
+  int64_t m = a.dims[a.ndim - 2], k = a.dims[a.ndim - 1], n = b.dims[b.ndim - 1];
+  int a_leading = a.ndim - 2, b_leading = b.ndim - 2, leading = std::max(a_leading, b_leading);
+  Dims a_dims, b_dims;
+  for (int i = 0; i < leading; i++) {
+    int in_a = i - leading + a_leading, in_b = i - leading + b_leading;
+    int64_t size = std::max(in_a < 0 ? 1 : a.dims[in_a], in_b < 0 ? 1 : b.dims[in_b]);
+    a_dims.push_back(size);
+    b_dims.push_back(size);
   }
-  Dims xd = batch, yd = batch;
-  xd.push_back(m);
-  xd.push_back(k);
-  yd.push_back(k);
-  yd.push_back(n);
-  T xs = spread(&x, xd), ys = spread(&y, yd);
-  auto u = load<float>(&xs), v = load<float>(&ys);
-  int64_t B = count(batch);
-  std::vector<float> r(B * m * n);
-  for (int64_t i = 0; i < B; i++) gemm(&u[i * m * k], &v[i * k * n], &r[i * m * n], m, k, n);
-  return r;
+  int64_t products = count(a_dims);
+  a_dims.insert(a_dims.end(), {m, k});
+  b_dims.insert(b_dims.end(), {k, n});
+  a = spread(&a, a_dims), b = spread(&b, b_dims);
+  auto left = load<float>(&a), right = load<float>(&b);
+  std::vector<float> result(products * m * n);
+  for (int64_t i = 0; i < products; i++) gemm(&left[i * m * k], &right[i * k * n], &result[i * m * n], m, k, n);
+  return result;
 }
-KERNEL(aclnnMm, (const T *a, const T *b, T *o, int8_t c, PLAN), IN(a, b), OUT(o), { store(o, matmul(a, b, dims(o))); })
-KERNEL(aclnnMatmul, (const T *a, const T *b, T *o, int8_t c, PLAN), IN(a, b), OUT(o),
-       { store(o, matmul(a, b, dims(o))); })
-KERNEL(aclnnBatchMatMul, (const T *a, const T *b, T *o, int8_t c, PLAN), IN(a, b), OUT(o),
-       { store(o, matmul(a, b, dims(o))); })
-KERNEL(aclnnAddmm, (const T *s, const T *a, const T *b, const scalar *beta, const scalar *alpha, T *o, int8_t c, PLAN),
-       IN(s, a, b), OUT(o), {
-         auto r = matmul(a, b, dims(o));
-         T v = spread(s, dims(o));
-         auto u = load<float>(&v);
-         float x = num(beta), y = num(alpha);
-         for (size_t i = 0; i < r.size(); i++) r[i] = y * r[i] + x * u[i];
-         store(o, r);
-       })
+
+// The inner dimensions of both, or "".
+static std::string unequal_inner(const T *a, const T *b) {
+  int64_t left = a->ndim ? a->dims[a->ndim - 1] : 0, right = b->ndim ? b->dims[b->ndim == 1 ? 0 : b->ndim - 2] : 0;
+  return left == right
+             ? ""
+             : "the inner dimensions must be equal: " + std::to_string(left) + " and " + std::to_string(right);
+}
+#define PRODUCT(name)                                                                                                  \
+  CHECKED_KERNEL(name, (const T *self, const T *mat2, T *out, int8_t, PLAN), IN(self, mat2), OUT(out),                 \
+                 unequal_inner(self, mat2), { store(out, matmul(self, mat2)); })
+PRODUCT(aclnnMm)
+PRODUCT(aclnnMatmul)
+PRODUCT(aclnnBatchMatMul)
+
+// out = beta * self + alpha * mat1 mat2
+CHECKED_KERNEL(aclnnAddmm,
+               (const T *self, const T *mat1, const T *mat2, const scalar *beta, const scalar *alpha, T *out, int8_t,
+                PLAN),
+               IN(self, mat1, mat2), OUT(out), unequal_inner(mat1, mat2), {
+                 auto product = matmul(mat1, mat2);
+                 T added = spread(self, dims(out));
+                 auto terms = load<float>(&added);
+                 float term_factor = num(beta), product_factor = num(alpha);
+                 for (size_t i = 0; i < product.size(); i++)
+                   product[i] = product_factor * product[i] + term_factor * terms[i];
+                 store(out, product);
+               })

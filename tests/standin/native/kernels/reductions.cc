@@ -1,68 +1,69 @@
-// Reductions and softmax.
+// Reductions, softmax and the mean squared error.
 #include "../tensors.h"
 
-KERNEL(aclnnReduceSum, (const T *a, const seq *d, bool keep, int t, T *o, PLAN), IN(a), OUT(o),
-       { store(o, reduce(a, ints(d), 0, [](double x, double y) { return x + y; })); })
-KERNEL(aclnnMean, (const T *a, const seq *d, bool keep, int t, T *o, PLAN), IN(a), OUT(o), {
-  auto r = reduce(a, ints(d), 0, [](double x, double y) { return x + y; });
-  double n = double(count(dims(a))) / r.size();
-  for (auto &v : r) v /= n;
-  store(o, r);
+static double sum(double x, double y) { return x + y; }
+KERNEL(aclnnReduceSum, (const T *self, const seq *axes, bool, int, T *out, PLAN), IN(self), OUT(out),
+       { store(out, reduce(self, ints(axes), 0, sum)); })
+KERNEL(aclnnMean, (const T *self, const seq *axes, bool, int, T *out, PLAN), IN(self), OUT(out), {
+  auto result = reduce(self, ints(axes), 0, sum);
+  double n = double(count(dims(self))) / result.size();
+  for (auto &x : result) x /= n;
+  store(out, result);
 })
-KERNEL(aclnnAll, (const T *a, const seq *d, bool keep, T *o, PLAN), IN(a), OUT(o),
-       { store(o, reduce(a, ints(d), 1, [](double x, double y) { return double(x && y); })); })
-KERNEL(aclnnAny, (const T *a, const seq *d, bool keep, T *o, PLAN), IN(a), OUT(o),
-       { store(o, reduce(a, ints(d), 0, [](double x, double y) { return double(x || y); })); })
-static void softmax(const T *a, int64_t d, T *o) {
-  int n = a->ndim, k = d < 0 ? d + n : d;
-  int64_t in = 1, out = 1, m = a->dims[k];
-  for (int i = 0; i < k; i++) out *= a->dims[i];
-  for (int i = k + 1; i < n; i++) in *= a->dims[i];
-  auto u = load<float>(a);
-  for (int64_t i = 0; i < out; i++)
-    for (int64_t j = 0; j < in; j++) {
-      float mx = -INFINITY, s = 0;
-      auto at = [&](int64_t q) -> float & { return u[(i * m + q) * in + j]; };
-      for (int64_t q = 0; q < m; q++) mx = std::max(mx, at(q));
-      for (int64_t q = 0; q < m; q++) s += at(q) = std::exp(at(q) - mx);
-      for (int64_t q = 0; q < m; q++) at(q) /= s;
-    }
-  store(o, u);
+KERNEL(aclnnAll, (const T *self, const seq *axes, bool, T *out, PLAN), IN(self), OUT(out),
+       { store(out, reduce(self, ints(axes), 1, [](double x, double y) { return double(x && y); })); })
+KERNEL(aclnnAny, (const T *self, const seq *axes, bool, T *out, PLAN), IN(self), OUT(out),
+       { store(out, reduce(self, ints(axes), 0, [](double x, double y) { return double(x || y); })); })
+
+// Calls fn(index of the first element, elements from one to the next, how many) for each row along an axis.
+template <class Fn> static void along(const T *t, int axis, Fn fn) {
+  int64_t inner = 1, outer = 1, n = t->dims[axis];
+  for (int i = 0; i < axis; i++) outer *= t->dims[i];
+  for (int i = axis + 1; i < int(t->ndim); i++) inner *= t->dims[i];
+  for (int64_t i = 0; i < outer; i++)
+    for (int64_t j = 0; j < inner; j++) fn(i * n * inner + j, inner, n);
 }
-KERNEL(aclnnSoftmax, (const T *a, int64_t d, T *o, PLAN), IN(a), OUT(o), { softmax(a, d, o); })
-KERNEL(aclnnSoftmaxBackward, (const T *g, const T *y, int64_t d, T *o, PLAN), IN(g, y), OUT(o), {
-  int n = y->ndim, k = d < 0 ? d + n : d;
-  int64_t in = 1, out = 1, m = y->dims[k];
-  for (int i = 0; i < k; i++) out *= y->dims[i];
-  for (int i = k + 1; i < n; i++) in *= y->dims[i];
-  auto u = load<float>(y), v = load<float>(g);
-  for (int64_t i = 0; i < out; i++)
-    for (int64_t j = 0; j < in; j++) {
-      float s = 0;
-      for (int64_t q = 0; q < m; q++) {
-        int64_t p = (i * m + q) * in + j;
-        s += u[p] * v[p];
-      }
-      for (int64_t q = 0; q < m; q++) {
-        int64_t p = (i * m + q) * in + j;
-        u[p] *= v[p] - s;
-      }
-    }
-  store(o, u);
+
+KERNEL(aclnnSoftmax, (const T *self, int64_t axis, T *out, PLAN), IN(self), OUT(out), {
+  auto x = load<float>(self);
+  along(self, axis_from(axis, self), [&](int64_t first, int64_t step, int64_t n) {
+    float largest = -INFINITY, total = 0;
+    for (int64_t i = 0; i < n; i++) largest = std::max(largest, x[first + i * step]);
+    for (int64_t i = 0; i < n; i++) total += x[first + i * step] = std::exp(x[first + i * step] - largest);
+    for (int64_t i = 0; i < n; i++) x[first + i * step] /= total;
+  });
+  store(out, x);
 })
 
-KERNEL(aclnnMseLoss, (const T *a, const T *b, int64_t red, T *o, PLAN), IN(a, b), OUT(o), {
-  T x = spread(a, dims(a));
-  auto u = load<float>(a), v = load<float>(b);
-  std::vector<double> r(count(dims(o)), 0.0);
-  for (size_t i = 0; i < u.size(); i++) {
-    double d = double(u[i] - v[i]);
-    d *= d;
-    if (red == 0)
-      r[i] = d;
-    else
-      r[0] += d;
+// d x = y (grad - sum(grad * y)), where y is the softmax
+KERNEL(aclnnSoftmaxBackward, (const T *gradOutput, const T *output, int64_t axis, T *out, PLAN), IN(gradOutput, output),
+       OUT(out), {
+         auto y = load<float>(output), grad = load<float>(gradOutput);
+         along(output, axis_from(axis, output), [&](int64_t first, int64_t step, int64_t n) {
+           float dot = 0;
+           for (int64_t i = first; i < first + n * step; i += step) dot += y[i] * grad[i];
+           for (int64_t i = first; i < first + n * step; i += step) y[i] *= grad[i] - dot;
+         });
+         store(out, y);
+       })
+
+enum { NO_REDUCTION, MEAN, SUM };
+KERNEL(aclnnMseLoss, (const T *self, const T *target, int64_t reduction, T *out, PLAN), IN(self, target), OUT(out), {
+  Dims shape(std::max(self->ndim, target->ndim), 1);
+  for (const T *t : {self, target})
+    for (uint64_t i = 0; i < t->ndim; i++) {
+      int64_t &size = shape[shape.size() - t->ndim + i];
+      size = std::max(size, t->dims[i]);
+    }
+  T x = spread(self, shape), y = spread(target, shape);
+  auto errors = load<double>(&x), targets = load<double>(&y);
+  double total = 0;
+  for (size_t i = 0; i < errors.size(); i++) {
+    double difference = errors[i] - targets[i];
+    total += errors[i] = difference * difference;
   }
-  if (red == 1) r[0] /= u.size();
-  store(o, r);
+  if (reduction == NO_REDUCTION)
+    store(out, errors);
+  else
+    store(out, std::vector<double>(1, reduction == MEAN ? total / errors.size() : total));
 })

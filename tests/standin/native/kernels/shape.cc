@@ -1,162 +1,174 @@
 // Operators that move, select or make elements.
 #include "../tensors.h"
 
-KERNEL(aclnnPermute, (const T *a, const seq *p, T *o, PLAN), IN(a), OUT(o), {
-  T v = *a;
-  auto q = ints(p);
-  for (size_t i = 0; i < q.size(); i++) {
-    int k = q[i] < 0 ? q[i] + a->ndim : q[i];
-    v.dims[i] = a->dims[k];
-    v.strides[i] = a->strides[k];
+static void copy(const T &from, T &to) { store(&to, load<double>(&from)); }
+
+KERNEL(aclnnPermute, (const T *self, const seq *order, T *out, PLAN), IN(self), OUT(out), {
+  T view = *self;
+  auto axes = ints(order);
+  for (size_t i = 0; i < axes.size(); i++) {
+    int axis = axis_from(axes[i], self);
+    view.dims[i] = self->dims[axis];
+    view.strides[i] = self->strides[axis];
   }
-  store(o, load<double>(&v));
+  copy(view, *out);
 })
-KERNEL(aclnnExpand, (const T *a, const seq *p, T *o, PLAN), IN(a), OUT(o), {
-  T v = spread(a, dims(o));
-  store(o, load<double>(&v));
-})
-KERNEL(aclnnRepeat, (const T *a, const seq *p, T *o, PLAN), IN(a), OUT(o), {
-  auto u = load<double>(a);
-  Dims od = dims(o);
-  int pad = od.size() - a->ndim;
-  std::vector<double> r(count(od));
-  for (size_t i = 0; i < r.size(); i++) {
-    int64_t rest = i, at = 0, m = 1;
-    for (int k = od.size() - 1; k >= 0; k--) {
-      int64_t x = rest % od[k];
-      rest /= od[k];
-      if (k >= pad) {
-        at += (x % a->dims[k - pad]) * m;
-        m *= a->dims[k - pad];
-      }
+KERNEL(aclnnExpand, (const T *self, const seq *, T *out, PLAN), IN(self), OUT(out),
+       { copy(spread(self, dims(out)), *out); })
+
+// Each output dimension is the input's, several times over. As a view: a dimension of repeats, of stride 0, before
+// each.
+KERNEL(aclnnRepeat, (const T *self, const seq *, T *out, PLAN), IN(self), OUT(out), {
+  Dims sizes = dims(out);
+  int added = int(sizes.size()) - int(self->ndim);
+  auto from = load<double>(self);
+  std::vector<double> to(count(sizes));
+  for (size_t i = 0; i < to.size(); i++) {
+    int64_t rest = i, at = 0, stride = 1;
+    for (int axis = sizes.size() - 1; axis >= added; axis--) {
+      int64_t size = self->dims[axis - added];
+      at += rest % sizes[axis] % size * stride;
+      rest /= sizes[axis];
+      stride *= size;
     }
-    r[i] = u[at];
+    to[i] = from[at];
   }
-  store(o, r);
-})
-KERNEL(aclnnCat, (const seq *l, int64_t d, T *o, PLAN), IN(), OUT(o), {
-  int k = d < 0 ? d + o->ndim : d;
-  int64_t at = 0;
-  for (uint64_t i = 0; i < l->n; i++) {
-    T *s = item(l, i);
-    T v = part(o, k, at, s->dims[k]);
-    store(&v, load<double>(s));
-    at += s->dims[k];
-  }
-})
-KERNEL(aclnnSplitWithSize, (const T *a, const seq *z, int64_t d, const seq *o, PLAN), IN(a), OUT(), {
-  int k = d < 0 ? d + a->ndim : d;
-  int64_t at = 0;
-  for (uint64_t i = 0; i < o->n; i++) {
-    T *s = item(o, i);
-    T v = part(a, k, at, s->dims[k]);
-    store(s, load<double>(&v));
-    at += s->dims[k];
-  }
-})
-KERNEL(aclnnSlice, (const T *a, int64_t d, int64_t b, int64_t e, int64_t st, T *o, PLAN), IN(a), OUT(o), {
-  int k = d < 0 ? d + a->ndim : d;
-  T v = part(a, k, b, o->dims[k]);
-  v.strides[k] *= st;
-  store(o, load<double>(&v));
-})
-KERNEL(aclnnConstantPadNd, (const T *a, const seq *p, const scalar *v, T *o, PLAN), IN(a), OUT(o), {
-  store(o, std::vector<double>(count(dims(o)), num(v)));
-  T q = *o;
-  auto w = ints(p);
-  int n = a->ndim;
-  for (size_t i = 0; i < w.size() / 2; i++) {
-    int k = n - 1 - i;
-    q.off += w[2 * i] * o->strides[k];
-  }
-  for (int k = 0; k < n; k++) q.dims[k] = a->dims[k];
-  store(&q, load<double>(a));
-})
-static void near2d(const T *a, T *o, bool back) { // a: small, o: large; back: sums o into a
-  int64_t N = a->dims[0] * a->dims[1], h = a->dims[2], w = a->dims[3], H = o->dims[2], Wd = o->dims[3];
-  auto u = back ? std::vector<float>(N * h * w, 0.f) : load<float>(a);
-  auto v = back ? load<float>(o) : std::vector<float>(N * H * Wd);
-  for (int64_t n = 0; n < N; n++)
-    for (int64_t y = 0; y < H; y++)
-      for (int64_t x = 0; x < Wd; x++) {
-        auto &s = u[(n * h + y * h / H) * w + x * w / Wd];
-        auto &b = v[(n * H + y) * Wd + x];
-        if (back)
-          s += b;
-        else
-          b = s;
-      }
-  if (back)
-    store((T *)a, u);
-  else
-    store(o, v);
-}
-KERNEL(aclnnUpsampleNearest2d, (const T *a, const seq *z, T *o, PLAN), IN(a), OUT(o), { near2d(a, o, false); })
-KERNEL(aclnnUpsampleNearest2dBackward, (const T *g, const seq *oz, const seq *iz, double sh, double sw, T *o, PLAN),
-       IN(g), OUT(o), { near2d(o, (T *)g, true); })
-KERNEL(aclnnIndexSelect, (const T *a, int64_t d, const T *ix, T *o, PLAN), IN(a, ix), OUT(o), {
-  int k = d < 0 ? d + a->ndim : d;
-  auto q = load<int64_t>(ix);
-  for (size_t i = 0; i < q.size(); i++) {
-    T s = part(a, k, q[i], 1), t = part(o, k, i, 1);
-    store(&t, load<double>(&s));
-  }
-})
-KERNEL(aclnnEmbedding, (const T *a, const T *ix, T *o, PLAN), IN(a, ix), OUT(o), {
-  auto q = load<int64_t>(ix);
-  T flat = *o;
-  auto u = load<double>(a);
-  int64_t c = a->dims[1];
-  std::vector<double> r(q.size() * c);
-  for (size_t i = 0; i < q.size(); i++)
-    for (int64_t j = 0; j < c; j++) r[i * c + j] = u[q[i] * c + j];
-  store(o, r);
+  store(out, to);
 })
 
-KERNEL(aclnnNonzero, (const T *a, T *o, PLAN), IN(a), OUT(o), {
-  auto u = load<double>(a);
-  std::vector<int64_t> r;
-  for (size_t i = 0; i < u.size(); i++)
-    if (u[i]) {
-      int64_t rest = i;
-      std::vector<int64_t> ix(a->ndim);
-      for (int k = a->ndim - 1; k >= 0; k--) {
-        ix[k] = rest % a->dims[k];
-        rest /= a->dims[k];
-      }
-      r.insert(r.end(), ix.begin(), ix.end());
-    }
-  o->dims[0] = a->ndim ? r.size() / a->ndim : 0;
-  store(o, r);
-})
-KERNEL(aclnnGather, (const T *a, int64_t d, const T *ix, T *o, PLAN), IN(a, ix), OUT(o), {
-  int k = d < 0 ? d + a->ndim : d;
-  auto u = load<double>(a);
-  auto q = load<int64_t>(ix);
-  std::vector<double> r(q.size());
-  for (size_t i = 0; i < r.size(); i++) {
-    int64_t rest = i, at = 0, m = 1;
-    int64_t pos[16];
-    for (int j = ix->ndim - 1; j >= 0; j--) {
-      pos[j] = rest % ix->dims[j];
-      rest /= ix->dims[j];
-    }
-    pos[k] = q[i];
-    for (int j = a->ndim - 1; j >= 0; j--) {
-      at += pos[j] * m;
-      m *= a->dims[j];
-    }
-    r[i] = u[at];
+KERNEL(aclnnCat, (const seq *tensors, int64_t dim, T *out, PLAN), IN(), OUT(out), {
+  int axis = axis_from(dim, out);
+  int64_t at = 0;
+  for (uint64_t i = 0; i < tensors->n; i++) {
+    const T *tensor = item(tensors, i);
+    if (tensor->ndim == 1 && !tensor->dims[0]) continue; // an empty one may have another number of dimensions
+    T place = part(out, axis, at, tensor->dims[axis]);
+    copy(*tensor, place);
+    at += tensor->dims[axis];
   }
-  store(o, r);
 })
-KERNEL(aclnnArange, (const scalar *b, const scalar *e, const scalar *st, T *o, PLAN), IN(), OUT(o), {
-  std::vector<double> r(count(dims(o)));
-  for (size_t i = 0; i < r.size(); i++) r[i] = num(b) + i * num(st);
-  store(o, r);
+KERNEL(aclnnSplitWithSize, (const T *self, const seq *, int64_t dim, const seq *outputs, PLAN), IN(self), OUT(), {
+  int axis = axis_from(dim, self);
+  int64_t at = 0;
+  for (uint64_t i = 0; i < outputs->n; i++) {
+    T *out = item(outputs, i);
+    copy(part(self, axis, at, out->dims[axis]), *out);
+    at += out->dims[axis];
+  }
 })
-KERNEL(aclnnLinspace, (const scalar *b, const scalar *e, int64_t n, T *o, PLAN), IN(), OUT(o), {
-  std::vector<double> r(n);
-  for (int64_t i = 0; i < n; i++) r[i] = n == 1 ? num(b) : num(b) + (num(e) - num(b)) * i / (n - 1);
-  store(o, r);
+CHECKED_KERNEL(aclnnSlice, (const T *self, int64_t dim, int64_t start, int64_t, int64_t step, T *out, PLAN), IN(self),
+               OUT(out), step > 0 ? "" : "step must be positive", {
+                 int axis = axis_from(dim, self);
+                 T view = part(self, axis, start < 0 ? start + self->dims[axis] : start, out->dims[axis]);
+                 view.strides[axis] *= step;
+                 copy(view, *out);
+               })
+
+// `pad` has two numbers for each dimension, before and after it, from the last dimension on.
+KERNEL(aclnnConstantPadNd, (const T *self, const seq *pad, const scalar *value, T *out, PLAN), IN(self), OUT(out), {
+  store(out, std::vector<double>(count(dims(out)), num(value)));
+  T inside = *out;
+  auto widths = ints(pad);
+  for (size_t i = 0; i < widths.size() / 2; i++) inside.off += widths[2 * i] * out->strides[self->ndim - 1 - i];
+  for (uint64_t k = 0; k < self->ndim; k++) inside.dims[k] = self->dims[k];
+  copy(*self, inside);
+})
+
+// The pixel of the small image that pixel `at` of the large one copies.
+static int64_t nearest(int64_t at, int64_t small, int64_t large) { return at * small / large; }
+template <class Fn> static void pixel_pairs(const T *small, const T *large, Fn fn) {
+  int64_t planes = small->dims[0] * small->dims[1], height = small->dims[2], width = small->dims[3];
+  int64_t large_h = large->dims[2], large_w = large->dims[3];
+  for (int64_t plane = 0; plane < planes; plane++)
+    for (int64_t y = 0; y < large_h; y++)
+      for (int64_t x = 0; x < large_w; x++)
+        fn((plane * height + nearest(y, height, large_h)) * width + nearest(x, width, large_w),
+           (plane * large_h + y) * large_w + x);
+}
+KERNEL(aclnnUpsampleNearest2d, (const T *self, const seq *, T *out, PLAN), IN(self), OUT(out), {
+  auto from = load<double>(self);
+  std::vector<double> to(count(dims(out)));
+  pixel_pairs(self, out, [&](int64_t small, int64_t large) { to[large] = from[small]; });
+  store(out, to);
+})
+KERNEL(aclnnUpsampleNearest2dBackward, (const T *gradOut, const seq *, const seq *, double, double, T *gradInput, PLAN),
+       IN(gradOut), OUT(gradInput), {
+         auto from = load<float>(gradOut);
+         std::vector<float> to(count(dims(gradInput)), 0.f);
+         pixel_pairs(gradInput, gradOut, [&](int64_t small, int64_t large) { to[small] += from[large]; });
+         store(gradInput, to);
+       })
+
+KERNEL(aclnnIndexSelect, (const T *self, int64_t dim, const T *index, T *out, PLAN), IN(self, index), OUT(out), {
+  int axis = axis_from(dim, self);
+  auto indices = load<int64_t>(index);
+  for (size_t i = 0; i < indices.size(); i++) {
+    check_index(indices[i], self->dims[axis]);
+    T place = part(out, axis, i, 1);
+    copy(part(self, axis, indices[i], 1), place);
+  }
+})
+KERNEL(aclnnEmbedding, (const T *weight, const T *indices, T *out, PLAN), IN(weight, indices), OUT(out), {
+  auto table = load<double>(weight);
+  int64_t width = weight->dims[1];
+  std::vector<double> rows;
+  for (int64_t index : load<int64_t>(indices)) {
+    check_index(index, weight->dims[0]);
+    rows.insert(rows.end(), table.begin() + index * width, table.begin() + (index + 1) * width);
+  }
+  store(out, rows);
+})
+// out[i][j] = self[index[i][j]][j] for dim 0, and so on.
+KERNEL(aclnnGather, (const T *self, int64_t dim, const T *index, T *out, PLAN), IN(self, index), OUT(out), {
+  int axis = axis_from(dim, self);
+  auto from = load<double>(self);
+  auto indices = load<int64_t>(index);
+  std::vector<double> to(indices.size());
+  for (size_t i = 0; i < to.size(); i++) {
+    int64_t rest = i, at = 0, stride = 1;
+    for (int k = int(index->ndim) - 1; k >= 0; k--) {
+      int64_t position = rest % index->dims[k];
+      rest /= index->dims[k];
+      if (k == axis) {
+        position = indices[i] < 0 ? indices[i] + self->dims[k] : indices[i];
+        check_index(position, self->dims[k]);
+      }
+      at += position * stride;
+      stride *= self->dims[k];
+    }
+    to[i] = from[at];
+  }
+  store(out, to);
+})
+
+// The positions of what is not zero, one in each row. MindSpore reads from the tensor how many there are.
+KERNEL(aclnnNonzero, (const T *self, T *out, PLAN), IN(self), OUT(out), {
+  auto elements = load<double>(self);
+  std::vector<int64_t> positions;
+  int64_t found = 0;
+  for (size_t i = 0; i < elements.size(); i++) {
+    if (!elements[i]) continue;
+    found++;
+    int64_t rest = i;
+    Dims position(self->ndim);
+    for (int k = int(self->ndim) - 1; k >= 0; k--) {
+      position[k] = rest % self->dims[k];
+      rest /= self->dims[k];
+    }
+    positions.insert(positions.end(), position.begin(), position.end());
+  }
+  out->dims[0] = found;
+  store(out, positions);
+})
+
+KERNEL(aclnnArange, (const scalar *start, const scalar *, const scalar *step, T *out, PLAN), IN(), OUT(out), {
+  std::vector<double> values(count(dims(out)));
+  for (size_t i = 0; i < values.size(); i++) values[i] = num(start) + i * num(step);
+  store(out, values);
+})
+KERNEL(aclnnLinspace, (const scalar *start, const scalar *end, int64_t steps, T *out, PLAN), IN(), OUT(out), {
+  std::vector<double> values(steps);
+  double first = num(start), last = num(end);
+  for (int64_t i = 0; i < steps; i++) values[i] = steps == 1 ? first : first + (last - first) * i / (steps - 1);
+  store(out, values);
 })
