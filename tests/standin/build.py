@@ -265,11 +265,15 @@ def _link_others(mindspore: Path, libraries: Path, objects: Path) -> None:
 
 def _write_what_python_reads(folder: Path) -> None:
     """What MindSpore's Python code looks for in CANN's folder. There is no package ``te``: with one, mindspore.ops
-    imports its TIK operators."""
+    imports its TIK operators. Ranks are joined only where there is a package ``hccl``."""
     for name, text in {"compiler": "Version=8.5.0\n", "driver": "Version=25.0\n"}.items():
         (folder / name).mkdir()
         (folder / name / "version.info").write_text(text)
     (folder / "opp" / "built-in" / "op_impl" / "ai_core" / "tbe").mkdir(parents=True)
+    package = folder / "python" / "site-packages" / "hccl"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "sys_version.py").write_text('__sys_version__ = "8.5.0"\n')
     (folder / "opp_kernel").mkdir()  # MindSpore before 2.8 looks for it
 
 

@@ -21,7 +21,8 @@ class Event(NamedTuple):
     """A line of the trace.
 
     Attributes:
-        kind: ``launch`` of an aclnn operator, ``aclop``, ``copy`` between host and device, ``mark``.
+        kind: ``launch`` of an aclnn operator, ``aclop``, ``copy`` between host and device, ``collective``
+            of HCCL, ``mark``.
         name: of the operator or function.
         arguments: types and shapes of the tensors, or how many bytes.
     """
@@ -57,7 +58,9 @@ def environment(trace: Path | None = None, npus: int = 1, soc: str = "Ascend910B
     }
     old = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "PYTHONPATH") if os.environ.get(name)}
     variables["LD_LIBRARY_PATH"] = ":".join([str(cann / "lib64"), *filter(None, [old.get("LD_LIBRARY_PATH")])])
-    variables["PYTHONPATH"] = ":".join([str(ROOT), *filter(None, [old.get("PYTHONPATH")])])
+    variables["PYTHONPATH"] = ":".join(
+        [str(ROOT), str(cann / "python" / "site-packages"), *filter(None, [old.get("PYTHONPATH")])]
+    )
     if trace is not None:
         variables["STANDIN_TRACE"] = str(trace)
     return {**os.environ, **variables}

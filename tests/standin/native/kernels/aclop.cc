@@ -120,6 +120,13 @@ int aclopCompileAndExecuteV2(const char *op, int ni, Desc *id[], Buf *ib[], int 
       store(&o, load<double>(&v));
       at += o.dims[k];
     }
+  } else if (name == "Pack") {
+    int k = attr("axis");
+    if (k < 0) k += out[0].ndim;
+    for (int i = 0; i < ni; i++) {
+      T place = part(&out[0], k, i, 1);
+      store(&place, load<double>(&in[i]));
+    }
   } else if (name == "Slice") {
     auto b = axes(in[1]);
     T v = in[0];
