@@ -1,4 +1,6 @@
-"""Run under msrun by test_distributed.py: one linear model on two ranks, each with inputs of its own.
+"""Run under msrun by test_distributed.py and test_ranks.py: one linear model on two ranks, each with its own inputs.
+
+    distributed_step.py <folder> <mode> <device>
 
 Writes what each rank ends with to <folder>/rank<r>.json.
 """
@@ -13,7 +15,7 @@ import numpy as np  # noqa: E402
 
 from mindone_ddpm.runtime import start  # noqa: E402
 
-here = start.start("CPU", sys.argv[2], seed=0)
+here = start.start(sys.argv[3], sys.argv[2], seed=0)
 
 import mindspore as ms  # noqa: E402
 from test_step import BETA1, BETA2, DECAY, EPSILON, RATE, LinearLoss, batch  # noqa: E402
