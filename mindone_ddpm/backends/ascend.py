@@ -11,7 +11,6 @@ BACKEND = Backend(
     precisions=("no", "fp16", "bf16"),
     caches_graphs=False,
     fused_attention=True,
-    flat_collectives=False,
     gradients=gradients_plain,
     adamw=adamw_plain,
     ema=ema_plain,

@@ -67,7 +67,6 @@ class Backend:
         precisions: those for which the device has kernels, of ``no``, ``fp16`` and ``bf16``.
         caches_graphs: whether ``--compile_cache auto`` keeps compiled graphs.
         fused_attention: whether mindone's memory-efficient attention has a kernel.
-        flat_collectives: whether a few large collectives are faster than many small ones.
         gradients: the operators for the gradients of some parameters.
         adamw: AdamW's update for some parameters.
         ema: the update of the moving averages of some parameters.
@@ -83,7 +82,6 @@ class Backend:
     precisions: tuple[str, ...]
     caches_graphs: bool
     fused_attention: bool
-    flat_collectives: bool
     gradients: Callable[[Parameters], tuple[Measure, Rescale]]
     adamw: Callable[[Parameters], AdamUpdate]
     ema: Callable[[Parameters], MoveAverages]

@@ -354,7 +354,6 @@ GPU = Backend(
     precisions=("no", "fp16", "bf16"),
     caches_graphs=False,
     fused_attention=False,
-    flat_collectives=False,
     gradients=gradients_plain,
     adamw=adamw_fused,
     ema=ema_plain,
@@ -363,6 +362,4 @@ GPU = Backend(
 )
 
 # Where backends/cpu is not there. Its collectives exchange data over sockets: few large messages pay.
-CPU = replace(
-    GPU, name="CPU", default_precision="no", precisions=("no", "fp16"), caches_graphs=True, flat_collectives=True
-)
+CPU = replace(GPU, name="CPU", default_precision="no", precisions=("no", "fp16"), caches_graphs=True)
