@@ -55,6 +55,9 @@ def two_rank_gradient_by_hand(tmp_path: Path, mode: str, device: str, environmen
     assert first["step"] == 2
     assert first["any"] == second["any"] == [True, False]
     assert first["shared"] and second["shared"]
+    assert first["ends"] == [2, 3, 4]
+    ramps = [[0, 11], [[0, 11], [22, 33]], [11 * i for i in range(7)], [0, 11, 22]]
+    assert first["summed"] == second["summed"] == [*ramps, 2 + 3, 5 + 5]
     assert first["gathered"] == second["gathered"] == [0.25, 0.25, 1.25, 1.25]
 
 

@@ -141,7 +141,7 @@ def test_two_npus_equal_one_cpu(alone, rank_flags, tmp_path, mode):
     calls = collectives_of(trace)
     assert sorted(calls[:2]) == ["join 0 of 2", "join 1 of 2"]
     reduced = [call for call in calls if call.startswith("HcclAllReduce")]
-    # An update sums all gradients, loss and weight in one vector. The rest are single numbers, such as a signal to stop.
+    # An update sums all gradients, loss and weight in one vector. The rest are single numbers, such as a wish to stop.
     weights = sum(array.size for array in load_file(folder / "unet" / UNET_WEIGHTS).values())
     assert reduced.count(f"HcclAllReduce float32[{weights + 2}] op=0") == 2 * UPDATES
     assert {call for call in reduced if "[1]" not in call} == {f"HcclAllReduce float32[{weights + 2}] op=0"}
