@@ -131,7 +131,7 @@ def collectives_of(trace: Path) -> list[str]:
     return [f"{event.name} {event.arguments}" for event in events(trace) if event.kind == "collective"]
 
 
-@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("mode", ["graph", pytest.param("pynative", marks=pytest.mark.slow)])
 def test_two_npus_equal_one_cpu(alone, rank_flags, tmp_path, mode):
     folder, trace = tmp_path / "run", tmp_path / "trace"
     status, errors = finish(two_npus(mode, *rank_flags, "--output_dir", folder, trace=trace))
