@@ -71,7 +71,6 @@ BACKEND = Backend(
     caches_graphs=False,
     fused_attention=True,
     flat_weights=True,
-    flat_collectives=False,
     gradients=gradients_fused,
     adamw=adamw_fused,
     ema=ema_plain,

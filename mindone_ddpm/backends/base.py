@@ -68,7 +68,6 @@ class Backend:
         caches_graphs: whether ``--compile_cache auto`` keeps compiled graphs.
         fused_attention: whether mindone's memory-efficient attention has a kernel.
         flat_weights: whether all trained weights are kept in one vector: see ``training.weights``.
-        flat_collectives: whether a few large collectives are faster than many small ones.
         gradients: the operators for the gradients of some parameters.
         adamw: AdamW's update for some parameters.
         ema: the update of the moving averages of some parameters.
@@ -85,7 +84,6 @@ class Backend:
     caches_graphs: bool
     fused_attention: bool
     flat_weights: bool
-    flat_collectives: bool
     gradients: Callable[[Parameters], tuple[Measure, Rescale]]
     adamw: Callable[[Parameters], AdamUpdate]
     ema: Callable[[Parameters], MoveAverages]

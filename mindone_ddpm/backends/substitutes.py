@@ -355,7 +355,6 @@ GPU = Backend(
     caches_graphs=False,
     fused_attention=False,
     flat_weights=False,
-    flat_collectives=False,
     gradients=gradients_plain,
     adamw=adamw_fused,
     ema=ema_plain,
@@ -365,5 +364,5 @@ GPU = Backend(
 
 # Where backends/cpu is not there. Its collectives exchange data over sockets: few large messages pay.
 CPU = replace(
-    GPU, name="CPU", default_precision="no", precisions=("no", "fp16"), caches_graphs=True, flat_collectives=True
+    GPU, name="CPU", default_precision="no", precisions=("no", "fp16"), caches_graphs=True
 )

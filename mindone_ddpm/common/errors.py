@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# MindSpore frames the parts of a message: rules of hyphens, and headings such as "- Kernel error:".
+FRAME = re.compile(r"-{3,}|--? .+:( \(.*\))?")
+
 
 class UserError(Exception):
     """An error that a user can correct: the message is for them, one line for each problem."""
@@ -20,7 +25,13 @@ class ConfigError(UserError):
         self.problems = list(problems)
 
 
+def plain_lines(text: str) -> list[str]:
+    """The lines of a message or log that say something: without empty ones and without MindSpore's frames."""
+    lines = (line.strip() for line in re.split(r"[\r\n]+", text))
+    return [line for line in lines if line and not FRAME.fullmatch(line)]
+
+
 def first_line(error: BaseException) -> str:
     """The first line of another library's message, for a message of ours."""
-    lines = str(error).strip().splitlines()
+    lines = plain_lines(str(error))
     return lines[0] if lines else type(error).__name__

@@ -22,7 +22,7 @@ import psutil
 
 import mindone_ddpm
 from mindone_ddpm.backends.choose import max_local_ranks
-from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.errors import ConfigError, first_line, plain_lines
 from mindone_ddpm.runtime.outcome import OUTCOMES
 from mindone_ddpm.runtime.signals import interrupt_watch
 
@@ -310,9 +310,14 @@ class Job:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a log that says an error, or the last line."""
-    lines = (
-        [line for line in re.split(r"[\r\n]+", log.read_text(errors="replace")) if line.strip()] if log.exists() else []
-    )
-    errors = [line for line in lines if line.startswith("error: ") or re.match(r"\w*(Error|Exception)\b", line)]
-    return (errors or lines or ["it said nothing"])[-1].strip()[:300]
+    """The last line of a log that says an error, or the last line.
+
+    On Ascend, MindSpore's message begins on the line after the error's name, and CANN's own follows it.
+    """
+    lines = plain_lines(log.read_text(errors="replace")) if log.exists() else []
+    starts = [at for at, line in enumerate(lines) if re.match(r"error: |\w*(Error|Exception)\b", line)]
+    if not starts:
+        return (lines or ["it said nothing"])[-1][:300]
+    at = starts[-1]
+    count = 3 if re.fullmatch(r"\w+:?", lines[at]) else 1
+    return " ".join(lines[at : at + count])[:300]

@@ -200,7 +200,6 @@ def _join_cluster() -> tuple[int, int]:
     Raises:
         DeviceError: the ranks could not connect.
     """
-    import mindspore as ms
     from mindspore import communication
 
     try:
@@ -208,6 +207,4 @@ def _join_cluster() -> tuple[int, int]:
     except RuntimeError as error:
         raise DeviceError(f"this rank could not join the others ({first_line(error)})") from error
     world_size = communication.get_group_size()
-    if world_size > 1:
-        ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=False)
     return communication.get_rank(), world_size

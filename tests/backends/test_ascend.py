@@ -98,7 +98,7 @@ def test_every_operator_is_documented_for_ascend(own_operators):
 def test_what_is_documented_for_no_device_is_no_operator(own_operators):
     """Modules, types, settings; anything else would have to be looked into."""
     rest = {name for name in uses() if platforms(resolve(name)) is None and not inspect.ismodule(resolve(name))}
-    settings = {"set_context", "set_auto_parallel_context", "set_device", "set_seed", "get_seed"}
+    settings = {"set_context", "set_device", "set_seed", "get_seed"}
     settings.add("set_deterministic")
     values = {"Parameter", "ParameterTuple", "Tensor", "ParallelMode", "GRAPH_MODE", "PYNATIVE_MODE", "__file__"}
     dtypes = {"bfloat16", "bool_", "float16", "float32", "int32"}

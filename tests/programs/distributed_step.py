@@ -1,4 +1,6 @@
-"""Run under msrun by test_distributed.py: one linear model on two ranks, each with inputs of its own.
+"""Run under msrun by test_distributed.py and test_ranks.py: one linear model on two ranks, each with its own inputs.
+
+    distributed_step.py <folder> <mode> <device>
 
 Writes what each rank ends with to <folder>/rank<r>.json.
 """
@@ -13,14 +15,14 @@ import numpy as np  # noqa: E402
 
 from mindone_ddpm.runtime import start  # noqa: E402
 
-here = start.start("CPU", sys.argv[2], seed=0)
+here = start.start(sys.argv[3], sys.argv[2], seed=0)
 
 import mindspore as ms  # noqa: E402
 from test_step import BETA1, BETA2, DECAY, EPSILON, RATE, LinearLoss, batch  # noqa: E402
 
 from mindone_ddpm.runtime import distributed  # noqa: E402
 from mindone_ddpm.training.optimizers import AdamW  # noqa: E402
-from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate  # noqa: E402
+from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate, SumOverRanks  # noqa: E402
 
 loss = LinearLoss()
 if here.rank == 1:
@@ -42,7 +44,23 @@ results = []
 for inputs in (x, overflowing, x):
     mean_loss, norm, _ = step.run([batch(inputs, weights)])
     results.append({"loss": float(mean_loss), "norm": float(norm), "skips": int(boundary.skips)})
+
+# Several tensors in more than one vector: the parts are (2,) with (2, 2), then (7,), then (3,).
+shapes = [(2,), (2, 2), (7,), (3,)]
+names = [f"w{number}" for number in range(len(shapes))]
+tensors = [
+    ms.Parameter(ms.Tensor(np.zeros(shape), ms.float32), name) for name, shape in zip(names, shapes, strict=True)
+]
+sums = SumOverRanks(ms.ParameterTuple(tensors), most_elements=6)
+own = [np.arange(np.prod(shape)).reshape(shape) * 10.0**here.rank for shape in shapes]
+summed, *scalars = sums(
+    tuple(ms.Tensor(values, ms.float32) for values in own),
+    ms.Tensor(2.0 + here.rank, ms.float32),
+    ms.Tensor(5.0, ms.float32),
+)
 record = {
+    "ends": sums.ends,
+    "summed": [values.asnumpy().tolist() for values in (*summed, *scalars)],
     "results": results,
     "weight": loss.weight.asnumpy().tolist(),
     "step": int(boundary.step),

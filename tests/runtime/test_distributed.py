@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,12 +27,12 @@ from mindone_ddpm.runtime.launch import find_free_port
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize("mode", ["graph", "pynative"])
-def test_a_two_rank_gradient_by_hand(tmp_path, mode):
+def two_rank_gradient_by_hand(tmp_path: Path, mode: str, device: str, environment: dict[str, str]) -> None:
+    """Two updates and an overflow in between, of two ranks with msrun; compared with the numbers worked out here."""
     script = PROGRAMS / "distributed_step.py"
     command = ["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", f"--log_dir={tmp_path}/logs"]
-    command += [f"--master_port={find_free_port()}", str(script), str(tmp_path), mode]
-    result = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    command += [f"--master_port={find_free_port()}", str(script), str(tmp_path), mode, device]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     logs = "\n".join(path.read_text()[-2000:] for path in (tmp_path / "logs").glob("worker_*.log"))
     assert result.returncode == 0, result.stdout + result.stderr + logs
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
@@ -54,7 +55,15 @@ def test_a_two_rank_gradient_by_hand(tmp_path, mode):
     assert first["step"] == 2
     assert first["any"] == second["any"] == [True, False]
     assert first["shared"] and second["shared"]
+    assert first["ends"] == [2, 3, 4]
+    ramps = [[0, 11], [[0, 11], [22, 33]], [11 * i for i in range(7)], [0, 11, 22]]
+    assert first["summed"] == second["summed"] == [*ramps, 2 + 3, 5 + 5]
     assert first["gathered"] == second["gathered"] == [0.25, 0.25, 1.25, 1.25]
+
+
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
+def test_a_two_rank_gradient_by_hand(tmp_path, mode):
+    two_rank_gradient_by_hand(tmp_path, mode, "CPU", ENVIRONMENT)
 
 
 def test_two_ranks_equal_one_with_twice_the_batch(two_ranks, run_flags, tmp_path):

@@ -360,9 +360,12 @@ def _write_what_python_reads(folder: Path) -> None:
     for name, text in {"compiler": "Version=8.3.0\n", "driver": "Version=25.0\n"}.items():
         (folder / name).mkdir()
         (folder / name / "version.info").write_text(text)
-    python = folder / PYTHON_FOLDER
-    (python / "te").mkdir(parents=True)
-    (python / "te" / "__init__.py").write_text(TE_PACKAGE)
+    # Ranks are joined only where there is a package ``hccl``.
+    for name, text in {"te": TE_PACKAGE, "hccl": ""}.items():
+        package = folder / PYTHON_FOLDER / name
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(text)
+    (folder / PYTHON_FOLDER / "hccl" / "sys_version.py").write_text('__sys_version__ = "8.3.0"\n')
     (folder / "opp_kernel").mkdir()  # MindSpore before 2.8 looks for it
 
 

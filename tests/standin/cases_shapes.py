@@ -116,6 +116,7 @@ def _aclops() -> dict[str, list[tuple[list[In], list[Out], dict[str, int], bool]
         "AddN": [([In(a), In(b), In(a)], [Out(2 * a + b)], {}, False)],
         "ApplyAdamD": [_adam(draw)],
         "Unpack": [([In(a)], [Out(row) for row in a], {"axis": 0, "num": 3}, False)],
+        "Pack": [([In(a), In(b)], [Out(np.stack([a, b], 1))], {"axis": 1, "N": 2}, False)],
         "RealDiv": [([In(a), In(b)], [Out(a / b)], {}, False)],
         "TensorMove": [([In(a)], [Out(a)], {}, False)],
         "ZerosLike": [([In(a)], [Out(0 * a)], {}, False)],

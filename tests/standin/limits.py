@@ -411,6 +411,7 @@ LIMITS = {
     "Cumprod": Limit({"x": NO_BOOL}, "ops-math:math/cumprod"),
     "GatherV2": Limit({"x": ALL, "indices": INDICES, "axis": INDICES}, "ops-nn:index/gather_v2"),
     "OnesLike": Limit({"x": ALL, "y": ALL}, "ops-math:math/ones_like"),
+    "Pack": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/pack"),
     "RealDiv": Limit({"x1": ALL, "x2": ALL, "y": ALL}, "ops-math:math/real_div"),
     "ReduceMean": Limit({"x": NO_BOOL, "axes": INDICES, "y": NO_BOOL}, "ops-math:math/reduce_mean"),
     "ReduceSum": Limit({"x": NO_BOOL, "axes": INDICES, "y": NO_BOOL}, "ops-math:math/reduce_sum"),

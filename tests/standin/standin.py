@@ -21,7 +21,8 @@ class Event(NamedTuple):
     """A line of the trace.
 
     Attributes:
-        kind: ``launch`` of an aclnn operator, ``aclop``, ``copy`` between host and device, ``mark``.
+        kind: ``launch`` of an aclnn operator, ``aclop``, ``copy`` between host and device, ``collective``
+            of HCCL, ``mark``.
         name: of the operator or function.
         arguments: types and shapes of the tensors, or how many bytes.
     """

@@ -63,6 +63,14 @@ ACLOP(Unpack, {
     store(&call.outputs[i], load<double>(&one));
   }
 })
+ACLOP(Pack, {
+  T &whole = call.outputs[0];
+  int axis = call.attribute("axis") < 0 ? call.attribute("axis") + whole.ndim : call.attribute("axis");
+  for (size_t i = 0; i < call.inputs.size(); i++) {
+    T place = part(&whole, axis, i, 1);
+    store(&place, load<double>(&call.inputs[i]));
+  }
+})
 ACLOP(RealDiv, { binary(&call.inputs[0], &call.inputs[1], &call.outputs[0], [](auto x, auto y) { return x / y; }); })
 ACLOP(TensorMove, { copy(call.inputs[0], call.outputs[0]); })
 ACLOP(ZerosLike, { store(&call.outputs[0], std::vector<float>(count(dims(&call.outputs[0])), 0.f)); })
