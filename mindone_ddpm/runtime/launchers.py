@@ -1,8 +1,8 @@
 """Ranks that were started without msrun: from a rank table, as ModelArts does, or by Open MPI.
 
 Such a launcher tells each process its rank in environment variables. They are translated into those of MindSpore's own
-cluster, which msrun sets, and rank 0 starts the cluster's scheduler. MindSpore could read the rank table itself, but
-then sets ``jit_level`` to O2, which is deprecated since 2.9; and its own start under Open MPI requires ``libmpi.so.40``.
+cluster, which msrun sets, and rank 0 starts the cluster's scheduler. MindSpore could read a rank table itself, but then
+sets ``jit_level`` to O2, which is deprecated since 2.9; its own start under Open MPI requires ``libmpi.so.40``.
 """
 
 from __future__ import annotations
