@@ -2,6 +2,7 @@
 
 traced_steps.py JOB FLAGS...   steps of a job
 traced_steps.py control        steps of small networks, most of which have a fault
+traced_steps.py fused          a small network with jit_level O1
 """
 
 from __future__ import annotations
@@ -15,10 +16,14 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from mindone_ddpm.cli import parse_training_arguments, run
+from mindone_ddpm.runtime.start import start
+
 if TYPE_CHECKING:
     from mindone_ddpm.jobs.unconditional.job import UnconditionalJob
 
 STEPS = 3
+SAMPLERS = ("ddpm", "ddim", "euler")
 standin = ctypes.CDLL("libascendcl.so")
 
 
@@ -29,7 +34,6 @@ def mark(what: str) -> None:
 
 
 def trace_job(name: str, flags: list[str]) -> None:
-    from mindone_ddpm.cli import parse_training_arguments
     from mindone_ddpm.jobs.base import JOBS
     from mindone_ddpm.training.setup import prepare
 
@@ -47,10 +51,10 @@ def trace_job(name: str, flags: list[str]) -> None:
 
 def trace_samplers(job: UnconditionalJob) -> None:
     """Mark what comes after each denoise step with the sampler's name and the step's number."""
-    from mindone_ddpm.models.schedulers import SCHEDULERS, make_sampler
+    from mindone_ddpm.models.schedulers import make_sampler
     from mindone_ddpm.sampling.generate import generate
 
-    for name in SCHEDULERS:
+    for name in SAMPLERS:
         count = iter(range(1, 100))
         scheduler = make_sampler(name, job.objective.scheduler())
         generate(
@@ -58,7 +62,7 @@ def trace_samplers(job: UnconditionalJob) -> None:
             scheduler,
             sample_ids=[0, 1],
             batch_size=2,
-            num_inference_steps=5,
+            num_inference_steps=4,
             seed=0,
             on_step=lambda _, name=name, count=count: mark(f"{name}-{next(count)}"),
         )
@@ -102,9 +106,7 @@ CONTROLS: dict[str, Callable[[], nn.Cell]] = {
 
 
 def trace_controls() -> None:
-    """Two steps of each network, on data that differ."""
-    from mindone_ddpm.runtime.start import start
-
+    """Three steps of each network, the last on other data."""
     start("Ascend", "graph", seed=0)
     first = np.array([[0.9, 0.2], [0.1, 0.3], [0.8, 0.4]], np.float32)
     for name, make in CONTROLS.items():
@@ -117,8 +119,22 @@ def trace_controls() -> None:
             print(name, y.asnumpy().tolist())
 
 
+class Elementwise(nn.Cell):
+    def construct(self, x):
+        return ops.exp(x * 2.0 + 1.0) * x
+
+
+def run_fused() -> int:
+    """A network whose operators jit_level O1 fuses into one."""
+    start("Ascend", "graph", seed=0, jit_level="O1")
+    print(Elementwise()(ms.Tensor(np.ones((4, 4)), ms.float32)).asnumpy())
+    return 0
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "control":
         trace_controls()
+    elif sys.argv[1] == "fused":
+        sys.exit(run(run_fused))
     else:
         trace_job(sys.argv[1], sys.argv[2:])
