@@ -104,11 +104,6 @@ def test_a_denoise_step_copies_nothing_back_and_has_static_shapes(steps, sampler
     assert not [event for event in second if "Nonzero" in event.name]
 
 
-def test_euler_reads_one_noise_level_twice_in_a_step(steps):
-    # mindone's EulerDiscreteScheduler compares it with two bounds in Python.
-    assert copies(steps["euler-1"], FROM_DEVICE) == copies(steps["euler-2"], FROM_DEVICE) == [1, 1]
-
-
 def test_no_step_has_a_64_bit_float(steps):
     assert not [event for name in steps for event in with_float64(steps[name])]
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mindone_ddpm.jobs.unconditional.job import UnconditionalJob
 
 STEPS = 3
-SAMPLERS = ("ddpm", "ddim", "euler")
+SAMPLERS = ("ddpm", "ddim")
 standin = ctypes.CDLL("libascendcl.so")
 
 
