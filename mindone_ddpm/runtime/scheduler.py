@@ -21,8 +21,6 @@ def end_after(parent: int) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=end_after, args=(os.getppid(),), daemon=True).start()
-    import mindspore as ms
     from mindspore import communication
 
-    ms.set_device("CPU")
     communication.init()
