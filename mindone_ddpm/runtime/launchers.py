@@ -167,11 +167,11 @@ def _of_rank_table(environment: Mapping[str, str]) -> Ranks:
 
 
 def _servers(path: Path) -> tuple[dict[str, list[int]], str]:
-    """The ranks of each server by its address, from a rank table of version 1.0, and the file's text."""
+    """The ranks of each server by its address, from a rank table of version 1.0, and its list of servers as text."""
     try:
-        content = path.read_text()
+        table = json.loads(path.read_text())["server_list"]
         servers: dict[str, list[int]] = {}
-        for server in json.loads(content)["server_list"]:
+        for server in table:
             address = next(str(server[key]) for key in ADDRESS_KEYS if server.get(key))
             servers.setdefault(address, []).extend(int(device["rank_id"]) for device in server["device"])
     except OSError as error:
@@ -181,7 +181,7 @@ def _servers(path: Path) -> tuple[dict[str, list[int]], str]:
             f"RANK_TABLE_FILE={path}: is no rank table of version 1.0, with server_list, server_id, device and rank_id "
             f"({type(error).__name__}: {first_line(error)}); convert it, {INSTEAD}"
         ) from error
-    return servers, content
+    return servers, json.dumps(table, sort_keys=True)
 
 
 def start_scheduler() -> None:
