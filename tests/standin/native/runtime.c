@@ -291,15 +291,3 @@ __attribute__((constructor)) static void on_segv(void) {
 }
 int aclnnInit(const char *cfg) { return 0; }
 int aclnnFinalize(void) { return 0; }
-
-/* jit_level O1: MindSpore's own compiler fuses operators into machine code of an NPU, which a processor cannot run.
- * With STANDIN_FUSED=skip they are counted and leave their output as it was. */
-int rtKernelLaunch(const void *function, uint32_t blocks, void *arguments, uint32_t size, void *sm, void *stream) {
-  stub_trace("fused", "rtKernelLaunch", "");
-  const char *how = getenv("STANDIN_FUSED");
-  if (how && !strcmp(how, "skip")) return 0;
-  static int said;
-  stub_error("rtKernelLaunch: a kernel that jit_level O1 has fused is an NPU's machine code, which the stand-in cannot run");
-  if (!said++) fprintf(stderr, "[stand-in] %s\n", recent_error);
-  return 507899;
-}
