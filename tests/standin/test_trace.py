@@ -63,8 +63,8 @@ def copies(step: Sequence[Event], kind: int) -> list[int]:
 
 
 def launches(step: Sequence[Event]) -> list[tuple[str, str]]:
-    """Name and arguments of each kernel, in order."""
-    return [(event.name, event.arguments) for event in step if event.kind in ("launch", "aclop")]
+    """Name and arguments of each kernel, sorted: the order of those that do not depend on each other may change."""
+    return sorted((event.name, event.arguments) for event in step if event.kind in ("launch", "aclop"))
 
 
 def with_float64(step: Sequence[Event]) -> list[Event]:
