@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mindone_ddpm import __version__
-from mindone_ddpm.common.errors import ConfigError, UserError
+from mindone_ddpm.common.errors import ConfigError, UserError, device_failure
 from mindone_ddpm.config.fields import Settings
 from mindone_ddpm.config.groups import DEVICES
 from mindone_ddpm.config.parse import Parser, add_arguments, from_arguments, to_yaml
@@ -22,6 +24,7 @@ from mindone_ddpm.output.config import PushConfig
 from mindone_ddpm.runtime.signals import interrupt_watch
 from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig, SampleConfig
 
+LOG_LEVEL = "GLOG_v"  # of MindSpore
 DEFAULT_JOB = "train"  # of a preview, and of a custom script that ranks run
 
 
@@ -138,6 +141,14 @@ def _status_of(action: Callable[[], int]) -> int:
         for line in str(error).splitlines():
             print(error.prefix + line, file=sys.stderr)
         return error.exit_status
+    except RuntimeError as error:
+        failure = device_failure(error)
+        if failure is None:
+            raise
+        if os.environ.get(LOG_LEVEL, "3") < "3":  # 3 is errors only
+            traceback.print_exc()
+        print(f"error: the NPU failed: {failure} (GLOG_v=2 shows where)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

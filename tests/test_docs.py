@@ -41,8 +41,9 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The words of each command in a page's shell blocks. Comments are left out."""
-    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    """The words of each command in a page's shell blocks. Without comments; a shell's variables are numbers."""
+    text = "".join(blocks(page, "sh")).replace("\\\n", " ")
+    lines = re.sub(r"\$\(\(.*?\)\)|\$\{[^}]*\}|\$[A-Z]\w*", "2", text).splitlines()
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
 
 
@@ -56,6 +57,11 @@ def as_program(words: list[str]) -> list[str] | None:
     """The words after ``mindone-ddpm``, for whatever starts it."""
     if words[0] == "mindone-ddpm":
         return [word for word in words[1:] if word != "..."]
+    if words[0] == "mpirun":
+        return as_program(words[words.index("mindone-ddpm") :])
+    if words[0] == "python" and words[1].startswith("examples/"):
+        assert (ROOT / words[1]).is_file(), words
+        return ["train", *words[2:]]
     if words[:2] == ["bash", "scripts/launch.sh"]:
         return ["launch", *(word for word in words[2:] if word != "...")]
     return None

@@ -35,3 +35,14 @@ def first_line(error: BaseException) -> str:
     """The first line of another library's message, for a message of ours."""
     lines = plain_lines(str(error))
     return lines[0] if lines else type(error).__name__
+
+
+def device_failure(error: RuntimeError) -> str | None:
+    """MindSpore's and CANN's messages, in one line, when an operator has failed on an NPU; None for other errors."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" -")]
+    headings = [number for number, line in enumerate(lines) if line.startswith("- ") and line.endswith((":", ")"))]
+    place = next((number for number in headings if lines[number] == "- Ascend Error Message:"), None)
+    if place is None:
+        return None
+    said = next((line for number, line in enumerate(lines[:place]) if number not in headings), "an operator failed")
+    return f"{said}: {lines[place + 1]}" if place + 1 < len(lines) else said

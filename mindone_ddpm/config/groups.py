@@ -60,6 +60,12 @@ DEVICES = ("auto", "Ascend", "GPU", "CPU")
 
 
 MODES = ("graph", "pynative")
+# MindSpore has O2 as well: the whole graph on the device by CANN's graph engine. It is deprecated since 2.9.
+JIT_LEVELS = ("auto", "O0", "O1")
+JIT_LEVEL_HELP = (
+    "of graphs: O0 launches operator by operator, O1 fuses some operators first; auto: MindSpore's own choice, O0 "
+    "except on the first Atlas training series"
+)
 
 
 @dataclass
@@ -353,6 +359,7 @@ class MachineConfig(Settings):
     )
     device: str = setting("auto", "auto takes the first that is there", choices=DEVICES)
     mode: str = setting("graph", "graph compiles the step; pynative runs it operator by operator", choices=MODES)
+    jit_level: str = setting("auto", JIT_LEVEL_HELP, choices=JIT_LEVELS)
     deterministic: bool = setting(
         False, "same bits in every run on an NPU or GPU too, at some cost; a CPU always gives the same"
     )

@@ -23,6 +23,7 @@ import psutil
 import mindone_ddpm
 from mindone_ddpm.backends.choose import max_local_ranks
 from mindone_ddpm.common.errors import ConfigError, first_line, plain_lines
+from mindone_ddpm.runtime.launchers import ranks_of
 from mindone_ddpm.runtime.outcome import OUTCOMES
 from mindone_ddpm.runtime.signals import interrupt_watch
 
@@ -92,6 +93,11 @@ def find_free_port() -> int:
 
 def check(arguments: argparse.Namespace, shared: Sequence[str]) -> None:
     """Raises ConfigError with all that is wrong. ``shared``: the commands that several ranks can run together."""
+    ranks = ranks_of(os.environ)
+    if ranks is not None:
+        raise ConfigError(
+            f"launch: this is rank {ranks.rank} of {ranks.size} already, by {ranks.source}; give the command itself"
+        )
     problems = []
     local = arguments.workers if arguments.local_workers is None else arguments.local_workers
     if arguments.workers < 1:
@@ -155,6 +161,8 @@ def launch(arguments: argparse.Namespace, output_dir: Path) -> int:
     if local < arguments.workers:
         command.insert(1, f"--node_rank={arguments.node_rank}")
     environment = dict(os.environ)
+    for name in ("MS_ROLE", "MS_NODE_ID"):  # of the container, as Ascend Operator sets them; msrun sets its own
+        environment.pop(name, None)
     environment["PATH"] = bin_dir + os.pathsep + environment.get("PATH", "")  # msrun starts `python` from PATH
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])])
     if token is not None:

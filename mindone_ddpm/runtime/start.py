@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from mindone_ddpm.backends.choose import available_devices, choose
 from mindone_ddpm.backends.gpu import cuda
-from mindone_ddpm.common.errors import UserError, first_line
+from mindone_ddpm.common.errors import ConfigError, UserError, first_line
 from mindone_ddpm.common.files import cache_dir
 from mindone_ddpm.common.libraries import quiet_imports, quiet_libraries
+from mindone_ddpm.runtime import launchers
 
 if TYPE_CHECKING:
     from mindone_ddpm.backends.base import Backend, Rendezvous
@@ -77,7 +78,13 @@ def start_once(device: str = "auto", mode: str | None = None) -> Runtime:
 
 
 def start(
-    device: str, mode: str, seed: int, deterministic: bool = False, max_device_memory_gib: int | None = None
+    device: str,
+    mode: str,
+    seed: int,
+    deterministic: bool = False,
+    max_device_memory_gib: int | None = None,
+    jit_level: str = "auto",
+    alone: bool = False,
 ) -> Runtime:
     """Import MindSpore, choose the device and the mode, seed it, and put the device's substitutes in place.
 
@@ -87,10 +94,16 @@ def start(
         seed: for the initial weights.
         deterministic: have MindSpore choose kernels that give the same bits in every run.
         max_device_memory_gib: what MindSpore may take of the device's memory; all of it if None.
+        jit_level: ``O0`` or ``O1``; with ``auto`` MindSpore chooses.
+        alone: several ranks would all do the same, into one folder.
 
     Raises:
+        ConfigError: this is one of several ranks, and must be alone or cannot find the others.
         DeviceError: the device is not there, or MindSpore cannot use it.
     """
+    launchers.adopt_launcher()
+    if alone and int(os.environ.get("MS_WORKER_NUM", "1")) > 1 and launchers.launched():
+        raise ConfigError(f"this runs on one rank, and was started as {os.environ['MS_WORKER_NUM']} ranks")
     limit_cores_of_rank()
     present = available_devices()
     if device != "auto" and device not in present:
@@ -103,6 +116,8 @@ def start(
     if max_device_memory_gib is not None:
         ms.runtime.set_memory(max_size=f"{max_device_memory_gib}GB")
     ms.set_context(mode=ms.GRAPH_MODE if mode == "graph" else ms.PYNATIVE_MODE)
+    if jit_level != "auto":
+        ms.set_context(jit_config={"jit_level": jit_level})
     ms.set_seed(seed)
     backend = choose(chosen)
     trouble = backend.install()
@@ -113,14 +128,16 @@ def start(
         )
     quiet_libraries()
     global _running
-    if not launched_by_msrun():
+    if not launchers.launched():
         _running = Runtime(backend, mode)
         return _running
     rank, world_size = _join_cluster()
     rendezvous = None
     if backend.rendezvous is not None and world_size > 1:
         rendezvous = backend.rendezvous(rank, world_size, os.environ.get("MS_SCHED_HOST", "127.0.0.1"), _from_main)
-    _running = Runtime(backend, mode, rank, world_size, int(os.environ.get("DEVICE_ID", "0")), rendezvous)
+    ranks = launchers.adopted()
+    local_rank = int(os.environ.get("DEVICE_ID", "0")) if ranks is None else ranks.local_rank
+    _running = Runtime(backend, mode, rank, world_size, local_rank, rendezvous)
     return _running
 
 
@@ -177,12 +194,8 @@ def _try_device(device: str) -> str | None:
     return None
 
 
-def launched_by_msrun() -> bool:
-    return os.environ.get("MS_ROLE") in ("MS_WORKER", "MS_SCHED")
-
-
 def is_main_by_environment() -> bool:
-    """Whether this is the main rank according to msrun's environment, where there is no :class:`Runtime` yet."""
+    """Whether this is the main rank according to the environment, where there is no :class:`Runtime` yet."""
     return os.environ.get("RANK_ID", "0") == "0"
 
 
@@ -198,13 +211,18 @@ def _join_cluster() -> tuple[int, int]:
     with the job.
 
     Raises:
-        DeviceError: the ranks could not connect.
+        DeviceError, SchedulerError: the ranks could not connect.
     """
     from mindspore import communication
 
+    launchers.start_scheduler()
     try:
         communication.init()
     except RuntimeError as error:
-        raise DeviceError(f"this rank could not join the others ({first_line(error)})") from error
+        ranks = launchers.adopted()
+        reason = first_line(error)
+        if ranks is not None:
+            reason += f"; rank {ranks.rank} of {ranks.size} by {ranks.source}"
+        raise DeviceError(f"this rank could not join the others ({reason})") from error
     world_size = communication.get_group_size()
     return communication.get_rank(), world_size

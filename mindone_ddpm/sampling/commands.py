@@ -41,7 +41,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
     output_dir = check_output_folder(config)
     is_text_to_image = "StableDiffusion" in pipeline_kind(config.model)
     check_kind(config, is_text_to_image)
-    start(config.device, config.mode, config.seed)
+    start(config.device, config.mode, config.seed, jit_level=config.jit_level, alone=True)
     if is_text_to_image:
         pipeline: Any = pipelines.load_text_pipeline(config.model)
         check_image_size(config, pipeline)
@@ -168,7 +168,7 @@ def open_model(config: ImagesBase) -> tuple[Path, Any]:
         ConfigError: one of them cannot be used.
     """
     output_dir = check_output_folder(config)
-    start(config.device, config.mode, config.seed)
+    start(config.device, config.mode, config.seed, jit_level=config.jit_level, alone=True)
     return output_dir, pipelines.load_pipeline(config.model)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
-from mindone_ddpm.config.groups import DEVICES, MODES, SAMPLERS, TIMESTEP_SPACINGS
+from mindone_ddpm.config.groups import DEVICES, JIT_LEVEL_HELP, JIT_LEVELS, MODES, SAMPLERS, TIMESTEP_SPACINGS
 
 
 @dataclass
@@ -30,6 +30,7 @@ class SamplingBase(Settings):
     seed: int = setting(0, "image i depends on (seed, i) only", low=0, high=2**32 - 1)
     device: str = setting("auto", "auto takes the first that is there", choices=DEVICES)
     mode: str = setting("graph", "graph compiles the denoiser; pynative runs it operator by operator", choices=MODES)
+    jit_level: str = setting("auto", JIT_LEVEL_HELP, choices=JIT_LEVELS)
 
 
 @dataclass

@@ -17,7 +17,8 @@ from mindone_ddpm.data.loader import Plan
 from mindone_ddpm.jobs.base import Job, job_class
 from mindone_ddpm.output import checkpoint, hub, run_folder
 from mindone_ddpm.runtime import distributed
-from mindone_ddpm.runtime.start import Runtime, is_main_by_environment, launched_by_msrun, start
+from mindone_ddpm.runtime.launchers import adopt_launcher, launched
+from mindone_ddpm.runtime.start import Runtime, is_main_by_environment, start
 from mindone_ddpm.training import optimizers
 from mindone_ddpm.training.ema import make_ema
 from mindone_ddpm.training.identity import identity_of_data
@@ -37,12 +38,15 @@ def start_training(config: Config) -> tuple[Config, Runtime]:
         ConfigError, DeviceError: before anything is written.
     """
     config.check()
+    adopt_launcher()
     if config.push_to_hub and is_main_by_environment():  # the only one that uploads
         hub.check_login(config.hub_token)
-    if not launched_by_msrun():
+    if not launched():
         check_output_dir(config)
-    runtime = start(config.device, config.mode, config.seed, config.deterministic, config.max_device_memory)
-    if launched_by_msrun() and runtime.is_main:  # the others may be here after it has begun to write
+    runtime = start(
+        config.device, config.mode, config.seed, config.deterministic, config.max_device_memory, config.jit_level
+    )
+    if launched() and runtime.is_main:  # the others may be here after it has begun to write
         check_output_dir(config)
     return resolve_auto(config, runtime), runtime
 

@@ -227,6 +227,7 @@ def test_print_config_is_yaml_that_can_be_used_again(tmp_path):
         ),
         ({"report_to": "none,csv"}, "--report_to none,csv: none stands alone"),
         ({"report_to": "csv,comet"}, "--report_to csv,comet: must be one of"),
+        ({"jit_level": "O2"}, "--jit_level O2: must be one of auto, O0, O1"),
         ({"preset": "tiny", "pretrained_model_name_or_path": "x"}, "--preset and --pretrained_model_name_or_path"),
         ({"pretrained_model_name_or_path": "nowhere"}, "--pretrained_model_name_or_path nowhere: no such pipeline"),
         ({"huber_c": 0.0}, "--huber_c 0.0: must be above 0"),

@@ -229,7 +229,9 @@ def test_every_public_name_can_be_imported():
     assert TrainingConfig is mindone_ddpm.TrainingConfig
 
 
-def test_scale_lr_multiplies_by_the_global_batch(tmp_path):
+def test_scale_lr_multiplies_by_the_global_batch_and_jit_level_reaches_mindspore(tmp_path):
+    import mindspore as ms
+
     from mindone_ddpm.training.setup import prepare
 
     config = TrainingConfig(
@@ -241,9 +243,11 @@ def test_scale_lr_multiplies_by_the_global_batch(tmp_path):
         learning_rate=1e-4,
         lr_scheduler="constant",
         scale_lr=True,
+        jit_level="O0",
         output_dir=str(tmp_path / "run"),
     )
     assert prepare(config).rates[0] == pytest.approx(1.2e-3)
+    assert ms.get_context("jit_config") == {"jit_level": "O0"}
 
 
 def test_deterministic_kernels_and_a_limit_of_memory_can_be_asked_for(digits_flags, tmp_path):
