@@ -140,3 +140,75 @@ ACLOP(StridedSlice, {
     throw NotProvided{"the stand-in's StridedSlice finds another shape:" + show(&view)};
   copy(view, call.outputs[0]);
 })
+
+// z = fn(x, y) on integers.
+template <class Fn> static void bitwise(AclopCall &call, Fn fn) {
+  T &output = call.outputs[0];
+  T left = spread(&call.inputs[0], dims(&output)), right = spread(&call.inputs[1], dims(&output));
+  auto x = load<int64_t>(&left), y = load<int64_t>(&right);
+  for (size_t i = 0; i < x.size(); i++) x[i] = fn(x[i], y[i]);
+  store(&output, x);
+}
+ACLOP(BitwiseAnd, { bitwise(call, [](int64_t x, int64_t y) { return x & y; }); })
+ACLOP(BitwiseOr, { bitwise(call, [](int64_t x, int64_t y) { return x | y; }); })
+ACLOP(BitwiseXor, { bitwise(call, [](int64_t x, int64_t y) { return x ^ y; }); })
+ACLOP(RightShift, { bitwise(call, [](int64_t x, int64_t y) { return x >> y; }); }) // keeps the sign
+ACLOP(LeftShift, { bitwise(call, [](int64_t x, int64_t y) { return x << y; }); })
+ACLOP(Range, {
+  double start = load<double>(&call.inputs[0])[0], step = load<double>(&call.inputs[2])[0];
+  std::vector<double> elements(count(dims(&call.outputs[0])));
+  for (size_t i = 0; i < elements.size(); i++) elements[i] = start + i * step;
+  store(&call.outputs[0], elements);
+})
+ACLOP(Fill, {
+  auto value = load<double>(&call.inputs[1]);
+  store(&call.outputs[0], std::vector<double>(count(dims(&call.outputs[0])), value[0]));
+})
+// Over the dimensions from begin_norm_axis on; the third output is the variance.
+ACLOP(LayerNorm, {
+  const T &input = call.inputs[0];
+  int64_t first = call.attribute("begin_norm_axis"), size = 1;
+  for (uint64_t i = first < 0 ? first + input.ndim : first; i < input.ndim; i++) size *= input.dims[i];
+  auto x = load<double>(&input), gamma = load<double>(&call.inputs[1]), beta = load<double>(&call.inputs[2]);
+  std::vector<double> means, variances;
+  for (size_t row = 0; row < x.size(); row += size) {
+    double mean = 0, variance = 0;
+    for (int64_t i = 0; i < size; i++) mean += x[row + i] / size;
+    for (int64_t i = 0; i < size; i++) variance += (x[row + i] - mean) * (x[row + i] - mean) / size;
+    double rstd = 1 / std::sqrt(variance + call.attribute("epsilon", 1e-7));
+    for (int64_t i = 0; i < size; i++) x[row + i] = (x[row + i] - mean) * rstd * gamma[i] + beta[i];
+    means.push_back(mean), variances.push_back(variance);
+  }
+  store(&call.outputs[0], x);
+  if (call.outputs[1].data) store(&call.outputs[1], means);
+  if (call.outputs[2].data) store(&call.outputs[2], variances);
+})
+
+// Adds a value for each channel, the second dimension.
+ACLOP(BiasAdd, {
+  const T &input = call.inputs[0];
+  auto x = load<double>(&input), bias = load<double>(&call.inputs[1]);
+  size_t inner = 1;
+  for (uint64_t i = 2; i < input.ndim; i++) inner *= input.dims[i];
+  for (size_t i = 0; i < x.size(); i++) x[i] += bias[i / inner % bias.size()];
+  store(&call.outputs[0], x);
+})
+// From y = sqrt(x) and the gradient of y.
+ACLOP(SqrtGrad, {
+  binary(&call.inputs[0], &call.inputs[1], &call.outputs[0], [](auto y, auto grad) { return grad / (2 * y); });
+})
+// The first index of the largest element along an axis.
+ACLOP(ArgMaxV2, {
+  const T &input = call.inputs[0];
+  int axis = axis_of(call.inputs[1], input);
+  auto x = load<double>(&input);
+  int64_t inner = 1, n = input.dims[axis];
+  for (uint64_t i = axis + 1; i < input.ndim; i++) inner *= input.dims[i];
+  std::vector<int64_t> found(x.size() / n);
+  for (size_t i = 0; i < found.size(); i++) {
+    const double *row = &x[i / inner * n * inner + i % inner];
+    for (int64_t k = 1; k < n; k++)
+      if (row[k * inner] > row[found[i] * inner]) found[i] = k;
+  }
+  store(&call.outputs[0], found);
+})

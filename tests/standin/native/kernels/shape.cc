@@ -1,5 +1,6 @@
 // Operators that move, select or make elements.
 #include "../tensors.h"
+#include <random>
 
 static void copy(const T &from, T &to) { store(&to, load<double>(&from)); }
 
@@ -171,4 +172,68 @@ KERNEL(aclnnLinspace, (const scalar *start, const scalar *end, int64_t steps, T 
   double first = num(start), last = num(end);
   for (int64_t i = 0; i < steps; i++) values[i] = steps == 1 ? first : first + (last - first) * i / (steps - 1);
   store(out, values);
+})
+// Adds the gradient of each index's row to that row of the table's.
+KERNEL(aclnnEmbeddingDenseBackward,
+       (const T *grad, const T *indices, uint64_t numWeights, uint64_t paddingIdx, bool scaleGradByFreq, T *out, PLAN),
+       IN(grad, indices), OUT(out), {
+         if (scaleGradByFreq) throw NotProvided{"the stand-in's EmbeddingDenseBackward does not scale by frequency"};
+         auto rows = load<int64_t>(indices);
+         auto from = load<double>(grad);
+         int64_t width = out->dims[1];
+         std::vector<double> to(numWeights * width, 0.0);
+         for (size_t i = 0; i < rows.size(); i++) {
+           if (rows[i] == int64_t(paddingIdx)) continue;
+           for (int64_t j = 0; j < width; j++) to[rows[i] * width + j] += from[i * width + j];
+         }
+         store(out, to);
+       })
+KERNEL(aclnnFlip, (const T *self, const seq *axes, T *out, PLAN), IN(self), OUT(out), {
+  T view = *self;
+  for (int64_t given : ints(axes)) {
+    int axis = axis_from(given, self);
+    view.off += (view.dims[axis] - 1) * view.strides[axis];
+    view.strides[axis] = -view.strides[axis];
+  }
+  store(out, load<double>(&view));
+})
+// As reproducible as CANN's, with other numbers.
+KERNEL(aclnnInplaceNormal, (T * selfRef, float mean, float std, int64_t seed, int64_t offset, PLAN), IN(selfRef),
+       OUT(), {
+         std::vector<float> values(count(dims(selfRef)));
+         std::mt19937_64 generator(seed * 1000003 + offset);
+         std::normal_distribution<float> normal(mean, std);
+         for (auto &value : values) value = normal(generator);
+         store(selfRef, values);
+       })
+
+static void fill_where(const T *mask, T *to, double value) {
+  T spread_mask = spread(mask, dims(to));
+  auto chosen = load<int64_t>(&spread_mask);
+  auto elements = load<double>(to);
+  for (size_t i = 0; i < elements.size(); i++)
+    if (chosen[i]) elements[i] = value;
+  store(to, elements);
+}
+KERNEL(aclnnInplaceMaskedFillTensor, (T * selfRef, const T *mask, const T *value, PLAN), IN(selfRef, mask, value),
+       OUT(), { fill_where(mask, selfRef, load<double>(value)[0]); })
+KERNEL(aclnnInplaceMaskedFillScalar, (T * selfRef, const T *mask, const scalar *value, PLAN), IN(selfRef, mask), OUT(),
+       { fill_where(mask, selfRef, num(value)); })
+// Pieces of one size along an axis; the last may be smaller.
+KERNEL(aclnnSplitTensor, (const T *self, uint64_t splitSections, int64_t dim, const seq *out, PLAN), IN(self), OUT(), {
+  int axis = axis_from(dim, self);
+  for (uint64_t i = 0; i < out->n; i++) {
+    T *piece = item(out, i);
+    T view = part(self, axis, i * splitSections, piece->dims[axis]);
+    store(piece, load<double>(&view));
+  }
+})
+KERNEL(aclnnStack, (const seq *tensors, int64_t dim, T *out, PLAN), IN(), OUT(out), {
+  int axis = axis_from(dim, out);
+  for (uint64_t i = 0; i < tensors->n; i++) {
+    T slot = part(out, axis, i, 1);
+    for (uint64_t j = axis; j + 1 < slot.ndim; j++) slot.dims[j] = slot.dims[j + 1], slot.strides[j] = slot.strides[j + 1];
+    slot.ndim--;
+    store(&slot, load<double>(item(tensors, i)));
+  }
 })
