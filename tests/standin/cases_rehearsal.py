@@ -116,6 +116,12 @@ def _(draw):
     return [[Ins([a, b]), axis, Out(np.stack([a, b], axis))] for axis in (0, 1, -1)]
 
 
+@case("aclnnIndex")
+def _(draw):
+    a, rows, columns = draw(3, 4, 2), np.array([2, 0, -1]), np.array([1, 3, 0])
+    return [[In(a), Ins([rows, columns], "int64"), Out(a[rows, columns])], [In(a), Ins([rows], "int64"), Out(a[rows])]]
+
+
 @case("aclnnInplaceMaskedFillTensor")
 def _(draw):
     a, mask = draw(3, 4), draw.flags(4)
@@ -153,6 +159,13 @@ def _aclops():
             ([In(c.reshape(2, 4, 3)), In(b[0])], [Out(c.reshape(2, 4, 3) + b[0][:, None])], {}, False),
         ],
         "SqrtGrad": [([In(abs(a) + 1), In(b)], [Out(b / 2 / (abs(a) + 1))], {}, False)],
+        "Pad": [
+            ([In(a), In(np.array([[1, 0], [2, 1]]), "int64")], [Out(np.pad(a, ((1, 0), (2, 1))))], {}, False),
+        ],
+        "GatherNd": [
+            ([In(c), In(np.array([[5, 1], [0, 3]]), "int64")], [Out(c[[5, 0], [1, 3]])], {}, False),
+            ([In(c), In(np.array([[5], [0]]), "int64")], [Out(c[[5, 0]])], {}, False),
+        ],
         "Fill": [([In(np.array([2, 3]), "int64"), In(np.array(0.5))], [Out(np.full((2, 3), 0.5))], {}, False)],
         "LayerNorm": [
             (

@@ -382,6 +382,7 @@ LIMITS = {
         rules=("same_type self gamma beta out meanOut rstdOut", "same_shape self out"),
         ranks={"self": (2, 8), "gamma": (1, 1), "beta": (1, 1), "meanOut": (2, 2), "rstdOut": (2, 2)},
     ),
+    "aclnnIndex": Limit({"self": ALL, "out": ALL}, rules=("same_type self out",)),
     "aclnnIndexSelect": Limit(
         {"self": ALL, "index": INDICES, "out": ALL}, "ops-nn:index/gather_v2", rules=("same_type self out",)
     ),
@@ -440,10 +441,12 @@ LIMITS = {
     "BitwiseXor": Limit({"x1": INTEGERS, "x2": INTEGERS, "y": INTEGERS}),
     "Cumprod": Limit({"x": NO_BOOL}, "ops-math:math/cumprod"),
     "Fill": Limit({"dims": INDICES, "value": ALL, "y": ALL}),
+    "GatherNd": Limit({"x": ALL, "indices": INDICES, "y": ALL}),
     "GatherV2": Limit({"x": ALL, "indices": INDICES, "axis": INDICES}, "ops-nn:index/gather_v2"),
     "LayerNorm": Limit({"x": FLOATS, "gamma": FLOATS, "beta": FLOATS, "y": FLOATS, "mean": FLOATS, "variance": FLOATS}),
     "LeftShift": Limit({"x": INTEGERS, "y": INTEGERS, "z": INTEGERS}),
     "OnesLike": Limit({"x": ALL, "y": ALL}, "ops-math:math/ones_like"),
+    "Pad": Limit({"x": ALL, "paddings": INDICES, "y": ALL}),
     "Range": Limit({"start": REALS + " " + INDICES, "limit": REALS + " " + INDICES, "delta": REALS + " " + INDICES}),
     "RealDiv": Limit({"x1": ALL, "x2": ALL, "y": ALL}, "ops-math:math/real_div"),
     "ReduceMean": Limit({"x": NO_BOOL, "axes": INDICES, "y": NO_BOOL}, "ops-math:math/reduce_mean"),

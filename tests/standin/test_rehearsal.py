@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rehearsal
-from rehearsal_cases import CASES
 from conftest import ROOT
 from PIL import Image
+from rehearsal_cases import CASES
 from safetensors.numpy import load_file, save_file
 
 from mindone_ddpm import cli
@@ -82,7 +82,7 @@ def change_loss(run: Path) -> None:
 def change_counter(run: Path) -> None:
     path = run / "checkpoint-5" / "training_state.safetensors"
     state = load_file(path)
-    state["skips"] = state["skips"] + np.int32(1)
+    state["skips"] = np.asarray(state["skips"] + 1, np.int32)
     save_file(state, path)
 
 

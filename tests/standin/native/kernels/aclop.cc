@@ -212,3 +212,28 @@ ACLOP(ArgMaxV2, {
   }
   store(&call.outputs[0], found);
 })
+// Zeros around the input; a row of the paddings for each dimension.
+ACLOP(Pad, {
+  const T &input = call.inputs[0];
+  T &output = call.outputs[0];
+  store(&output, std::vector<double>(count(dims(&output)), 0.0));
+  auto margins = values(call.inputs[1]);
+  T inside = output;
+  for (uint64_t i = 0; i < input.ndim; i++) inside = part(&inside, i, margins[2 * i], input.dims[i]);
+  copy(input, inside);
+})
+// The last dimension of the indices says where in the first dimensions of the input.
+ACLOP(GatherNd, {
+  const T &input = call.inputs[0], &indices = call.inputs[1];
+  int64_t depth = indices.dims[indices.ndim - 1], inner = 1;
+  for (uint64_t i = depth; i < input.ndim; i++) inner *= input.dims[i];
+  auto from = load<double>(&input);
+  auto places = values(indices);
+  std::vector<double> to;
+  for (size_t i = 0; i < places.size(); i += depth) {
+    int64_t row = 0;
+    for (int64_t k = 0; k < depth; k++) row = row * input.dims[k] + places[i + k];
+    to.insert(to.end(), from.begin() + row * inner, from.begin() + (row + 1) * inner);
+  }
+  store(&call.outputs[0], to);
+})

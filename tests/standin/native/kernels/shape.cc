@@ -237,3 +237,25 @@ KERNEL(aclnnStack, (const seq *tensors, int64_t dim, T *out, PLAN), IN(), OUT(ou
     store(&slot, load<double>(item(tensors, i)));
   }
 })
+// out[i] = self[indices[0][i], indices[1][i], ...], with indices of one shape for the first dimensions.
+KERNEL(aclnnIndex, (const T *self, const seq *indices, T *out, PLAN), IN(self), OUT(out), {
+  Dims common;
+  for (uint64_t k = 0; k < indices->n; k++) {
+    T *one = item(indices, k);
+    if (!one || !integral(one) || one->dtype == BOOL) throw NotProvided{"the stand-in's Index takes integers alone"};
+    if (one->ndim > common.size()) common = dims(one);
+  }
+  std::vector<int64_t> rows(count(common), 0);
+  int64_t inner = 1;
+  for (uint64_t k = 0; k < indices->n; k++) {
+    T view = spread(item(indices, k), common);
+    auto places = load<int64_t>(&view);
+    for (size_t i = 0; i < rows.size(); i++)
+      rows[i] = rows[i] * self->dims[k] + (places[i] < 0 ? places[i] + self->dims[k] : places[i]);
+  }
+  for (uint64_t k = indices->n; k < self->ndim; k++) inner *= self->dims[k];
+  auto from = load<double>(self);
+  std::vector<double> to;
+  for (int64_t row : rows) to.insert(to.end(), from.begin() + row * inner, from.begin() + (row + 1) * inner);
+  store(out, to);
+})
