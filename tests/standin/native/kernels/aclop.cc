@@ -194,9 +194,8 @@ ACLOP(BiasAdd, {
   store(&call.outputs[0], x);
 })
 // From y = sqrt(x) and the gradient of y.
-ACLOP(SqrtGrad, {
-  binary(&call.inputs[0], &call.inputs[1], &call.outputs[0], [](auto y, auto grad) { return grad / (2 * y); });
-})
+ACLOP(SqrtGrad,
+      { binary(&call.inputs[0], &call.inputs[1], &call.outputs[0], [](auto y, auto grad) { return grad / (2 * y); }); })
 // The first index of the largest element along an axis.
 ACLOP(ArgMaxV2, {
   const T &input = call.inputs[0];

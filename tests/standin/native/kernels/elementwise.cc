@@ -173,9 +173,8 @@ TENSOR(aclnnErf, std::erf(x))
 TENSOR(aclnnExpm1, std::expm1(x))
 TENSOR(aclnnGelu, gelu(x, true))
 KERNEL(aclnnGeluBackward, (const T *gradOutput, const T *self, T *gradInput, PLAN), IN(gradOutput, self),
-       OUT(gradInput), {
-         binary(gradOutput, self, gradInput, [](auto grad, auto x) { return grad * gelu_slope(x, true); });
-       })
+       OUT(gradInput),
+       { binary(gradOutput, self, gradInput, [](auto grad, auto x) { return grad * gelu_slope(x, true); }); })
 KERNEL(aclnnGeluV2, (const T *x, int64_t approximate, T *y, PLAN), IN(x), OUT(y),
        { unary(x, y, [=](auto value) { return gelu(value, approximate == 1); }); })
 CHECKED_KERNEL_WITH_TEXT(aclnnGeluBackwardV2,

@@ -198,8 +198,8 @@ KERNEL(aclnnFlip, (const T *self, const seq *axes, T *out, PLAN), IN(self), OUT(
   store(out, load<double>(&view));
 })
 // As reproducible as CANN's, with other numbers.
-KERNEL(aclnnInplaceNormal, (T * selfRef, float mean, float std, int64_t seed, int64_t offset, PLAN), IN(selfRef),
-       OUT(), {
+KERNEL(aclnnInplaceNormal, (T * selfRef, float mean, float std, int64_t seed, int64_t offset, PLAN), IN(selfRef), OUT(),
+       {
          std::vector<float> values(count(dims(selfRef)));
          std::mt19937_64 generator(seed * 1000003 + offset);
          std::normal_distribution<float> normal(mean, std);
@@ -232,7 +232,8 @@ KERNEL(aclnnStack, (const seq *tensors, int64_t dim, T *out, PLAN), IN(), OUT(ou
   int axis = axis_from(dim, out);
   for (uint64_t i = 0; i < tensors->n; i++) {
     T slot = part(out, axis, i, 1);
-    for (uint64_t j = axis; j + 1 < slot.ndim; j++) slot.dims[j] = slot.dims[j + 1], slot.strides[j] = slot.strides[j + 1];
+    for (uint64_t j = axis; j + 1 < slot.ndim; j++)
+      slot.dims[j] = slot.dims[j + 1], slot.strides[j] = slot.strides[j + 1];
     slot.ndim--;
     store(&slot, load<double>(item(tensors, i)));
   }
