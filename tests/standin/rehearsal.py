@@ -208,7 +208,8 @@ class Differences:
 
 def is_compared(path: Path) -> bool:
     if path.suffix == ".png":
-        return path.name not in ("trajectory.png", "grid.png")  # 8 bits of what the numbered images have in 16
+        # Grids have 8 bits of what the numbered images have in 16; the chart is of losses that are compared themselves.
+        return path.name not in ("trajectory.png", "grid.png", "loss.png")
     return path.suffix == ".safetensors" or path.name in ("metrics.csv", "evaluation.csv", "metrics.json")
 
 
