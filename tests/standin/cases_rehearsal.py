@@ -166,6 +166,14 @@ def _aclops():
             ([In(c), In(np.array([[5, 1], [0, 3]]), "int64")], [Out(c[[5, 0], [1, 3]])], {}, False),
             ([In(c), In(np.array([[5], [0]]), "int64")], [Out(c[[5, 0]])], {}, False),
         ],
+        "StridedSliceGrad": [
+            (
+                [In(np.array(one), "int64") for one in ([6, 4], [1, 0], [5, 4], [2, 1])] + [In(c[1:5:2])],
+                [Out(np.where(np.isin(np.arange(6), (1, 3))[:, None], c, 0))],
+                {},
+                False,
+            )
+        ],
         "Fill": [([In(np.array([2, 3]), "int64"), In(np.array(0.5))], [Out(np.full((2, 3), 0.5))], {}, False)],
         "LayerNorm": [
             (

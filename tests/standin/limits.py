@@ -57,6 +57,12 @@ COMPARISONS = {
     **{"Eq": "equal", "Ne": "not_equal"},
 }
 
+
+def alike(types: str, names: str) -> dict[str, str]:
+    """Tensors that all take the same types."""
+    return {name: types for name in names.split()}
+
+
 GELU_GRADIENT = ("same_type gradOutput self gradInput", "same_shape gradOutput self gradInput")
 LIMITS = {
     "aclnnAbs": Limit({"self": ALL, "out": ALL}, "ops-math:math/abs", rules=("same_shape self out",)),
@@ -199,16 +205,7 @@ LIMITS = {
         rules=("same_type self out", "same_shape index out"),
     ),
     "aclnnGroupNormBackward": Limit(
-        {
-            "gradOut": FLOATS,
-            "input": FLOATS,
-            "mean": FLOATS,
-            "rstd": FLOATS,
-            "gamma": FLOATS,
-            "gradInput": FLOATS,
-            "gradGammaOut": FLOATS,
-            "gradBetaOut": FLOATS,
-        },
+        alike(FLOATS, "gradOut input mean rstd gamma gradInput gradGammaOut gradBetaOut"),
         "ops-nn:norm/group_norm_grad",
         rules=(
             "same_type gradOut input gradInput",
@@ -387,17 +384,7 @@ LIMITS = {
         {"self": ALL, "index": INDICES, "out": ALL}, "ops-nn:index/gather_v2", rules=("same_type self out",)
     ),
     "aclnnLayerNormBackward": Limit(
-        {
-            "gradOut": FLOATS,
-            "input": FLOATS,
-            "mean": FLOATS,
-            "rstd": FLOATS,
-            "weightOptional": FLOATS,
-            "biasOptional": FLOATS,
-            "gradInputOut": FLOATS,
-            "gradWeightOut": FLOATS,
-            "gradBiasOut": FLOATS,
-        },
+        alike(FLOATS, "gradOut input mean rstd weightOptional biasOptional gradInputOut gradWeightOut gradBiasOut"),
         rules=("same_type gradOut input gradInputOut", "same_shape gradOut input gradInputOut"),
     ),
     "aclnnLinspace": Limit(
@@ -458,6 +445,7 @@ LIMITS = {
     "StridedSlice": Limit(
         {"x": ALL, "begin": INDICES, "end": INDICES, "strides": INDICES}, "ops-math:conversion/strided_slice"
     ),
+    "StridedSliceGrad": Limit(alike(INDICES, "shape begin end strides") | {"dy": ALL, "output": ALL}),
     "TensorMove": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/tensor_move"),
     "ZerosLike": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/zeros_like"),
 }

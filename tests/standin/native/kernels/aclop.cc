@@ -99,8 +99,8 @@ ACLOP(GatherV2, {
 static bool has_bit(long mask, size_t bit) { return mask >> bit & 1; }
 
 // TensorFlow's strided slice: masks say which entries of begin, end and strides mean something else.
-ACLOP(StridedSlice, {
-  const T &input = call.inputs[0];
+// The part of `input` that they choose, as a view.
+static T strided_view(const AclopCall &call, const T &input) {
   auto begin = values(call.inputs[1]), end = values(call.inputs[2]), step = values(call.inputs[3]);
   long begin_mask = call.attribute("begin_mask"), end_mask = call.attribute("end_mask"),
        ellipsis_mask = call.attribute("ellipsis_mask"), new_axis_mask = call.attribute("new_axis_mask"),
@@ -136,9 +136,24 @@ ACLOP(StridedSlice, {
     axis++;
   }
   for (; axis < input.ndim; axis++) append(input.dims[axis], input.strides[axis]);
-  if (count(dims(&view)) != count(dims(&call.outputs[0])))
-    throw NotProvided{"the stand-in's StridedSlice finds another shape:" + show(&view)};
+  return view;
+}
+static void check_size(const T &view, const T &other) {
+  if (count(dims(&view)) != count(dims(&other)))
+    throw NotProvided{"the stand-in's strided slice finds another shape:" + show(&view)};
+}
+ACLOP(StridedSlice, {
+  T view = strided_view(call, call.inputs[0]);
+  check_size(view, call.outputs[0]);
   copy(view, call.outputs[0]);
+})
+// Zeros, and the gradient where the slice was.
+ACLOP(StridedSliceGrad, {
+  T &output = call.outputs[0];
+  store(&output, std::vector<double>(count(dims(&output)), 0.0));
+  T view = strided_view(call, output);
+  check_size(view, call.inputs[4]);
+  copy(call.inputs[4], view);
 })
 
 // z = fn(x, y) on integers.
