@@ -174,6 +174,7 @@ def _aclops():
                 False,
             )
         ],
+        "Identity": [([In(c)], [Out(c)], {}, False)],
         "Fill": [([In(np.array([2, 3]), "int64"), In(np.array(0.5))], [Out(np.full((2, 3), 0.5))], {}, False)],
         "LayerNorm": [
             (

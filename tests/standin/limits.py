@@ -229,14 +229,7 @@ LIMITS = {
     "aclnnInplaceZero": Limit({"selfRef": ALL}, "ops-math:math/zero_op"),
     "aclnnIsFinite": Limit({"self": REALS, "out": "bool"}, "ops-math:math/is_finite", rules=("same_shape self out",)),
     "aclnnLayerNorm": Limit(
-        {
-            "input": FLOATS,
-            "weightOptional": FLOATS,
-            "biasOptional": FLOATS,
-            "out": FLOATS,
-            "meanOutOptional": FLOATS,
-            "rstdOutOptional": FLOATS,
-        },
+        alike(FLOATS, "input weightOptional biasOptional out meanOutOptional rstdOutOptional"),
         "ops-nn:norm/layer_norm_v4",
         rules=(
             "same_type input out",
@@ -432,6 +425,7 @@ LIMITS = {
     "GatherV2": Limit({"x": ALL, "indices": INDICES, "axis": INDICES}, "ops-nn:index/gather_v2"),
     "LayerNorm": Limit({"x": FLOATS, "gamma": FLOATS, "beta": FLOATS, "y": FLOATS, "mean": FLOATS, "variance": FLOATS}),
     "LeftShift": Limit({"x": INTEGERS, "y": INTEGERS, "z": INTEGERS}),
+    "Identity": Limit({"x": ALL, "y": ALL}),
     "OnesLike": Limit({"x": ALL, "y": ALL}, "ops-math:math/ones_like"),
     "Pad": Limit({"x": ALL, "paddings": INDICES, "y": ALL}),
     "Range": Limit({"start": REALS + " " + INDICES, "limit": REALS + " " + INDICES, "delta": REALS + " " + INDICES}),

@@ -39,6 +39,7 @@ ACLOP(AddN, {
 })
 ACLOP(RealDiv, { binary(&call.inputs[0], &call.inputs[1], &call.outputs[0], [](auto x, auto y) { return x / y; }); })
 ACLOP(TensorMove, { copy(call.inputs[0], call.outputs[0]); })
+ACLOP(Identity, { copy(call.inputs[0], call.outputs[0]); })
 ACLOP(ZerosLike, { store(&call.outputs[0], std::vector<float>(count(dims(&call.outputs[0])), 0.f)); })
 ACLOP(OnesLike, { store(&call.outputs[0], std::vector<float>(count(dims(&call.outputs[0])), 1.f)); })
 
