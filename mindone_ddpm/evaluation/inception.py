@@ -37,14 +37,33 @@ class Unit(nn.Cell):
         return ops.relu(self.conv(x))
 
 
+# Pooling from slices: on Ascend, MindSpore's max_pool2d takes float16 alone, and its avg_pool2d is one for volumes.
+
+
+def padded(x):
+    """With a margin of one zero around each image."""
+    return ops.Pad(((0, 0), (0, 0), (1, 1), (1, 1)))(x)
+
+
 def average_pool(x):
     """The mean of each 3x3 neighbourhood over the part of it that is inside the image."""
-    inside = ops.avg_pool2d(ops.ones_like(x[:1, :1]), 3, 1, 1)
-    return ops.avg_pool2d(x, 3, 1, 1) / inside
+    return sum_of_neighbours(x) / sum_of_neighbours(ops.ones_like(x[:1, :1]))
+
+
+def sum_of_neighbours(x):
+    height, width = x.shape[2:]
+    x = padded(x)
+    x = x[:, :, :height] + x[:, :, 1 : height + 1] + x[:, :, 2:]
+    return x[..., :width] + x[..., 1 : width + 1] + x[..., 2:]
 
 
 def max_pool(x, stride=2, padding=0):
-    return ops.max_pool2d(x, 3, stride, padding)
+    """The largest of each 3x3 neighbourhood, of values that are not negative: padding with zeros changes nothing."""
+    if padding:
+        x = padded(x)
+    height, width = x.shape[2:]
+    x = ops.maximum(ops.maximum(x[:, :, : height - 2], x[:, :, 1 : height - 1]), x[:, :, 2:])[:, :, ::stride]
+    return ops.maximum(ops.maximum(x[..., : width - 2], x[..., 1 : width - 1]), x[..., 2:])[..., ::stride]
 
 
 class InceptionA(nn.Cell):

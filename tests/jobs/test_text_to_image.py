@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import PROGRAMS, ROOT, cpu_runtime, run_program
 from make_stable_diffusion import NUMBERS, digits
+from mindspore import nn
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
@@ -22,7 +23,7 @@ from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.text_to_image.captions import Captions, find_caption_column
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.text_to_image.job import TextToImageJob
-from mindone_ddpm.jobs.text_to_image.latents import cache_key
+from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, cache_key
 from mindone_ddpm.models import lora, pipelines
 from mindone_ddpm.models.unet import num_parameters
 from mindone_ddpm.sampling.prompts import generate_from_prompts
@@ -125,6 +126,19 @@ def test_batches(graph_mode, config):
     assert text == "a handwritten three"  # the built-in digits begin with 0, 1, 2, 3
     trained = {parameter.name for parameter in job.unet.trainable_params()}
     assert trained and not any(p.requires_grad for p in [*job.base.vae.get_parameters()])
+
+
+def test_frozen_networks_do_not_train(graph_mode, config):
+    """A train step sets the cells in it to training; a text encoder would drop half of its attention then."""
+    job = TextToImageJob.open(config, cpu_runtime())
+    for layer in job.base.text_encoder.text_model.encoder.layers:
+        layer.self_attn.dropout = 0.5
+    tokens = ms.Tensor(job.captions.tokens(["a handwritten three"]))
+    before = job.base.text_encoder(tokens)[0].asnumpy()
+    frozen = FrozenLatents(job.base.vae, job.base.text_encoder)
+    nn.SequentialCell(frozen).set_train()
+    assert not any(cell.training for _, cell in frozen.cells_and_names())
+    np.testing.assert_array_equal(frozen.text_encoder(tokens)[0].asnumpy(), before)
 
 
 @pytest.mark.parametrize(("flip", "vertical"), [(False, False), (True, False), (False, True), (True, True)])

@@ -74,9 +74,10 @@ class Flags(NamedTuple):
 
 
 class Ins(NamedTuple):
-    """An aclTensorList that a kernel reads."""
+    """An aclTensorList that a kernel reads; without a type it has the tested one."""
 
     values: Sequence[np.ndarray]
+    dtype: str = ""
 
 
 class Outs(NamedTuple):
@@ -217,7 +218,8 @@ class _Arguments:
             return self._tensor(start, argument.dtype, written=True)
         if isinstance(argument, Ins | Outs):
             written = isinstance(argument, Outs)
-            handles = [self._tensor(one, "", written).value for one in argument.values]
+            dtype = argument.dtype if isinstance(argument, Ins) else ""
+            handles = [self._tensor(one, dtype, written).value for one in argument.values]
             self._handles = self._handles[: -len(handles)]  # the list owns them
             return self._handle("TensorList", (ctypes.c_void_p * len(handles))(*handles), ctypes.c_uint64(len(handles)))
         if isinstance(argument, Number):

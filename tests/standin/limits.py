@@ -17,6 +17,7 @@ from typing import NamedTuple
 FLOATS = "float32 float16 bfloat16"
 REALS = FLOATS + " float64"
 INDICES = "int32 int64"
+INTEGERS = "int8 uint8 int16 int32 int64"
 NO_BOOL = REALS + " int8 uint8 int16 int32 int64"
 ALL = NO_BOOL + " bool"
 
@@ -56,6 +57,13 @@ COMPARISONS = {
     **{"Eq": "equal", "Ne": "not_equal"},
 }
 
+
+def alike(types: str, names: str) -> dict[str, str]:
+    """Tensors that all take the same types."""
+    return {name: types for name in names.split()}
+
+
+GELU_GRADIENT = ("same_type gradOutput self gradInput", "same_shape gradOutput self gradInput")
 LIMITS = {
     "aclnnAbs": Limit({"self": ALL, "out": ALL}, "ops-math:math/abs", rules=("same_shape self out",)),
     "aclnnAdd": Limit(
@@ -132,6 +140,7 @@ LIMITS = {
         "ops-math:math/expand",
         rules=("same_type self out", "broadcast self out"),
     ),
+    "aclnnExpm1": Limit({"self": ALL, "out": REALS}, rules=("same_shape self out",)),
     "aclnnFlashAttentionScore": Limit(
         {
             "query": FLOATS,
@@ -189,22 +198,14 @@ LIMITS = {
         },
         without_910=ALL,
     ),
+    "aclnnFlip": Limit({"self": ALL, "out": ALL}, rules=("same_type self out", "same_shape self out")),
     "aclnnGather": Limit(
         {"self": ALL, "index": INDICES, "out": ALL},
         "ops-nn:index/gather_elements_v2",
         rules=("same_type self out", "same_shape index out"),
     ),
     "aclnnGroupNormBackward": Limit(
-        {
-            "gradOut": FLOATS,
-            "input": FLOATS,
-            "mean": FLOATS,
-            "rstd": FLOATS,
-            "gamma": FLOATS,
-            "gradInput": FLOATS,
-            "gradGammaOut": FLOATS,
-            "gradBetaOut": FLOATS,
-        },
+        alike(FLOATS, "gradOut input mean rstd gamma gradInput gradGammaOut gradBetaOut"),
         "ops-nn:norm/group_norm_grad",
         rules=(
             "same_type gradOut input gradInput",
@@ -218,21 +219,17 @@ LIMITS = {
     ),
     "aclnnInplaceCopy": Limit({"selfRef": ALL, "src": ALL}, "ops-math:conversion/view_copy"),
     "aclnnInplaceFillScalar": Limit({"selfRef": ALL}, "ops-math:conversion/fill"),
+    "aclnnInplaceMaskedFillScalar": Limit({"selfRef": ALL, "mask": "bool"}),
+    "aclnnInplaceMaskedFillTensor": Limit({"selfRef": ALL, "mask": "bool", "value": ALL}),
     "aclnnInplaceMul": Limit(
         {"selfRef": ALL, "other": ALL}, "ops-math:math/mul", rules=("broadcast other selfRef", "castable other selfRef")
     ),
+    "aclnnInplaceNormal": Limit({"selfRef": FLOATS}),
     "aclnnInplaceOne": Limit({"selfRef": ALL}, "ops-math:math/ones_like"),
     "aclnnInplaceZero": Limit({"selfRef": ALL}, "ops-math:math/zero_op"),
     "aclnnIsFinite": Limit({"self": REALS, "out": "bool"}, "ops-math:math/is_finite", rules=("same_shape self out",)),
     "aclnnLayerNorm": Limit(
-        {
-            "input": FLOATS,
-            "weightOptional": FLOATS,
-            "biasOptional": FLOATS,
-            "out": FLOATS,
-            "meanOutOptional": FLOATS,
-            "rstdOutOptional": FLOATS,
-        },
+        alike(FLOATS, "input weightOptional biasOptional out meanOutOptional rstdOutOptional"),
         "ops-nn:norm/layer_norm_v4",
         rules=(
             "same_type input out",
@@ -250,12 +247,14 @@ LIMITS = {
     "aclnnLogicalOr": Limit(
         {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/logical_or", rules=("broadcast self other out",)
     ),
+    "aclnnMax": Limit({"self": ALL, "out": ALL}, rules=("same_type self out",)),
     "aclnnMaximum": Limit(
         {"self": ALL, "other": ALL, "out": ALL},
         "ops-math:math/maximum",
         rules=("broadcast self other out", "castable self other out"),
     ),
     "aclnnMean": Limit({"self": NO_BOOL, "out": NO_BOOL}, "ops-math:math/reduce_mean", rules=("castable self out",)),
+    "aclnnMin": Limit({"self": ALL, "out": ALL}, rules=("same_type self out",)),
     "aclnnMinimum": Limit(
         {"self": ALL, "other": ALL, "out": ALL},
         "ops-math:math/minimum",
@@ -291,6 +290,7 @@ LIMITS = {
     ),
     "aclnnReciprocal": Limit({"self": ALL, "out": REALS}, "ops-math:math/reciprocal", rules=("same_shape self out",)),
     "aclnnReduceSum": Limit({"self": ALL, "out": ALL}, "ops-math:math/reduce_sum"),
+    "aclnnRelu": Limit({"self": FLOATS, "out": FLOATS}, rules=("same_type self out", "same_shape self out")),
     "aclnnRepeat": Limit({"self": ALL, "out": ALL}, "ops-math:math/tile", rules=("same_type self out",)),
     "aclnnRsqrt": Limit({"self": ALL, "out": REALS}, "ops-math:math/rsqrt", rules=("same_shape self out",)),
     "aclnnSWhere": Limit(
@@ -328,8 +328,10 @@ LIMITS = {
         "ops-nn:activation/softmax_grad",
         rules=("same_shape gradOutput output out", "same_type gradOutput output"),
     ),
+    "aclnnSplitTensor": Limit({"self": ALL}),
     "aclnnSplitWithSize": Limit({"self": ALL}, "ops-math:conversion/split_v"),
     "aclnnSqrt": Limit({"self": ALL, "out": REALS}, "ops-math:math/sqrt", rules=("same_shape self out",)),
+    "aclnnStack": Limit({"out": ALL}),
     "aclnnSub": Limit(
         {"self": ALL, "other": ALL, "out": ALL},
         "ops-math:math/sub",
@@ -355,17 +357,28 @@ LIMITS = {
         ranks={"gradOut": (4, 4), "gradInput": (4, 4)},
         without_910="bfloat16 float32",
     ),
+    "aclnnEmbeddingDenseBackward": Limit({"grad": FLOATS, "indices": INDICES, "out": FLOATS}),
+    "aclnnErf": Limit({"self": ALL, "out": REALS}, rules=("same_shape self out",)),
     "aclnnExp": Limit(
         {"self": REALS + " bool int64", "out": REALS}, "ops-math:math/exp", rules=("same_shape self out",)
     ),
+    "aclnnGelu": Limit({"self": FLOATS, "out": FLOATS}, rules=("same_type self out", "same_shape self out")),
+    "aclnnGeluBackward": Limit({"gradOutput": FLOATS, "self": FLOATS, "gradInput": FLOATS}, rules=GELU_GRADIENT),
+    "aclnnGeluBackwardV2": Limit({"gradOutput": FLOATS, "self": FLOATS, "gradInput": FLOATS}, rules=GELU_GRADIENT),
+    "aclnnGeluV2": Limit({"x": FLOATS, "y": FLOATS}, rules=("same_type x y", "same_shape x y")),
     "aclnnGroupNorm": Limit(
         {"self": FLOATS, "gamma": FLOATS, "beta": FLOATS, "out": FLOATS, "meanOut": FLOATS, "rstdOut": FLOATS},
         "ops-nn:norm/group_norm",
         rules=("same_type self gamma beta out meanOut rstdOut", "same_shape self out"),
         ranks={"self": (2, 8), "gamma": (1, 1), "beta": (1, 1), "meanOut": (2, 2), "rstdOut": (2, 2)},
     ),
+    "aclnnIndex": Limit({"self": ALL, "out": ALL}, rules=("same_type self out",)),
     "aclnnIndexSelect": Limit(
         {"self": ALL, "index": INDICES, "out": ALL}, "ops-nn:index/gather_v2", rules=("same_type self out",)
+    ),
+    "aclnnLayerNormBackward": Limit(
+        alike(FLOATS, "gradOut input mean rstd weightOptional biasOptional gradInputOut gradWeightOut gradBiasOut"),
+        rules=("same_type gradOut input gradInputOut", "same_shape gradOut input gradInputOut"),
     ),
     "aclnnLinspace": Limit(
         {"out": REALS + " int8 int16 int32 uint8"},
@@ -405,21 +418,36 @@ LIMITS = {
         },
         "ops-nn:optim/apply_adam_d",
     ),
+    "ArgMaxV2": Limit({"x": NO_BOOL, "dimension": INDICES, "y": INDICES}),
     "Assign": Limit({"ref": ALL, "value": ALL}, "ops-math:conversion/assign"),
     "AssignAdd": Limit({"ref": NO_BOOL, "value": NO_BOOL}, "ops-math:math/assign_add"),
     "AssignSub": Limit({"var": NO_BOOL, "value": NO_BOOL}, "ops-math:math/assign_sub"),
+    "BiasAdd": Limit({"x": FLOATS, "bias": FLOATS, "y": FLOATS}, rules=("same_shape x y",)),
+    "BitwiseAnd": Limit({"x1": INTEGERS, "x2": INTEGERS, "y": INTEGERS}),
+    "BitwiseOr": Limit({"x1": INTEGERS, "x2": INTEGERS, "y": INTEGERS}),
+    "BitwiseXor": Limit({"x1": INTEGERS, "x2": INTEGERS, "y": INTEGERS}),
     "Cumprod": Limit({"x": NO_BOOL}, "ops-math:math/cumprod"),
+    "Fill": Limit({"dims": INDICES, "value": ALL, "y": ALL}),
+    "GatherNd": Limit({"x": ALL, "indices": INDICES, "y": ALL}),
     "GatherV2": Limit({"x": ALL, "indices": INDICES, "axis": INDICES}, "ops-nn:index/gather_v2"),
+    "LayerNorm": Limit({"x": FLOATS, "gamma": FLOATS, "beta": FLOATS, "y": FLOATS, "mean": FLOATS, "variance": FLOATS}),
+    "LeftShift": Limit({"x": INTEGERS, "y": INTEGERS, "z": INTEGERS}),
+    "Identity": Limit({"x": ALL, "y": ALL}),
     "OnesLike": Limit({"x": ALL, "y": ALL}, "ops-math:math/ones_like"),
     "Pack": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/pack"),
+    "Pad": Limit({"x": ALL, "paddings": INDICES, "y": ALL}),
+    "Range": Limit({"start": REALS + " " + INDICES, "limit": REALS + " " + INDICES, "delta": REALS + " " + INDICES}),
     "RealDiv": Limit({"x1": ALL, "x2": ALL, "y": ALL}, "ops-math:math/real_div"),
     "ReduceMean": Limit({"x": NO_BOOL, "axes": INDICES, "y": NO_BOOL}, "ops-math:math/reduce_mean"),
     "ReduceSum": Limit({"x": NO_BOOL, "axes": INDICES, "y": NO_BOOL}, "ops-math:math/reduce_sum"),
+    "RightShift": Limit({"x": INTEGERS, "y": INTEGERS, "z": INTEGERS}),
     "Slice": Limit({"x": ALL, "offsets": INDICES, "size": INDICES, "y": ALL}, "ops-math:conversion/slice"),
     "Split": Limit({"split_dim": "int32", "x": ALL}, "ops-math:conversion/split"),
+    "SqrtGrad": Limit({"y": FLOATS, "dy": FLOATS, "z": FLOATS}, rules=("same_shape y dy z",)),
     "StridedSlice": Limit(
         {"x": ALL, "begin": INDICES, "end": INDICES, "strides": INDICES}, "ops-math:conversion/strided_slice"
     ),
+    "StridedSliceGrad": Limit(alike(INDICES, "shape begin end strides") | {"dy": ALL, "output": ALL}),
     "TensorMove": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/tensor_move"),
     "Unpack": Limit({"x": ALL}, "ops-math:conversion/unpack"),
     "ZerosLike": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/zeros_like"),

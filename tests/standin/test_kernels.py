@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cases_networks  # noqa: F401  adds its cases
+import cases_rehearsal  # noqa: F401  adds its cases
 import numpy as np
 import pytest
 from cases import BINARY, CASES, Draw

@@ -49,6 +49,13 @@ class FrozenLatents(nn.Cell):
         super().__init__(auto_prefix=False)
         self.moments = LatentMoments(vae)
         self.text_encoder = text_encoder
+        self.set_train(False)
+
+    def add_flags_recursive(self, **flags):
+        """``set_train`` of the train step ends here: with ``training``, the text encoder would drop attention."""
+        if "training" in flags:
+            flags["training"] = False
+        return super().add_flags_recursive(**flags)
 
     def construct(self, images, posterior_noise, tokens):
         mean, deviation = self.moments(images)

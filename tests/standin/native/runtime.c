@@ -342,3 +342,7 @@ int aclrtProcessReport(int timeout) {
 
 int aclnnInit(const char *config) { return 0; }
 int aclnnFinalize(void) { return 0; }
+/* Memory that CANN keeps for large operators: a thread asks for it before some launches, and gives it back. */
+int InitHugeMemThreadLocal(void *unused, int flag) { return 0; }
+void UnInitHugeMemThreadLocal(void *unused, int flag) {}
+void ReleaseHugeMem(void *unused, int flag) {}

@@ -73,6 +73,7 @@ ACLOP(Pack, {
 })
 ACLOP(RealDiv, { binary(&call.inputs[0], &call.inputs[1], &call.outputs[0], [](auto x, auto y) { return x / y; }); })
 ACLOP(TensorMove, { copy(call.inputs[0], call.outputs[0]); })
+ACLOP(Identity, { copy(call.inputs[0], call.outputs[0]); })
 ACLOP(ZerosLike, { store(&call.outputs[0], std::vector<float>(count(dims(&call.outputs[0])), 0.f)); })
 ACLOP(OnesLike, { store(&call.outputs[0], std::vector<float>(count(dims(&call.outputs[0])), 1.f)); })
 
@@ -133,8 +134,8 @@ ACLOP(GatherV2, {
 static bool has_bit(long mask, size_t bit) { return mask >> bit & 1; }
 
 // TensorFlow's strided slice: masks say which entries of begin, end and strides mean something else.
-ACLOP(StridedSlice, {
-  const T &input = call.inputs[0];
+// The part of `input` that they choose, as a view.
+static T strided_view(const AclopCall &call, const T &input) {
   auto begin = values(call.inputs[1]), end = values(call.inputs[2]), step = values(call.inputs[3]);
   long begin_mask = call.attribute("begin_mask"), end_mask = call.attribute("end_mask"),
        ellipsis_mask = call.attribute("ellipsis_mask"), new_axis_mask = call.attribute("new_axis_mask"),
@@ -170,7 +171,118 @@ ACLOP(StridedSlice, {
     axis++;
   }
   for (; axis < input.ndim; axis++) append(input.dims[axis], input.strides[axis]);
-  if (count(dims(&view)) != count(dims(&call.outputs[0])))
-    throw NotProvided{"the stand-in's StridedSlice finds another shape:" + show(&view)};
+  return view;
+}
+static void check_size(const T &view, const T &other) {
+  if (count(dims(&view)) != count(dims(&other)))
+    throw NotProvided{"the stand-in's strided slice finds another shape:" + show(&view)};
+}
+ACLOP(StridedSlice, {
+  T view = strided_view(call, call.inputs[0]);
+  check_size(view, call.outputs[0]);
   copy(view, call.outputs[0]);
+})
+// Zeros, and the gradient where the slice was.
+ACLOP(StridedSliceGrad, {
+  T &output = call.outputs[0];
+  store(&output, std::vector<double>(count(dims(&output)), 0.0));
+  T view = strided_view(call, output);
+  check_size(view, call.inputs[4]);
+  copy(call.inputs[4], view);
+})
+
+// z = fn(x, y) on integers.
+template <class Fn> static void bitwise(AclopCall &call, Fn fn) {
+  T &output = call.outputs[0];
+  T left = spread(&call.inputs[0], dims(&output)), right = spread(&call.inputs[1], dims(&output));
+  auto x = load<int64_t>(&left), y = load<int64_t>(&right);
+  for (size_t i = 0; i < x.size(); i++) x[i] = fn(x[i], y[i]);
+  store(&output, x);
+}
+ACLOP(BitwiseAnd, { bitwise(call, [](int64_t x, int64_t y) { return x & y; }); })
+ACLOP(BitwiseOr, { bitwise(call, [](int64_t x, int64_t y) { return x | y; }); })
+ACLOP(BitwiseXor, { bitwise(call, [](int64_t x, int64_t y) { return x ^ y; }); })
+ACLOP(RightShift, { bitwise(call, [](int64_t x, int64_t y) { return x >> y; }); }) // keeps the sign
+ACLOP(LeftShift, { bitwise(call, [](int64_t x, int64_t y) { return x << y; }); })
+ACLOP(Range, {
+  double start = load<double>(&call.inputs[0])[0], step = load<double>(&call.inputs[2])[0];
+  std::vector<double> elements(count(dims(&call.outputs[0])));
+  for (size_t i = 0; i < elements.size(); i++) elements[i] = start + i * step;
+  store(&call.outputs[0], elements);
+})
+ACLOP(Fill, {
+  auto value = load<double>(&call.inputs[1]);
+  store(&call.outputs[0], std::vector<double>(count(dims(&call.outputs[0])), value[0]));
+})
+// Over the dimensions from begin_norm_axis on; the third output is the variance.
+ACLOP(LayerNorm, {
+  const T &input = call.inputs[0];
+  int64_t first = call.attribute("begin_norm_axis"), size = 1;
+  for (uint64_t i = first < 0 ? first + input.ndim : first; i < input.ndim; i++) size *= input.dims[i];
+  auto x = load<double>(&input), gamma = load<double>(&call.inputs[1]), beta = load<double>(&call.inputs[2]);
+  std::vector<double> means, variances;
+  for (size_t row = 0; row < x.size(); row += size) {
+    double mean = 0, variance = 0;
+    for (int64_t i = 0; i < size; i++) mean += x[row + i] / size;
+    for (int64_t i = 0; i < size; i++) variance += (x[row + i] - mean) * (x[row + i] - mean) / size;
+    double rstd = 1 / std::sqrt(variance + call.attribute("epsilon", 1e-7));
+    for (int64_t i = 0; i < size; i++) x[row + i] = (x[row + i] - mean) * rstd * gamma[i] + beta[i];
+    means.push_back(mean), variances.push_back(variance);
+  }
+  store(&call.outputs[0], x);
+  if (call.outputs[1].data) store(&call.outputs[1], means);
+  if (call.outputs[2].data) store(&call.outputs[2], variances);
+})
+
+// Adds a value for each channel, the second dimension.
+ACLOP(BiasAdd, {
+  const T &input = call.inputs[0];
+  auto x = load<double>(&input), bias = load<double>(&call.inputs[1]);
+  size_t inner = 1;
+  for (uint64_t i = 2; i < input.ndim; i++) inner *= input.dims[i];
+  for (size_t i = 0; i < x.size(); i++) x[i] += bias[i / inner % bias.size()];
+  store(&call.outputs[0], x);
+})
+// From y = sqrt(x) and the gradient of y.
+ACLOP(SqrtGrad,
+      { binary(&call.inputs[0], &call.inputs[1], &call.outputs[0], [](auto y, auto grad) { return grad / (2 * y); }); })
+// The first index of the largest element along an axis.
+ACLOP(ArgMaxV2, {
+  const T &input = call.inputs[0];
+  int axis = axis_of(call.inputs[1], input);
+  auto x = load<double>(&input);
+  int64_t inner = 1, n = input.dims[axis];
+  for (uint64_t i = axis + 1; i < input.ndim; i++) inner *= input.dims[i];
+  std::vector<int64_t> found(x.size() / n);
+  for (size_t i = 0; i < found.size(); i++) {
+    const double *row = &x[i / inner * n * inner + i % inner];
+    for (int64_t k = 1; k < n; k++)
+      if (row[k * inner] > row[found[i] * inner]) found[i] = k;
+  }
+  store(&call.outputs[0], found);
+})
+// Zeros around the input; a row of the paddings for each dimension.
+ACLOP(Pad, {
+  const T &input = call.inputs[0];
+  T &output = call.outputs[0];
+  store(&output, std::vector<double>(count(dims(&output)), 0.0));
+  auto margins = values(call.inputs[1]);
+  T inside = output;
+  for (uint64_t i = 0; i < input.ndim; i++) inside = part(&inside, i, margins[2 * i], input.dims[i]);
+  copy(input, inside);
+})
+// The last dimension of the indices says where in the first dimensions of the input.
+ACLOP(GatherNd, {
+  const T &input = call.inputs[0], &indices = call.inputs[1];
+  int64_t depth = indices.dims[indices.ndim - 1], inner = 1;
+  for (uint64_t i = depth; i < input.ndim; i++) inner *= input.dims[i];
+  auto from = load<double>(&input);
+  auto places = values(indices);
+  std::vector<double> to;
+  for (size_t i = 0; i < places.size(); i += depth) {
+    int64_t row = 0;
+    for (int64_t k = 0; k < depth; k++) row = row * input.dims[k] + places[i + k];
+    to.insert(to.end(), from.begin() + row * inner, from.begin() + (row + 1) * inner);
+  }
+  store(&call.outputs[0], to);
 })

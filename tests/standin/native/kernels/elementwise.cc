@@ -157,3 +157,30 @@ KERNEL(aclnnInplaceZero, (T * selfRef, PLAN), IN(selfRef), OUT(), { fill(selfRef
 KERNEL(aclnnInplaceOne, (T * selfRef, PLAN), IN(selfRef), OUT(), { fill(selfRef, 1); })
 KERNEL(aclnnInplaceFillScalar, (T * selfRef, const scalar *value, PLAN), IN(selfRef), OUT(),
        { fill(selfRef, num(value)); })
+
+// Hendrycks & Gimpel 2016: x Phi(x), or its approximation by tanh.
+static const double HALF_SQRT_2 = 0.70710678118654752, SQRT_2_PI = 0.79788456080286536;
+static double gelu(double x, bool by_tanh) {
+  return 0.5 * x * (1 + (by_tanh ? std::tanh(SQRT_2_PI * (x + 0.044715 * x * x * x)) : std::erf(x * HALF_SQRT_2)));
+}
+static double gelu_slope(double x, bool by_tanh) {
+  if (!by_tanh) return 0.5 * (1 + std::erf(x * HALF_SQRT_2)) + x * 0.5 * SQRT_2_PI * std::exp(-0.5 * x * x);
+  double t = std::tanh(SQRT_2_PI * (x + 0.044715 * x * x * x));
+  return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * SQRT_2_PI * (1 + 3 * 0.044715 * x * x);
+}
+TENSOR(aclnnRelu, x > 0 ? x : 0)
+TENSOR(aclnnErf, std::erf(x))
+TENSOR(aclnnExpm1, std::expm1(x))
+TENSOR(aclnnGelu, gelu(x, true))
+KERNEL(aclnnGeluBackward, (const T *gradOutput, const T *self, T *gradInput, PLAN), IN(gradOutput, self),
+       OUT(gradInput),
+       { binary(gradOutput, self, gradInput, [](auto grad, auto x) { return grad * gelu_slope(x, true); }); })
+KERNEL(aclnnGeluV2, (const T *x, int64_t approximate, T *y, PLAN), IN(x), OUT(y),
+       { unary(x, y, [=](auto value) { return gelu(value, approximate == 1); }); })
+CHECKED_KERNEL_WITH_TEXT(aclnnGeluBackwardV2,
+                         (const T *gradOutput, const T *self, const char *approximate, T *gradInput, PLAN),
+                         IN(gradOutput, self), OUT(gradInput), "", kind, approximate, {
+                           bool by_tanh = kind == "tanh";
+                           binary(gradOutput, self, gradInput,
+                                  [=](auto grad, auto x) { return grad * gelu_slope(x, by_tanh); });
+                         })

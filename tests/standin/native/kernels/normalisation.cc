@@ -95,3 +95,29 @@ KERNEL(aclnnLayerNorm,
          if (meanOutOptional) store(meanOutOptional, means);
          if (rstdOutOptional) store(rstdOutOptional, rstds);
        })
+
+KERNEL(aclnnLayerNormBackward,
+       (const T *gradOut, const T *input, const seq *normalizedShape, const T *mean, const T *rstd,
+        const T *weightOptional, const T *biasOptional, const seq *, T *gradInputOut, T *gradWeightOut, T *gradBiasOut,
+        PLAN),
+       IN(gradOut, input, mean, rstd, weightOptional, biasOptional), OUT(gradInputOut, gradWeightOut, gradBiasOut), {
+         auto grad = load<float>(gradOut), x = load<float>(input), means = load<float>(mean), rstds = load<float>(rstd);
+         int64_t n = count(ints(normalizedShape)), rows = x.size() / n;
+         auto weight = load_or(weightOptional, n, 1);
+         std::vector<double> grad_weight(n, 0), grad_bias(n, 0);
+         for (int64_t i = 0; i < rows; i++) {
+           float *row = &x[i * n], *row_grad = &grad[i * n];
+           double sum_d = 0, sum_dh = 0; // of d = grad * weight and of d * h, where h is the normalised input
+           for (int64_t j = 0; j < n; j++) {
+             double h = (row[j] - means[i]) * rstds[i], d = double(row_grad[j]) * weight[j];
+             sum_d += d, sum_dh += d * h;
+             grad_weight[j] += row_grad[j] * h, grad_bias[j] += row_grad[j];
+             row[j] = h;
+           }
+           for (int64_t j = 0; j < n; j++)
+             row[j] = rstds[i] * (row_grad[j] * weight[j] - (sum_d + row[j] * sum_dh) / n);
+         }
+         if (gradInputOut) store(gradInputOut, x);
+         if (gradWeightOut) store(gradWeightOut, grad_weight);
+         if (gradBiasOut) store(gradBiasOut, grad_bias);
+       })

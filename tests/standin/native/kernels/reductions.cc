@@ -67,3 +67,7 @@ KERNEL(aclnnMseLoss, (const T *self, const T *target, int64_t reduction, T *out,
   else
     store(out, std::vector<double>(1, reduction == MEAN ? total / errors.size() : total));
 })
+KERNEL(aclnnMax, (const T *self, T *out, PLAN), IN(self), OUT(out),
+       { store(out, reduce(self, {}, -INFINITY, [](double x, double y) { return x > y ? x : y; })); })
+KERNEL(aclnnMin, (const T *self, T *out, PLAN), IN(self), OUT(out),
+       { store(out, reduce(self, {}, INFINITY, [](double x, double y) { return x < y ? x : y; })); })

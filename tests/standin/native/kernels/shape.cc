@@ -1,5 +1,6 @@
 // Operators that move, select or make elements.
 #include "../tensors.h"
+#include <random>
 
 static void copy(const T &from, T &to) { store(&to, load<double>(&from)); }
 
@@ -171,4 +172,91 @@ KERNEL(aclnnLinspace, (const scalar *start, const scalar *end, int64_t steps, T 
   double first = num(start), last = num(end);
   for (int64_t i = 0; i < steps; i++) values[i] = steps == 1 ? first : first + (last - first) * i / (steps - 1);
   store(out, values);
+})
+// Adds the gradient of each index's row to that row of the table's.
+KERNEL(aclnnEmbeddingDenseBackward,
+       (const T *grad, const T *indices, uint64_t numWeights, uint64_t paddingIdx, bool scaleGradByFreq, T *out, PLAN),
+       IN(grad, indices), OUT(out), {
+         if (scaleGradByFreq) throw NotProvided{"the stand-in's EmbeddingDenseBackward does not scale by frequency"};
+         auto rows = load<int64_t>(indices);
+         auto from = load<double>(grad);
+         int64_t width = out->dims[1];
+         std::vector<double> to(numWeights * width, 0.0);
+         for (size_t i = 0; i < rows.size(); i++) {
+           if (rows[i] == int64_t(paddingIdx)) continue;
+           for (int64_t j = 0; j < width; j++) to[rows[i] * width + j] += from[i * width + j];
+         }
+         store(out, to);
+       })
+KERNEL(aclnnFlip, (const T *self, const seq *axes, T *out, PLAN), IN(self), OUT(out), {
+  T view = *self;
+  for (int64_t given : ints(axes)) {
+    int axis = axis_from(given, self);
+    view.off += (view.dims[axis] - 1) * view.strides[axis];
+    view.strides[axis] = -view.strides[axis];
+  }
+  store(out, load<double>(&view));
+})
+// As reproducible as CANN's, with other numbers.
+KERNEL(aclnnInplaceNormal, (T * selfRef, float mean, float std, int64_t seed, int64_t offset, PLAN), IN(selfRef), OUT(),
+       {
+         std::vector<float> values(count(dims(selfRef)));
+         std::mt19937_64 generator(seed * 1000003 + offset);
+         std::normal_distribution<float> normal(mean, std);
+         for (auto &value : values) value = normal(generator);
+         store(selfRef, values);
+       })
+
+static void fill_where(const T *mask, T *to, double value) {
+  T spread_mask = spread(mask, dims(to));
+  auto chosen = load<int64_t>(&spread_mask);
+  auto elements = load<double>(to);
+  for (size_t i = 0; i < elements.size(); i++)
+    if (chosen[i]) elements[i] = value;
+  store(to, elements);
+}
+KERNEL(aclnnInplaceMaskedFillTensor, (T * selfRef, const T *mask, const T *value, PLAN), IN(selfRef, mask, value),
+       OUT(), { fill_where(mask, selfRef, load<double>(value)[0]); })
+KERNEL(aclnnInplaceMaskedFillScalar, (T * selfRef, const T *mask, const scalar *value, PLAN), IN(selfRef, mask), OUT(),
+       { fill_where(mask, selfRef, num(value)); })
+// Pieces of one size along an axis; the last may be smaller.
+KERNEL(aclnnSplitTensor, (const T *self, uint64_t splitSections, int64_t dim, const seq *out, PLAN), IN(self), OUT(), {
+  int axis = axis_from(dim, self);
+  for (uint64_t i = 0; i < out->n; i++) {
+    T *piece = item(out, i);
+    T view = part(self, axis, i * splitSections, piece->dims[axis]);
+    store(piece, load<double>(&view));
+  }
+})
+KERNEL(aclnnStack, (const seq *tensors, int64_t dim, T *out, PLAN), IN(), OUT(out), {
+  int axis = axis_from(dim, out);
+  for (uint64_t i = 0; i < tensors->n; i++) {
+    T slot = part(out, axis, i, 1);
+    for (uint64_t j = axis; j + 1 < slot.ndim; j++)
+      slot.dims[j] = slot.dims[j + 1], slot.strides[j] = slot.strides[j + 1];
+    slot.ndim--;
+    store(&slot, load<double>(item(tensors, i)));
+  }
+})
+// out[i] = self[indices[0][i], indices[1][i], ...], with indices of one shape for the first dimensions.
+KERNEL(aclnnIndex, (const T *self, const seq *indices, T *out, PLAN), IN(self), OUT(out), {
+  Dims common;
+  for (uint64_t k = 0; k < indices->n; k++) {
+    T *one = item(indices, k);
+    if (!one || !integral(one) || one->dtype == BOOL) throw NotProvided{"the stand-in's Index takes integers alone"};
+    if (one->ndim > common.size()) common = dims(one);
+  }
+  std::vector<int64_t> rows(count(common), 0);
+  int64_t inner = 1;
+  for (uint64_t k = 0; k < indices->n; k++) {
+    T view = spread(item(indices, k), common);
+    auto places = load<int64_t>(&view);
+    for (size_t i = 0; i < rows.size(); i++)
+      rows[i] = rows[i] * self->dims[k] + (places[i] < 0 ? places[i] + self->dims[k] : places[i]);
+  }
+  for (uint64_t k = indices->n; k < self->ndim; k++) inner *= self->dims[k];
+  auto from = load<double>(self);
+  std::vector<double> to;
+  for (int64_t row : rows) to.insert(to.end(), from.begin() + row * inner, from.begin() + (row + 1) * inner);
+  store(out, to);
 })
