@@ -178,7 +178,9 @@ def run_job(arguments: argparse.Namespace) -> int:
 
     training = prepare(config)
     if arguments.dry_run:
-        for name, value in training.describe().items():
+        from mindone_ddpm.training.memory import describe_memory
+
+        for name, value in {**training.describe(), **describe_memory(training)}.items():
             print(f"# {name}: {value}")
         return 0
     result = train_loop(training)
