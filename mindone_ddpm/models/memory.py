@@ -10,8 +10,8 @@ MindSpore's plan there (graph mode, 2.7 to 2.10) was read operator by operator. 
 The backward pass frees the activations of a layer and adds its gradients, from the last layer to the first. The peak is
 its worst moment, or that of the update after it.
 
-Attention is mindone's on Ascend: fused and always in half precision, so no attention matrix is kept. What CANN's kernels
-need as workspace is not known and not included.
+Attention is mindone's on Ascend: fused and always in half precision, so no attention matrix is kept. What CANN's
+kernels need as workspace is not known and not included.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def unet_layers(unet: Any, batch_size: int, half: bool, checkpointing: bool, tex
     """The layers of a UNet, in the order of the forward pass."""
     size = unet.config.sample_size
     side = size if isinstance(size, int) else max(size)
-    walk = _Walk(half, checkpointing, text_tokens)
+    walk = _Walk(batch_size, half, checkpointing, text_tokens)
     pixels = batch_size * side * side
     yield walk.convolution(unet.conv_in, pixels)
     for block in unet.down_blocks:
@@ -114,8 +114,8 @@ def unet_layers(unet: Any, batch_size: int, half: bool, checkpointing: bool, tex
 class _Walk:
     """Makes a :class:`LayerMemory` of a cell of mindone. ``positions`` are pixels or tokens of all images together."""
 
-    def __init__(self, half: bool, checkpointing: bool, text_tokens: int):
-        self.half, self.checkpointing, self.text_tokens = half, checkpointing, text_tokens
+    def __init__(self, batch_size: int, half: bool, checkpointing: bool, text_tokens: int):
+        self.batch_size, self.half, self.checkpointing, self.text_tokens = batch_size, half, checkpointing, text_tokens
         self.byte = HALF if half else FLOAT  # of an activation
         self.norm_bytes = FLOAT + self.byte  # a normalisation keeps its input in float32, and its output
 
@@ -161,3 +161,15 @@ class _Walk:
         """Query, key, value and output in half precision, and the rows' sums."""
         width = cell.inner_dim
         return HALF * width * (2 * queries + 2 * keys) + ATTENTION_ROW_BYTES * cell.heads * queries
+
+    def transformer(self, cell: Any, positions: int) -> LayerMemory:
+        """Normalisation and projection, transformer blocks, projection."""
+        channels = cell.norm.num_channels * positions
+        kept = (self.norm_bytes + self.byte) * channels
+        for block in cell.transformer_blocks:
+            texts = self.text_tokens * self.batch_size
+            kept += 3 * self.norm_bytes * channels + 2 * self.byte * channels
+            kept += self.fused_attention(block.attn1, positions, positions)
+            kept += self.fused_attention(block.attn2, positions, texts)
+            kept += 2 * self.byte * block.ff.net[0].proj.out_features * positions  # halves, GELU of one, product
+        return self.layer(cell, kept, 2 * FLOAT * channels, self.byte * channels)

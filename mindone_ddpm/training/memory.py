@@ -1,4 +1,4 @@
-"""What a training step takes of the device's memory: measured in one step where the device counts it, else estimated."""
+"""What a training step takes of the device's memory: measured where the device counts it, else estimated."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNUSED_WEIGHTS = (".vae.decoder.", ".vae.post_quant_conv.")  # they are not in t
 
 def describe_memory(training: Training) -> dict[str, str]:
     """Lines for the plan, by heading: what a step takes, and which devices have that much."""
-    use, source = None, "estimated for Ascend"
+    use, source = None, f"estimated for Ascend with precision {training.config.mixed_precision}"
     if training.runtime.backend.counts_memory:
         try:
             use, source = measure(training), "as allocated in one step"
@@ -35,7 +35,7 @@ def describe_memory(training: Training) -> dict[str, str]:
     return {
         "parameters": _size(use.parameters),
         "optimizer": _size(use.optimizer),
-        "EMA": _size(use.ema),
+        "EMA": _size(use.ema) if use.ema else "none",
         "activations": _size(use.activations),
         "peak memory": f"{_size(use.peak)}, {source}; {', '.join(enough)}",
     }
@@ -72,19 +72,20 @@ def estimate(training: Training) -> MemoryUse | None:
 
 def _use(training: Training, activations: float = 0.0, peak: float | None = None) -> MemoryUse:
     """The parts of a step's memory, from the total or from what is not always there."""
-    state = list(training.update.state().values())
-    if training.step_cell.accumulates:
-        state += training.step_cell.gradient_sums
+    step = training.step_cell
+    slots = [slot for slots in training.update.optimizer.slots().values() for slot in slots]
+    sums = list(step.gradient_sums) if step.accumulates else []
     averages = [] if training.ema is None else list(training.ema.averages)
-    known = {id(parameter) for parameter in [*state, *averages]}
-    weights = [
+    frozen = [
         parameter
-        for name, parameter in training.step_cell.parameters_and_names()
-        if id(parameter) not in known and not any(unused in name for unused in UNUSED_WEIGHTS)
+        for name, parameter in step.model.parameters_and_names()
+        if not parameter.requires_grad and not any(unused in name for unused in UNUSED_WEIGHTS)
     ]
-    parts = [_bytes(weights), _bytes(state), _bytes(averages)]
-    total = sum(parts) + activations if peak is None else peak
-    return MemoryUse(*parts, activations=total - sum(parts), peak=total)
+    weights = [*training.job.trainable().values(), *frozen]
+    parameters, optimizer, ema = _bytes(weights), _bytes([*slots, *sums]), _bytes(averages)
+    always = parameters + optimizer + ema
+    total = always + activations if peak is None else peak
+    return MemoryUse(parameters, optimizer, ema, activations=total - always, peak=total)
 
 
 def _bytes(parameters: Iterable[Any]) -> float:
