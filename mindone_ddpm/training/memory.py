@@ -21,14 +21,15 @@ UNUSED_WEIGHTS = (".vae.decoder.", ".vae.post_quant_conv.")  # they are not in t
 
 def describe_memory(training: Training) -> dict[str, str]:
     """Lines for the plan, by heading: what a step takes, and which devices have that much."""
-    use, source = None, f"estimated for Ascend with precision {training.config.mixed_precision}"
+    use = estimated = estimate(training)
+    source = f"estimated for Ascend with precision {training.config.mixed_precision}"
     if training.runtime.backend.counts_memory:
         try:
             use, source = measure(training), "as allocated in one step"
+            if estimated is not None:
+                source += f" (by formula {_size(estimated.peak)})"
         except (UserError, RuntimeError) as error:
             source = f"estimated, because no step could be run ({first_line(error)})"
-    if use is None:
-        use = estimate(training)
     if use is None:
         return {"peak memory": "not estimated for this network"}
     enough = [f"{size} GiB: {'enough' if is_enough(use, size) else 'too little'}" for size in DEVICE_SIZES_GIB]
