@@ -163,13 +163,13 @@ class _Walk:
         return HALF * width * (2 * queries + 2 * keys) + ATTENTION_ROW_BYTES * cell.heads * queries
 
     def transformer(self, cell: Any, positions: int) -> LayerMemory:
-        """Normalisation and projection, transformer blocks, projection."""
+        """Normalisation and projection, transformer blocks, projection. Attention and feed-forward are recomputed."""
         channels = cell.norm.num_channels * positions
-        kept = (self.norm_bytes + self.byte) * channels
+        normalised, inner = (self.norm_bytes + self.byte) * channels, 0.0
         for block in cell.transformer_blocks:
-            texts = self.text_tokens * self.batch_size
-            kept += 3 * self.norm_bytes * channels + 2 * self.byte * channels
-            kept += self.fused_attention(block.attn1, positions, positions)
-            kept += self.fused_attention(block.attn2, positions, texts)
-            kept += 2 * self.byte * block.ff.net[0].proj.out_features * positions  # halves, GELU of one, product
-        return self.layer(cell, kept, 2 * FLOAT * channels, self.byte * channels)
+            normalised += 3 * self.norm_bytes * channels
+            inner += 2 * self.byte * channels  # what the attentions' last projections are given
+            inner += self.fused_attention(block.attn1, positions, positions)
+            inner += self.fused_attention(block.attn2, positions, self.text_tokens * self.batch_size)
+            inner += 2 * self.byte * block.ff.net[0].proj.out_features * positions  # halves, GELU of one, product
+        return self.layer(cell, normalised + inner, 2 * FLOAT * channels, normalised)

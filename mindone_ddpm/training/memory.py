@@ -65,9 +65,11 @@ def estimate(training: Training) -> MemoryUse | None:
     if unet is None:
         return None
     config = training.config
-    activations = estimate_activations(
-        unet, config.train_batch_size, config.mixed_precision != "no", config.gradient_checkpointing
-    )
+    half = config.mixed_precision != "no"
+    try:
+        activations = estimate_activations(unet, config.train_batch_size, half, config.gradient_checkpointing)
+    except AttributeError:  # it has blocks of a kind that the presets and Stable Diffusion do not have
+        return None
     return _use(training, activations=activations)
 
 
