@@ -62,7 +62,6 @@ int stub_computes(void) {
   return computes;
 }
 long stub_no_kernel(int index) {
-  if (!stub_computes()) return 0;
   __sync_fetch_and_add(&stub_table[index].calls, 1);
   char name[200], message[400];
   snprintf(name, sizeof name, "%s", stub_table[index].name);
