@@ -67,7 +67,11 @@ def make_parser(program: str = "mindone-ddpm", words: Sequence[str] | None = Non
         sub = commands.add_parser(name, help=spec.help, allow_abbrev=False, usage=f"{program} {name} [options]")
         if chosen in (None, name):
             add_training_arguments(sub, spec.config)
-            sub.add_argument("--dry_run", action="store_true", help="print the configuration and the plan and stop")
+            sub.add_argument(
+                "--dry_run",
+                action="store_true",
+                help="print the configuration, the plan and the memory of a step, and stop",
+            )
     for name, entry in COMMANDS.items():
         sub = commands.add_parser(name, help=entry.help, allow_abbrev=False, usage=f"{program} {name} [options]")
         if chosen in (None, name):
@@ -189,7 +193,9 @@ def run_job(arguments: argparse.Namespace) -> int:
 
     training = prepare(config)
     if arguments.dry_run:
-        for name, value in training.describe().items():
+        from mindone_ddpm.training.memory import describe_memory
+
+        for name, value in {**training.describe(), **describe_memory(training)}.items():
             print(f"# {name}: {value}")
         return 0
     result = train_loop(training)

@@ -76,4 +76,5 @@ BACKEND = Backend(
     ema=ema_plain,
     install=lambda: None,
     graph_facts=lambda: {"cpu": cpu_features()},
+    counts_memory=True,
 )

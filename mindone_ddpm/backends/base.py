@@ -76,6 +76,7 @@ class Backend:
         graph_facts: what of the device a compiled graph depends on, JSON values; known once :attr:`install` has run.
         rendezvous: how ranks wait for each other before a collective; None where the device's collectives wait
             long enough themselves.
+        counts_memory: whether MindSpore's allocator says how much of the device's memory a step has taken.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Backend:
     install: Callable[[], str | None]
     graph_facts: Callable[[], dict[str, Any]]
     rendezvous: MakeRendezvous | None = None
+    counts_memory: bool = False
 
 
 # --- plain operators ------------------------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Makes a Stable Diffusion pipeline of a size for tests: random weights, a tokenizer made on the spot, real formats.
 
-    python tests/make_stable_diffusion.py FOLDER [VAE_STEPS]
+    python tests/make_stable_diffusion.py FOLDER [VAE_STEPS | --real_size]
 
 With VAE_STEPS its autoencoder learns to give handwritten digits back first, so that there is something to look at.
+With --real_size the networks have the sizes of Stable Diffusion 1.5, to measure the memory of a step.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +22,45 @@ from mindone_ddpm.runtime import start
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 WORDS = ("a", "handwritten", "digit", "picture", "of", *NUMBERS)
 MAX_TOKENS = 16
+SMALL_TEXT_ENCODER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL_VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "block_out_channels": (16, 32),
+    "norm_num_groups": 8,
+    "sample_size": 16,
+}
+SMALL_UNET: dict[str, Any] = {
+    "sample_size": 8,
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "cross_attention_dim": 32,
+    "attention_head_dim": 4,
+    "norm_num_groups": 8,
+}
+# Stable Diffusion 1.5, as its config.json files have it.
+REAL_TEXT_ENCODER = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+}
+REAL_VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "sample_size": 512,
+}
+REAL_UNET: dict[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+}
 
 
 def write_tokenizer(folder: Path) -> None:
@@ -45,7 +86,7 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
 
 
-def make_pipeline(folder: Path, vae_steps: int = 0, seed: int = 0):
+def make_pipeline(folder: Path, vae_steps: int = 0, seed: int = 0, real_size: bool = False):
     import mindspore as ms
     from transformers import CLIPTextConfig, CLIPTokenizer
 
@@ -56,41 +97,22 @@ def make_pipeline(folder: Path, vae_steps: int = 0, seed: int = 0):
         from mindone.diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
         from mindone.transformers import CLIPTextModel
 
+    max_tokens = 77 if real_size else MAX_TOKENS
     write_tokenizer(folder / "words")
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "words"), model_max_length=MAX_TOKENS)
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "words"), model_max_length=max_tokens)
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=MAX_TOKENS,
+            max_position_embeddings=max_tokens,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
+            **(REAL_TEXT_ENCODER if real_size else {"vocab_size": len(tokenizer), **SMALL_TEXT_ENCODER}),
         )
     )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D", "DownEncoderBlock2D"),
-        up_block_types=("UpDecoderBlock2D", "UpDecoderBlock2D"),
-        block_out_channels=(16, 32),
-        latent_channels=4,
-        norm_num_groups=8,
-        sample_size=16,
-    )
+    vae = AutoencoderKL(**(REAL_VAE if real_size else SMALL_VAE), latent_channels=4)
     if vae_steps:
         train_vae(vae, vae_steps)
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=4,
-        norm_num_groups=8,
-    )
+    unet = UNet2DConditionModel(**(REAL_UNET if real_size else SMALL_UNET))
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
@@ -161,5 +183,6 @@ def train_vae(vae, steps: int) -> None:
 
 
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    print(make_pipeline(target, int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    target, *options = sys.argv[1:]
+    real_size = "--real_size" in options
+    print(make_pipeline(Path(target), 0 if real_size or not options else int(options[0]), real_size=real_size))

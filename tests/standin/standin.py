@@ -91,4 +91,6 @@ if __name__ == "__main__":
         variables = environment(Path(os.environ["STANDIN_TRACE"]) if "STANDIN_TRACE" in os.environ else None)
     except StandInError as error:
         sys.exit(f"error: {error}")
+    if "--dry_run" in sys.argv:
+        variables.setdefault("STANDIN_COMPUTE", "0")  # the memory of a step is counted, not its result
     os.execve(sys.executable, [sys.executable, "-m", "mindone_ddpm", *sys.argv[1:]], variables)

@@ -16,6 +16,7 @@ from mindspore import Parameter, Tensor, nn
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.groups import near_multiples
+from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.evaluation.evaluator import Evaluator
 from mindone_ddpm.jobs.text_to_image.captions import Captions, open_captioned
@@ -176,6 +177,8 @@ class TextToImageJob:
         caption.
         """
         config, records = self.config, self.records
+        if config.cache_latents and self.cache is None:
+            raise DataError("--cache_latents: nothing is cached before training begins")
         shape = (len(indices), self.base.vae.config.latent_channels, self.latent_size, self.latent_size)
         batch = {name: np.empty(shape, np.float32) for name in ("noise", "posterior_noise", "input_noise")}
         batch["timesteps"] = np.empty(len(indices), self.objective.time_dtype)

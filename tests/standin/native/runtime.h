@@ -35,3 +35,4 @@ long stub_no_kernel(int index);
 void stub_trace(const char *kind, const char *name, const char *arguments);
 void stub_error(const char *message); // what aclGetRecentErrMsg gives back
 const char *aclrtGetSocName(void);
+int stub_computes(void); // 0 with STANDIN_COMPUTE=0: memory is counted, nothing computed or copied
