@@ -8,4 +8,5 @@ bash scripts/peer.sh  # makes .venv too
 .venv/bin/ruff check .
 .venv/bin/mypy
 # Two at a time: most tests wait for one process that compiles on one core. A file's tests share what they have made.
-.venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+# The order is that of tests/conftest.py, long files first; pytest-xdist's own starts with the files of most tests.
+.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -36,7 +36,7 @@ def losses_of(folder: Path) -> list[float]:
 @pytest.fixture(scope="module")
 def digits_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits") / "run"
-    return folder, run_program("train", *DIGITS, *QUICK, "--output_dir", folder)
+    return folder, run_program("train", *DIGITS, *QUICK, "--output_dir", folder, fresh=True)
 
 
 def test_training_leaves_a_pipeline_samples_and_a_log(digits_run):
@@ -73,7 +73,7 @@ def test_the_same_command_gives_the_same_weights_and_losses(digits_run, tmp_path
     again = tmp_path / "again"
     # Neither the grids on the way nor the workers may touch the training.
     flags = ["--save_image_epochs", 0, "--dataloader_num_workers", 2, "--cache_images_mib", 0]
-    assert run_program("train", *DIGITS, *QUICK, *flags, "--output_dir", again).returncode == 0
+    assert run_program("train", *DIGITS, *QUICK, *flags, "--output_dir", again, fresh=True).returncode == 0
     assert losses_of(again) == losses_of(folder)
     for name, weight in weights_of(folder).items():
         np.testing.assert_array_equal(weight, weights_of(again)[name])
