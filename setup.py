@@ -25,8 +25,8 @@ setup(
     package_data={"mindone_ddpm": ["py.typed", "backends/cpu/*.cpp", "backends/cpu/*.h"]},
     python_requires=">=3.10,<3.13",
     install_requires=[
-        # Tested by scripts/versions.sh with 2.7.1, 2.8.0, 2.9.0 and 2.10.0. Not above: 2.11 is announced without parallel
-        # training in graph mode, which several ranks use by default, and no later version has been tested.
+        # Tested by scripts/versions.sh with 2.7.1, 2.8.0, 2.9.0 and 2.10.0. Not above: 2.11 is announced without
+        # parallel training in graph mode, which several ranks use by default, and no later version has been tested.
         "mindspore>=2.7.1,<2.11",
         "mindone==0.5.0",  # its UNet, schedulers and pipelines are what this package is built on
         "ml_dtypes",  # mindone.diffusers.training_utils imports it and does not declare it

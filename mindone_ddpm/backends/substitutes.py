@@ -363,6 +363,4 @@ GPU = Backend(
 )
 
 # Where backends/cpu is not there. Its collectives exchange data over sockets: few large messages pay.
-CPU = replace(
-    GPU, name="CPU", default_precision="no", precisions=("no", "fp16"), caches_graphs=True
-)
+CPU = replace(GPU, name="CPU", default_precision="no", precisions=("no", "fp16"), caches_graphs=True)

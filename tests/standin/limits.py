@@ -415,8 +415,7 @@ LIMITS = {
         {
             **dict.fromkeys(("var", "m", "v", "beta1_power", "beta2_power", "lr"), FLOATS),
             **dict.fromkeys(("beta1", "beta2", "epsilon", "grad"), FLOATS),
-        },
-        "ops-nn:optim/apply_adam_d",
+        }
     ),
     "ArgMaxV2": Limit({"x": NO_BOOL, "dimension": INDICES, "y": INDICES}),
     "Assign": Limit({"ref": ALL, "value": ALL}, "ops-math:conversion/assign"),
@@ -434,7 +433,7 @@ LIMITS = {
     "LeftShift": Limit({"x": INTEGERS, "y": INTEGERS, "z": INTEGERS}),
     "Identity": Limit({"x": ALL, "y": ALL}),
     "OnesLike": Limit({"x": ALL, "y": ALL}, "ops-math:math/ones_like"),
-    "Pack": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/pack"),
+    "Pack": Limit({"x": ALL, "y": ALL}),
     "Pad": Limit({"x": ALL, "paddings": INDICES, "y": ALL}),
     "Range": Limit({"start": REALS + " " + INDICES, "limit": REALS + " " + INDICES, "delta": REALS + " " + INDICES}),
     "RealDiv": Limit({"x1": ALL, "x2": ALL, "y": ALL}, "ops-math:math/real_div"),
@@ -449,6 +448,6 @@ LIMITS = {
     ),
     "StridedSliceGrad": Limit(alike(INDICES, "shape begin end strides") | {"dy": ALL, "output": ALL}),
     "TensorMove": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/tensor_move"),
-    "Unpack": Limit({"x": ALL}, "ops-math:conversion/unpack"),
+    "Unpack": Limit({"x": ALL}),
     "ZerosLike": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/zeros_like"),
 }
