@@ -47,9 +47,10 @@ _apply_adam = ops.Adam()
 
 
 def _adam(learning_rate, beta1, beta2, epsilon, weight_decay, parameter, moment1, moment2, gradient):
-    # The weights decay first: the moments do not depend on them. The operator's own bias correction is switched off by
-    # powers of beta that are 0, as the numbers have it already.
-    decayed = ops.assign_sub(parameter, learning_rate * weight_decay * parameter)
+    # The weights decay first: the moments do not depend on them. Without the dependence on the gradient, MindSpore
+    # would compute the product before the forward pass and keep it all through the step.
+    # The operator's own bias correction is switched off by powers of beta that are 0: the numbers have it already.
+    decayed = ops.assign_sub(parameter, learning_rate * weight_decay * ops.depend(parameter, gradient))
     zero = ops.depend(ms.Tensor(0.0, ms.float32), decayed)
     numbers = (zero, zero, learning_rate, beta1, beta2, epsilon)
     return _apply_adam(parameter, moment1, moment2, *numbers, gradient)[0]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from launches import steps_of, update_of
 from standin import Event, events, run_on_standin
 
 PROGRAM = Path(__file__).parent / "traced_steps.py"
@@ -25,16 +26,7 @@ def traced(folder: Path, *arguments: object) -> tuple[dict[str, list[Event]], st
     trace = folder / "trace"
     result = run_on_standin(PROGRAM, *arguments, trace=trace)
     assert result.returncode == 0, result.stderr[-3000:]
-    steps: dict[str, list[Event]] = {}
-    step: list[Event] = []
-    for event in events(trace):
-        if event.kind == "mark":
-            step = []
-            if event.name != "end":
-                steps[event.name] = step
-        else:
-            step.append(event)
-    return steps, result.stdout
+    return steps_of(trace), result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +72,7 @@ def test_a_train_step_copies_its_batch_to_the_device_and_nothing_back(steps):
     for number in (1, 2):
         assert copies(steps[f"train-{number}"], FROM_DEVICE) == []
         assert sorted(copies(steps[f"train-{number}"], TO_DEVICE)) == BATCH_BYTES
-        assert len(launches(steps[f"train-{number}"])) > 1000
+        assert len(launches(steps[f"train-{number}"])) > 100
 
 
 def test_what_is_fetched_are_three_scalars(steps):
@@ -93,6 +85,14 @@ def test_a_train_step_has_static_shapes(steps):
     assert launches(steps["train-1"]) == launches(steps["train-2"])
     assert planned(steps["train-0"]) and planned(steps["train-1"]) == planned(steps["train-2"]) == []
     assert not [event for event in steps["train-1"] if "Nonzero" in event.name or "Unique" in event.name]
+
+
+def test_an_update_takes_few_launches_whatever_the_number_of_parameters(steps):
+    """Gather, clip, AdamW, averages, copies in half precision, counters: all on one vector."""
+    update = update_of(steps["train-1"])
+    assert len(update) <= 40
+    vectors = [event for event in update if event.name == "aclnnCast" and "-> float16" in event.arguments]
+    assert len(vectors) == 1  # the weights of all layers at once
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])

@@ -46,7 +46,8 @@ def trace_job(name: str, flags: list[str]) -> None:
         mark(f"fetch-{number}")
         print("loss", *(value.asnumpy().item() for value in result))
         mark("end")
-    trace_samplers(training.job)
+    if name == "train":
+        trace_samplers(training.job)
 
 
 def trace_samplers(job: UnconditionalJob) -> None:
