@@ -295,7 +295,7 @@ def text_flags(stable_diffusion, captioned_digits, tmp_path) -> list[object]:
     ]
 
 
-@pytest.fixture(params=["everything", "text", pytest.param("lora", marks=pytest.mark.slow)])
+@pytest.fixture(params=["everything", *(pytest.param(one, marks=pytest.mark.slow) for one in ("text", "lora"))])
 def job(request, digits_flags, small_model, text_flags, tmp_path) -> tuple[str, list[object]]:
     """A command and its flags: images with all that draws random numbers, text to image, and adapters."""
     if request.param == "everything":

@@ -99,7 +99,7 @@ def test_what_is_documented_for_no_device_is_no_operator(own_operators):
     """Modules, types, settings; anything else would have to be looked into."""
     rest = {name for name in uses() if platforms(resolve(name)) is None and not inspect.ismodule(resolve(name))}
     settings = {"set_context", "set_device", "set_seed", "get_seed"}
-    settings.add("set_deterministic")
+    settings |= {"set_deterministic", "hal.get_device_name"}
     values = {"Parameter", "ParameterTuple", "Tensor", "ParallelMode", "GRAPH_MODE", "PYNATIVE_MODE", "__file__"}
     dtypes = {"bfloat16", "bool_", "float16", "float32", "int32"}
     known = {f"mindspore.{name}" for name in settings | values | dtypes} | {"mindspore.ParallelMode.DATA_PARALLEL"}
@@ -184,7 +184,8 @@ def test_the_reader_of_graphs_sees_what_it_looks_for(body, shape, found, tmp_pat
     assert bool(not_for_ascend(graphs_of(tmp_path))) is found
 
 
-@pytest.mark.parametrize("job", ["train", pytest.param("train_text_to_image", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/standin/test_trace.py looks for the same in what is launched
+@pytest.mark.parametrize("job", ["train", "train_text_to_image"])
 def test_no_float64_and_no_dynamic_shape_reaches_the_device(job, request, digits_flags, tmp_path):
     """A step as on Ascend: MindSpore's own operators where they can run here, half precision, clipping, an average."""
     flags = digits_flags if job == "train" else request.getfixturevalue("text_flags")
@@ -207,7 +208,7 @@ def test_no_float64_and_no_dynamic_shape_reaches_the_device(job, request, digits
 
 STUBBED = """
 import sys
-from mindone_ddpm.backends import base
+from mindone_ddpm.backends import ascend, base
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.runtime import start
 start.available_devices = lambda: ["Ascend", "CPU"]
@@ -230,8 +231,12 @@ for owner, kept in zip(owners, before):
 assert not {name for name in sys.modules if name.startswith("mindone_ddpm.backends.")} - {
     "mindone_ddpm.backends." + name for name in ("base", "choose", "ascend", "gpu", "gpu.cuda")}
 some = [ms.Parameter(ms.Tensor([1.0]))] * 2
-assert found.backend.adamw(some) is base.adam_plain and found.backend.ema(some) is base.move_averages_plain
+ms.hal.get_device_name = lambda device: "Ascend910A"
+assert found.backend.gradients(some[:1]) == (base.measure_plain, base.rescale_plain)
+ms.hal.get_device_name = lambda device: "Ascend910B1"
+assert found.backend.adamw(some) is ascend.adam_fused and found.backend.ema(some) is base.move_averages_plain
 assert found.backend.gradients(some) == (base.measure_plain, base.rescale_plain)
+assert found.backend.gradients(some[:1]) == (ascend.measure_ieee, base.rescale_plain)
 assert found.backend.default_precision == "fp16" and not found.backend.caches_graphs and found.rendezvous is None
 print("whole")
 """

@@ -70,6 +70,7 @@ def test_features_and_fid_are_those_of_pytorch_fid(reference):
     assert distance == pytest.approx(float(expected["fid"]), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_command_gives_that_figure_too(reference, tmp_path):
     flags = ["evaluate", "--fake", reference / "b", "--inception_weights", reference / "weights.safetensors"]
     flags += ["--metrics", "fid,kid,precision_recall,inception_score", "--batch_size", 5, "--device", "CPU"]

@@ -141,7 +141,14 @@ def test_frozen_networks_do_not_train(graph_mode, config):
     np.testing.assert_array_equal(frozen.text_encoder(tokens)[0].asnumpy(), before)
 
 
-@pytest.mark.parametrize(("flip", "vertical"), [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize(
+    ("flip", "vertical"),
+    [
+        (False, False),
+        (True, True),
+        *(pytest.param(*flips, marks=pytest.mark.slow) for flips in ((True, False), (False, True))),
+    ],
+)
 def test_the_cache_gives_what_the_networks_give(graph_mode, config, flip, vertical):
     """Every flip variant is cached, and the draws that come after the flips are the same."""
     config = replace(

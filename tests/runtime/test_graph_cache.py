@@ -168,6 +168,7 @@ def run_script(script: Path, small_model, folder: Path, *more: object) -> tuple[
     return entries(folder / "cache"), result.stdout
 
 
+@pytest.mark.slow
 def test_a_custom_script(small_model, tmp_path):
     """Caching the graph leaves `sys`, which MindSpore creates again, as it was. A changed script is compiled again."""
     script = tmp_path / "script.py"

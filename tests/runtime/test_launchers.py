@@ -75,6 +75,7 @@ def test_ranks_of_a_rank_table_are_one_run(two_ranks, run_flags, tmp_path):
     assert_same_end(folder, two_ranks[0], 20)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_ranks_of_open_mpi_are_one_run(run_flags, tmp_path):
     flags = ["train", *run_flags, "--train_batch_size", 16, "--output_dir", tmp_path / "run", "--dry_run"]

@@ -411,12 +411,7 @@ LIMITS = {
     },
     # Operators called by name, aclop: the types of their prototypes.
     "AddN": Limit({"x": NO_BOOL, "out": NO_BOOL}, "ops-math:math/add_n"),
-    "ApplyAdamD": Limit(
-        {
-            **dict.fromkeys(("var", "m", "v", "beta1_power", "beta2_power", "lr"), FLOATS),
-            **dict.fromkeys(("beta1", "beta2", "epsilon", "grad"), FLOATS),
-        }
-    ),
+    "ApplyAdamD": Limit(alike(FLOATS, "var m v beta1_power beta2_power lr beta1 beta2 epsilon grad")),
     "ArgMaxV2": Limit({"x": NO_BOOL, "dimension": INDICES, "y": INDICES}),
     "Assign": Limit({"ref": ALL, "value": ALL}, "ops-math:conversion/assign"),
     "AssignAdd": Limit({"ref": NO_BOOL, "value": NO_BOOL}, "ops-math:math/assign_add"),

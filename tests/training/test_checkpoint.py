@@ -274,7 +274,9 @@ def test_twenty_random_kills(run_flags, tmp_path):
     check_random_kills(run_flags, tmp_path / "run", 20, steps=700)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_stops_after_the_step_with_a_checkpoint(run_flags, undisturbed, tmp_path, number, status):
     folder = tmp_path / "run"
     process = start("train", *run_flags, "--output_dir", folder)

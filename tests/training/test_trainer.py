@@ -101,7 +101,7 @@ def test_sampling_from_the_saved_pipeline(digits_run, tmp_path):
     assert refused.returncode == 2 and "already holds images" in refused.stderr
 
 
-@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("channels", [pytest.param(3, marks=pytest.mark.slow), 4])
 def test_an_image_folder_in_colour_through_the_example(image_folder, tmp_path, channels):
     output = tmp_path / "run"
     arguments = [
