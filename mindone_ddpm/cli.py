@@ -129,12 +129,14 @@ def run(action: Callable[[], int]) -> int:
     """Run an action and turn the errors it reports into lines and an exit status."""
     import gc
 
+    from mindone_ddpm.runtime.launchers import leave_cluster
     from mindone_ddpm.runtime.outcome import record_outcome
 
     interrupt_watch.start()
     status = _status_of(action)
     gc.collect()  # MindSpore's cells complain when they outlive its modules at the interpreter's exit
     record_outcome(status)
+    leave_cluster(status)
     return status
 
 

@@ -95,6 +95,15 @@ def adopt_launcher() -> None:
     _adopted = ranks
 
 
+def leave_cluster(status: int) -> None:
+    """End this process, if :func:`adopt_launcher` has made it a rank: MindSpore crashes now and then when it takes the
+    cluster down after the work is done, and the launcher would take that for a failure."""
+    if _adopted is not None and "mindspore" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
 def adopted() -> Ranks | None:
     """What :func:`adopt_launcher` has found."""
     return _adopted

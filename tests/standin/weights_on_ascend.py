@@ -1,6 +1,6 @@
 """Weights in one vector: the same training as with a parameter for each, through views that share its memory.
 
-test_weights.py runs these tests on the stand-in.
+test_flat_weights.py runs these tests on the stand-in.
 """
 
 from __future__ import annotations

@@ -302,7 +302,8 @@ def test_a_second_signal_leaves_at_once(digits_flags, tmp_path):
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=30)
-    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT)
+    # A negative status, which a shell shows as 143: the step was over before the second signal came.
+    assert process.returncode in (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM)
 
 
 def test_a_finished_run_resumes_to_the_same_end(run_flags, undisturbed):
