@@ -15,6 +15,7 @@ versions=("$@")
 folder="${VERSIONS_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/mindone_ddpm/versions}"
 mkdir -p "$folder"
 core="tests/backends tests/common tests/sampling/test_sampling.py"
+for name in flat_weights limits trace; do core+=" tests/standin/test_$name.py"; done
 for name in step optimizers ema trainer checkpoint; do core+=" tests/training/test_$name.py"; done
 read -r -a tests <<<"${TESTS:-$core}"
 

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import importlib.metadata
 import json
 import os
 import shutil
@@ -27,6 +28,11 @@ PROGRAMS = ROOT / "tests" / "programs"
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run the slow tests too")
+
+
+def has_onednn_3() -> bool:
+    """Whether MindSpore brings the oneDNN that the operators in C++ are built on."""
+    return tuple(map(int, importlib.metadata.version("mindspore").split(".")[:2])) >= (2, 9)
 
 
 def pytest_unconfigure(config):

@@ -88,7 +88,7 @@ def test_every_command_is_understood(page, monkeypatch):
         program = as_program(words)
         if program is not None:
             understand(program)
-        elif words[0] in ("bash", "python", ".venv/bin/python") and words[1].startswith("scripts/"):
+        elif words[0] in ("bash", "python", ".venv/bin/python") and words[1].startswith(("scripts/", "tests/")):
             assert (ROOT / words[1]).is_file(), words
             if words[1].endswith("bench.py"):
                 script_module("bench").make_parser().parse_args(words[2:])

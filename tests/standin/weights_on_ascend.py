@@ -88,7 +88,7 @@ def train(step, accumulation_steps=1):
 
 
 def contents(network, step, ema):
-    named = [(parameter.name, parameter) for parameter in network.trainable_params()]
+    named = list(network.parameters_and_names())  # by place: a step prefixes the names that parameters carry
     weights = {name: parameter.asnumpy() for name, parameter in named}
     averages = {f"ema {name}": average.asnumpy() for name, average in ema.averaged(named)}
     return weights | averages | {name: value.asnumpy() for name, value in step.boundary.state().items()}
