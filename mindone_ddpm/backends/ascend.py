@@ -6,7 +6,7 @@ import os
 import re
 
 import mindspore as ms
-from mindspore import ops
+from mindspore import mint, ops
 
 from mindone_ddpm.backends.base import (
     AdamUpdate,
@@ -23,9 +23,9 @@ from mindone_ddpm.common.machine import cpu_features
 
 
 def measure_ieee(gradients):
-    """See :class:`Measure`. Infinities and NaN reach the sum of squares, so it alone is checked."""
+    """See :class:`Measure`. Infinities and NaN reach the norm, so it alone is checked."""
     (vector,) = gradients
-    squares = ops.square(vector).sum()
+    squares = ops.square(mint.norm(vector))
     return squares, ops.isfinite(squares)
 
 
@@ -47,10 +47,10 @@ _apply_adam = ops.Adam()
 
 
 def _adam(learning_rate, beta1, beta2, epsilon, weight_decay, parameter, moment1, moment2, gradient):
-    # The weights decay first: the moments do not depend on them. Without the dependence on the gradient, MindSpore
-    # would compute the product before the forward pass and keep it all through the step.
+    # The weights decay first: the moments do not depend on them. But not before the gradient is there. In place: the
+    # product would be one more copy of all weights, and MindSpore would make another of what it is made from.
     # The operator's own bias correction is switched off by powers of beta that are 0: the numbers have it already.
-    decayed = ops.assign_sub(parameter, learning_rate * weight_decay * ops.depend(parameter, gradient))
+    decayed = parameter.mul_(ops.depend(1.0 - learning_rate * weight_decay, gradient))
     zero = ops.depend(ms.Tensor(0.0, ms.float32), decayed)
     numbers = (zero, zero, learning_rate, beta1, beta2, epsilon)
     return _apply_adam(parameter, moment1, moment2, *numbers, gradient)[0]

@@ -105,7 +105,8 @@ def _squares(gradient):
 
 def _scaled(finite, coefficient, gradient):
     scaled = gradient.astype(ms.float32) * coefficient
-    return ops.select(finite, scaled, ops.zeros_like(scaled))
+    # One zero for all: zeros of the gradient's shape would be a constant of the graph, in the device's memory for good.
+    return ops.select(finite, scaled, ms.Tensor(0.0, ms.float32))
 
 
 def measure_plain(gradients):
@@ -124,7 +125,7 @@ def gradients_plain(parameters: Parameters) -> tuple[Measure, Rescale]:
 
 
 def _move(share, average, parameter):
-    return ops.assign_sub(average, share * (average - parameter))
+    return ops.assign(average, ops.lerp(average, parameter, share))
 
 
 def move_averages_plain(share, averages, parameters):

@@ -12,7 +12,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import mint, nn, ops
 
 from mindone_ddpm.backends.base import Backend
 from mindone_ddpm.training.weights import SeparateWeights, TrainedWeights
@@ -83,8 +83,9 @@ class SumOverRanks(nn.Cell):
         return sums, first[self.first_size], first[self.first_size + 1]
 
 
-def _clear(total):
-    return ops.assign(total, ops.zeros_like(total))
+def _clear(order, total):
+    # Computed, and not before ``order`` is: ops.zeros_like would be a constant, in the device's memory for good.
+    return ops.assign(total, mint.zeros_like(ops.depend(total, order)))
 
 
 class OptimizerUpdate(nn.Cell):
@@ -275,7 +276,7 @@ class WindowUpdate(nn.Cell):
 
     def construct(self):
         loss, norm, consecutive_skips = self.boundary(self.gradient_sums, self.loss_sum, self.weight_sum)
-        self.boundary.map(_clear, self.gradient_sums)
+        self.boundary.map(ops.partial(_clear, loss), self.gradient_sums)
         ops.assign(self.loss_sum, ops.depend(ops.zeros_like(self.loss_sum), loss))
         ops.assign(self.weight_sum, ops.depend(ops.zeros_like(self.weight_sum), norm))
         return loss, norm, consecutive_skips

@@ -155,7 +155,8 @@ class CastVector(nn.Cell):
         self.dtype = half.dtype
 
     def construct(self, order):
-        return ops.assign(self.half, ops.depend(self.weights, order).astype(self.dtype))
+        # In place: ops.assign would need the cast copy, and MindSpore would make another of the weights.
+        return ops.depend(self.half.copy_(self.weights), order)
 
 
 def _flat(gradient):

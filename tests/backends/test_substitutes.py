@@ -10,7 +10,7 @@ import sys
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import NEEDS_ONEDNN_3, ROOT
 from mindspore import mint, nn
 from mindspore.mint.nn import functional as mint_functional
 
@@ -303,7 +303,7 @@ class AdamStep(nn.Cell):
         return self.update(numbers, self.parameters, self.moments1, self.moments2, gradients)
 
 
-@pytest.mark.parametrize("form", [adam_plain, adam_fused, adam_native])
+@pytest.mark.parametrize("form", [adam_plain, adam_fused, pytest.param(adam_native, marks=NEEDS_ONEDNN_3)])
 def test_every_form_of_adam_follows_its_formula(either_mode, form):
     """Loshchilov & Hutter 2019, algorithm 2; and with numbers that change nothing, not a bit changes."""
     generator = np.random.default_rng(0)

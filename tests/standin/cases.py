@@ -138,6 +138,12 @@ def _(draw):
     return [[In(a), In(b), Out(a**b)]]
 
 
+@case("aclnnLerp")
+def _(draw):
+    a, b, share = draw(3, 4), draw(3, 4), draw()
+    return [[In(a), In(b), In(share), Out(a + share * (b - a))]]
+
+
 @case("aclnnInplaceMul")
 def _(draw):
     a, b = draw(3, 4), draw(3, 1)
@@ -227,6 +233,15 @@ def _(draw):
         [In(a), Ints([1]), False, 0, Out(a.sum(1))],
         [In(a), Ints([0, -1]), True, 0, Out(a.sum((0, 2), keepdims=True))],
         [In(a), Ints([]), False, 0, Out(np.asarray(a.sum()))],
+    ]
+
+
+@case("aclnnLinalgVectorNorm")
+def _(draw):
+    a = draw(3, 4, 5)
+    return [
+        [In(a), Number(2.0), Ints([1]), False, 0, Out(np.linalg.norm(a, axis=1))],
+        [In(a), Number(2.0), Ints([]), False, 0, Out(np.linalg.norm(a.reshape(-1)))],
     ]
 
 

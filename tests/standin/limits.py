@@ -248,6 +248,10 @@ LIMITS = {
         {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/logical_or", rules=("broadcast self other out",)
     ),
     "aclnnMax": Limit({"self": ALL, "out": ALL}, rules=("same_type self out",)),
+    "aclnnLinalgVectorNorm": Limit({"self": FLOATS, "out": FLOATS}, "ops-nn:norm/lp_norm_v2"),
+    "aclnnLerp": Limit(
+        alike(FLOATS, "self end weight out"), "ops-math:math/lerp", rules=("same_type self end weight out",)
+    ),
     "aclnnMaximum": Limit(
         {"self": ALL, "other": ALL, "out": ALL},
         "ops-math:math/maximum",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, run_program
+from conftest import ROOT, own_lines, run_program
 from PIL import Image
 from safetensors.numpy import load_file
 
@@ -139,7 +139,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, flags, status, m
     result = run_program("train", *DIGITS, *flags, "--output_dir", tmp_path / "run")
     assert result.returncode == status
     assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    assert len(own_lines(result.stderr)) == 1, result.stderr
     assert not (tmp_path / "run").exists()
 
 

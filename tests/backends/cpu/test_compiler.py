@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, has_onednn_3, run_program
+from conftest import NEEDS_ONEDNN_3, ROOT, run_program
 
 from mindone_ddpm.backends.cpu import compiler, native
 from mindone_ddpm.common.environment import LIMITED_HERE, onednn_is_limited
@@ -32,7 +32,7 @@ print(num_threads(), hashlib.sha256(b"".join(t.asnumpy().tobytes() for t in (nor
 """
 
 
-@pytest.mark.skipif(not has_onednn_3(), reason="needs oneDNN 3, which MindSpore has from 2.9.0")
+@NEEDS_ONEDNN_3
 def test_the_number_of_threads_changes_no_bit(tmp_path):
     program = tmp_path / "bits.py"
     program.write_text(BITS)

@@ -7,14 +7,14 @@ import copy
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import has_onednn_3, without_substitutes
+from conftest import NEEDS_ONEDNN_3, without_substitutes
 from mindspore import mint, nn, ops
 
 from mindone_ddpm.backends.cpu import compiler, fused, native, operators
 
 pytestmark = [
     pytest.mark.skipif(compiler.find_compiler() is None, reason="needs a C++ compiler"),
-    pytest.mark.skipif(not has_onednn_3(), reason="needs oneDNN 3, which MindSpore has from 2.9.0"),
+    NEEDS_ONEDNN_3,
 ]
 
 GENERATOR = np.random.default_rng(5)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import without_substitutes
+from conftest import NEEDS_ONEDNN_3, without_substitutes
 from mindspore import nn
 
 from mindone_ddpm.backends import substitutes
 from mindone_ddpm.backends.cpu import operators
 from mindone_ddpm.backends.cpu.operators import OPERATORS
 from mindone_ddpm.backends.substitutes import SUBSTITUTES
+
+pytestmark = NEEDS_ONEDNN_3
 
 # --- mindone's cells ------------------------------------------------------------------------------------------------
 

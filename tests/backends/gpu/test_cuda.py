@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, own_lines
 
 from mindone_ddpm.backends.gpu import cuda
 
@@ -82,7 +82,7 @@ print(start.start("auto", "graph", 0).device)
 def test_without_the_libraries_training_takes_the_cpu_and_says_why(tmp_path):
     out, err = run_python(AUTO, make_driver(tmp_path))
     assert out == "CPU"
-    assert err.splitlines() == [
+    assert own_lines(err) == [
         f"note: MindSpore cannot use GPU ({', '.join(cuda.LIBRARIES)} not found; pip install 'mindone-ddpm[gpu]'); "
         "taking CPU"
     ]
@@ -90,7 +90,7 @@ def test_without_the_libraries_training_takes_the_cpu_and_says_why(tmp_path):
 
 def test_without_a_driver_training_takes_the_cpu_and_says_why():
     out, err = run_python(AUTO)
-    assert out == "CPU" and len(err.splitlines()) == 1
+    assert out == "CPU" and len(own_lines(err)) == 1
     assert "(no driver: libcuda.so.1 is not found; install or update NVIDIA's driver" in err
 
 

@@ -138,6 +138,14 @@ KERNEL(aclnnSWhere, (const T *condition, const T *self, const T *other, T *out, 
          store(out, result);
        })
 
+KERNEL(aclnnLerp, (const T *self, const T *end, const T *weight, T *out, PLAN), IN(self, end, weight), OUT(out), {
+  T from = spread(self, dims(out)), to = spread(end, dims(out)), share = spread(weight, dims(out));
+  auto result = load<float>(&from);
+  auto target = load<float>(&to), shares = load<float>(&share);
+  for (size_t i = 0; i < result.size(); i++) result[i] += shares[i] * (target[i] - result[i]);
+  store(out, result);
+})
+
 KERNEL(aclnnClamp, (const T *self, const scalar *low, const scalar *high, T *out, PLAN), IN(self), OUT(out), {
   auto elements = load<double>(self);
   for (auto &x : elements) {

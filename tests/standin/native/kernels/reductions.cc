@@ -10,6 +10,12 @@ KERNEL(aclnnMean, (const T *self, const seq *axes, bool, int, T *out, PLAN), IN(
   for (auto &x : result) x /= n;
   store(out, result);
 })
+KERNEL(aclnnLinalgVectorNorm, (const T *self, const scalar *p, const seq *axes, bool, int, T *out, PLAN), IN(self), OUT(out), {
+  if (num(p) != 2) throw NotProvided{"the stand-in's aclnnLinalgVectorNorm takes p = 2 only"};
+  auto result = reduce(self, ints(axes), 0, [](double x, double y) { return x + y * y; });
+  for (auto &x : result) x = std::sqrt(x);
+  store(out, result);
+})
 KERNEL(aclnnAll, (const T *self, const seq *axes, bool, T *out, PLAN), IN(self), OUT(out),
        { store(out, reduce(self, ints(axes), 1, [](double x, double y) { return double(x && y); })); })
 KERNEL(aclnnAny, (const T *self, const seq *axes, bool, T *out, PLAN), IN(self), OUT(out),
