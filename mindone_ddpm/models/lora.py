@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import save_safetensors
-from mindone_ddpm.models.precision import half
+from mindone_ddpm.models.precision import half, linear
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # in diffusers' format
 STATE_FILE = "adapters.safetensors"  # in a checkpoint
@@ -34,9 +34,11 @@ class AdaptedLinear(mint.nn.Linear):
         down, up = self.lora_down, self.lora_up
         if self.lora_down_copy is not None:
             down, up = self.lora_down_copy, self.lora_up_copy
-        low = mint.nn.functional.linear(x, down.astype(self.compute_dtype))
-        update = mint.nn.functional.linear(low, up.astype(self.compute_dtype))
-        return mint.nn.functional.linear(x, weight, bias) + self.adapter_scale * update
+        low = linear(x, down.astype(self.compute_dtype), None)
+        update = linear(low, up.astype(self.compute_dtype), None)
+        if self.adapter_scale != 1.0:
+            update = self.adapter_scale * update
+        return linear(x, weight, bias) + update
 
 
 def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence[str]) -> None:

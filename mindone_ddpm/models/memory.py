@@ -2,10 +2,11 @@
 
 MindSpore's plan there (graph mode, 2.7 to 2.10) was read operator by operator. The formula adds up what it keeps:
 
-- always: weights, the optimizer's state, averages, sums of gradients, all float32;
+- always: weights, the optimizer's state, averages, sums of gradients, all float32; with all weights in one vector
+  also their copies in half precision;
 - from the forward to the backward pass: for every layer, the activations that its gradient needs, and in half
-  precision a copy of its weights;
-- during the backward pass: the gradients found so far, float32, and what the layer at work needs for itself.
+  precision, where each weight is a parameter of its own, a copy of it;
+- during the backward pass: the gradients found so far, and what the layer at work needs for itself.
 
 The backward pass frees the activations of a layer and adds its gradients, from the last layer to the first. The peak is
 its worst moment, or that of the update after it.
@@ -22,9 +23,9 @@ from typing import Any, NamedTuple
 
 FLOAT, HALF = 4, 2  # bytes
 
-# Copies of the trained parameters in float32. The update holds its first products from before the forward pass on.
-COPIES_AHEAD = 1.0
-COPIES_IN_UPDATE = 3.05  # at its worst moment: gradients, scaled gradients, products, some of each
+# Copies of the trained parameters in float32 at the worst moment of the update: in one vector, the gradients and the
+# vector that they are copied to; else gradients, scaled gradients and products, some of each.
+COPIES_IN_UPDATE = {True: 2.0, False: 3.05}
 # The two sums of each row that fused attention keeps, eight float32 each.
 ATTENTION_ROW_BYTES = 2 * 8 * FLOAT
 
@@ -33,7 +34,7 @@ class LayerMemory(NamedTuple):
     """Bytes of one layer.
 
     Attributes:
-        kept: activations, and weights in half precision, from the forward pass until its backward pass.
+        kept: activations, and copies of weights, from the forward pass until its backward pass.
         working: what its backward pass needs beside them.
         gradients: of its trained parameters.
     """
@@ -47,7 +48,7 @@ class MemoryUse(NamedTuple):
     """Device memory of a training step, in bytes.
 
     Attributes:
-        parameters: all weights, the frozen ones among them.
+        parameters: all weights, the frozen ones among them, and copies in half precision that are there always.
         optimizer: its state, and the sums of gradients where they are accumulated.
         ema: the averaged weights.
         activations: all that lives during a step only: activations, gradients, copies.
@@ -61,37 +62,36 @@ class MemoryUse(NamedTuple):
     peak: float
 
 
-def estimate_activations(unet: Any, batch_size: int, half: bool, checkpointing: bool, text_tokens: int = 77) -> float:
-    """What a training step needs beside what is always there, in bytes.
+def estimate_activations(
+    unet: Any, batch_size: int, half: bool, checkpointing: bool, flat: bool = True, text_tokens: int = 77
+) -> float:
+    """What lives during a training step only, in bytes.
 
     Args:
         unet: a UNet2DModel or UNet2DConditionModel; the size of its input is ``config.sample_size``.
         half: whether it computes in half precision.
         checkpointing: whether residual, attention and feed-forward blocks are computed again in the backward pass.
+        flat: whether all trained weights are in one vector: see ``training.weights``.
         text_tokens: the length of the text that it is conditioned on.
     """
-    layers = list(unet_layers(unet, batch_size, half, checkpointing, text_tokens))
+    layers = list(unet_layers(unet, batch_size, half, checkpointing, flat, text_tokens))
     trained = FLOAT * sum(parameter.size for parameter in unet.trainable_params())
-    constants = FLOAT * sum(_distinct_sizes(unet))
     kept = sum(layer.kept for layer in layers)
     gradients = worst = 0.0
     for layer in reversed(layers):
         worst = max(worst, kept + gradients + layer.working)
         kept -= layer.kept
         gradients += layer.gradients
-    return constants + max(COPIES_AHEAD * trained + worst, COPIES_IN_UPDATE * trained)
+    return max(worst, COPIES_IN_UPDATE[flat] * trained)
 
 
-def _distinct_sizes(unet: Any) -> list[int]:
-    """Of the trained parameters' shapes: zeros of each are constants of the compiled update."""
-    return [size for size, _ in {(parameter.size, parameter.shape) for parameter in unet.trainable_params()}]
-
-
-def unet_layers(unet: Any, batch_size: int, half: bool, checkpointing: bool, text_tokens: int) -> Iterator[LayerMemory]:
+def unet_layers(
+    unet: Any, batch_size: int, half: bool, checkpointing: bool, flat: bool, text_tokens: int
+) -> Iterator[LayerMemory]:
     """The layers of a UNet, in the order of the forward pass."""
     size = unet.config.sample_size
     side = size if isinstance(size, int) else max(size)
-    walk = _Walk(batch_size, half, checkpointing, text_tokens)
+    walk = _Walk(batch_size, half, checkpointing, flat, text_tokens)
     pixels = batch_size * side * side
     yield walk.convolution(unet.conv_in, pixels)
     for block in unet.down_blocks:
@@ -114,8 +114,9 @@ def unet_layers(unet: Any, batch_size: int, half: bool, checkpointing: bool, tex
 class _Walk:
     """Makes a :class:`LayerMemory` of a cell of mindone. ``positions`` are pixels or tokens of all images together."""
 
-    def __init__(self, batch_size: int, half: bool, checkpointing: bool, text_tokens: int):
+    def __init__(self, batch_size: int, half: bool, checkpointing: bool, flat: bool, text_tokens: int):
         self.batch_size, self.half, self.checkpointing, self.text_tokens = batch_size, half, checkpointing, text_tokens
+        self.flat = flat
         self.byte = HALF if half else FLOAT  # of an activation
         self.norm_bytes = FLOAT + self.byte  # a normalisation keeps its input in float32, and its output
 
@@ -131,11 +132,13 @@ class _Walk:
         weights = self.weight_bytes(cell)
         if self.checkpointing and recomputed:
             kept, working = recomputed, working + kept
-        trained = FLOAT * sum(parameter.size for parameter in cell.trainable_params())
-        return LayerMemory(kept + weights, working, trained)
+        trained = sum(parameter.size for parameter in cell.trainable_params())
+        return LayerMemory(kept + weights, working, trained * (HALF if self.half and self.flat else FLOAT))
 
     def weight_bytes(self, cell: Any) -> float:
-        return HALF * sum(parameter.size for parameter in cell.get_parameters()) if self.half else 0
+        """Of the copies that are made where a weight is used."""
+        copies = self.half and not self.flat
+        return HALF * sum(parameter.size for parameter in cell.get_parameters()) if copies else 0
 
     def convolution(self, cell: Any, positions: int) -> LayerMemory:
         channels = cell.in_channels * positions

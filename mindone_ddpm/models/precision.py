@@ -7,11 +7,11 @@ where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mindspore as ms
-from mindspore import mint, nn
+from mindspore import mint, nn, ops
 
 DTYPES = {"no": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 
@@ -26,6 +26,17 @@ def half(cell):
     if bias is not None:
         bias = bias.astype(cell.compute_dtype)
     return weight.astype(cell.compute_dtype), bias
+
+
+_times_transposed = ops.MatMul(transpose_b=True)
+
+
+def linear(x, weight, bias):
+    """``x W^T + b``. On Ascend, mint's linear without a bias transposes the weights with a kernel of its own, and in the
+    backward pass the output's gradient; the matrix product of a transposed matrix needs neither."""
+    if bias is not None or x.dtype == ms.float32:
+        return mint.nn.functional.linear(x, weight, bias)
+    return _times_transposed(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[0])
 
 
 class HalfConv2d(mint.nn.Conv2d):
@@ -49,7 +60,7 @@ class HalfLinear(mint.nn.Linear):
 
     def construct(self, x):
         weight, bias = half(self)
-        return mint.nn.functional.linear(x.astype(self.compute_dtype), weight, bias)
+        return linear(x.astype(self.compute_dtype), weight, bias)
 
 
 class FloatGroupNorm(mint.nn.GroupNorm):
@@ -100,6 +111,16 @@ def set_compute_precision(network: nn.Cell, precision: str) -> None:
             cell.upcast_softmax = True
 
 
+def half_weights(networks: Iterable[nn.Cell]) -> Iterator[tuple[nn.Cell, str]]:
+    """The layers of networks that compute in half precision, and the names of their weights, one by one."""
+    for network in networks:
+        for _, cell in network.cells_and_names():
+            for name in ("weight", "bias", "lora_down", "lora_up"):
+                has_copy = f"{name}_copy" in cell.__dict__ and getattr(cell, name) is not None
+                if has_copy and cell.compute_dtype != ms.float32:
+                    yield cell, name
+
+
 class HalfCopies:
     """Copies in half precision of the weights of layers that compute in it.
 
@@ -112,11 +133,8 @@ class HalfCopies:
     def __init__(self, networks: Iterable[nn.Cell]):
         self.dtype: Any = ms.float16
         self._copies: dict[int, ms.Parameter] = {}
-        for network in networks:
-            for _, cell in network.cells_and_names():
-                for name in ("weight", "bias", "lora_down", "lora_up"):
-                    if f"{name}_copy" in cell.__dict__ and getattr(cell, name) is not None:
-                        self._copy(cell, name)
+        for cell, name in half_weights(networks):
+            self._copy(cell, name)
 
     def _copy(self, cell: nn.Cell, name: str) -> None:
         parameter = getattr(cell, name)

@@ -9,6 +9,8 @@ import mindspore as ms
 
 from mindone_ddpm.common.errors import UserError, first_line
 from mindone_ddpm.models.memory import MemoryUse, estimate_activations
+from mindone_ddpm.models.precision import half_weights
+from mindone_ddpm.training.optimizers import is_elementwise
 from mindone_ddpm.training.run import Training
 
 GIB, MIB = 2**30, 2**20
@@ -65,9 +67,9 @@ def estimate(training: Training) -> MemoryUse | None:
     if unet is None:
         return None
     config = training.config
-    half = config.mixed_precision != "no"
+    half, flat = config.mixed_precision != "no", is_elementwise(config.optimizer)
     try:
-        activations = estimate_activations(unet, config.train_batch_size, half, config.gradient_checkpointing)
+        activations = estimate_activations(unet, config.train_batch_size, half, config.gradient_checkpointing, flat)
     except AttributeError:  # it has blocks of a kind that the presets and Stable Diffusion do not have
         return None
     return _use(training, activations=activations)
@@ -79,16 +81,29 @@ def _use(training: Training, activations: float = 0.0, peak: float | None = None
     slots = [slot for slots in training.update.optimizer.slots().values() for slot in slots]
     sums = list(step.gradient_sums) if step.accumulates else []
     averages = [] if training.ema is None else list(training.ema.averages)
-    frozen = [
-        parameter
-        for name, parameter in step.model.parameters_and_names()
-        if not parameter.requires_grad and not any(unused in name for unused in UNUSED_WEIGHTS)
-    ]
-    weights = [*training.job.trainable().values(), *frozen]
-    parameters, optimizer, ema = _bytes(weights), _bytes([*slots, *sums]), _bytes(averages)
+    parameters, optimizer, ema = _weights(training), _bytes([*slots, *sums]), _bytes(averages)
     always = parameters + optimizer + ema
     total = always + activations if peak is None else peak
     return MemoryUse(parameters, optimizer, ema, activations=total - always, peak=total)
+
+
+def _weights(training: Training) -> float:
+    """Bytes of all weights in a step on Ascend. Of frozen ones that are used in half precision, only the copies are on
+    the device."""
+    model = training.step_cell.model
+    trained = training.job.trainable().values()
+    frozen = [
+        parameter
+        for name, parameter in model.parameters_and_names()
+        if not parameter.requires_grad and not any(unused in name for unused in UNUSED_WEIGHTS)
+    ]
+    halves = set()
+    if is_elementwise(training.config.optimizer):
+        halves = {id(getattr(cell, name)) for cell, name in half_weights([model])}
+    copied = [parameter for parameter in trained if id(parameter) in halves]
+    in_half = [parameter for parameter in frozen if id(parameter) in halves]
+    in_full = [parameter for parameter in frozen if id(parameter) not in halves]
+    return _bytes([*trained, *in_full]) + (_bytes(copied) + _bytes(in_half)) / 2
 
 
 def _bytes(parameters: Iterable[Any]) -> float:

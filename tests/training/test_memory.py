@@ -36,7 +36,7 @@ def unet():
 
 
 def test_every_trained_weight_but_the_embeddings_and_the_last_layer_has_a_place(unet):
-    layers = list(unet_layers(unet, 4, half=False, checkpointing=False, text_tokens=77))
+    layers = list(unet_layers(unet, 4, half=False, checkpointing=False, flat=True, text_tokens=77))
     total = sum(4 * parameter.size for parameter in unet.trainable_params())
     elsewhere = ("time_embedding", "conv_norm_out", "conv_out")
     others = sum(4 * p.size for name, p in unet.parameters_and_names() if name.startswith(elsewhere))
@@ -46,9 +46,8 @@ def test_every_trained_weight_but_the_embeddings_and_the_last_layer_has_a_place(
 @pytest.mark.parametrize(("half", "normalised", "other"), [(False, 8, 4), (True, 6, 2)])
 def test_a_residual_layer_by_hand(unet, half, normalised, other):
     """The second layer, 32 channels to 32 at 8x8: input of each normalisation in float32, its output, SiLU's output."""
-    layer = list(unet_layers(unet, 4, half=half, checkpointing=False, text_tokens=77))[1]
-    weights = 2 * sum(p.size for p in unet.down_blocks[0].resnets[0].get_parameters()) if half else 0
-    assert layer.kept == 2 * (normalised + other) * 32 * 8 * 8 * 4 + weights
+    layer = list(unet_layers(unet, 4, half=half, checkpointing=False, flat=True, text_tokens=77))[1]
+    assert layer.kept == 2 * (normalised + other) * 32 * 8 * 8 * 4
     assert layer.working == 2 * 4 * 32 * 8 * 8 * 4
 
 
@@ -60,7 +59,7 @@ def test_what_it_depends_on(unet):
     assert per_image == pytest.approx((estimate(512) - estimate(256)) / 256)
     assert estimate(half=True) < estimate()
     assert estimate(checkpointing=True) < 0.7 * estimate()
-    assert estimate(1) > 3 * 4 * sum(parameter.size for parameter in unet.trainable_params())  # the update's
+    assert estimate(1) == 2 * 4 * sum(parameter.size for parameter in unet.trainable_params())  # the update's
 
 
 def test_enough_leaves_a_tenth_to_the_driver_and_the_kernels():
@@ -131,4 +130,4 @@ def test_on_a_cpu_the_plan_is_by_formula(tmp_path):
     result = run_program(*flags, "--image_size", 8, "--train_batch_size", 16, "--device", "CPU", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = re.search(r"# peak memory: (\d+) MiB, estimated for Ascend with precision no;", result.stdout)
-    assert found and int(found.group(1)) == pytest.approx(20.45, rel=TOLERANCE)
+    assert found and int(found.group(1)) == pytest.approx(15.8, rel=TOLERANCE)
