@@ -32,7 +32,7 @@ _times_transposed = ops.MatMul(transpose_b=True)
 
 
 def linear(x, weight, bias):
-    """``x W^T + b``. On Ascend, mint's linear without a bias transposes the weights with a kernel of its own, and in the
+    """``x W^T + b``. On Ascend, mint's linear without a bias transposes the weights by a kernel of its own, and in the
     backward pass the output's gradient; the matrix product of a transposed matrix needs neither."""
     if bias is not None or x.dtype == ms.float32:
         return mint.nn.functional.linear(x, weight, bias)

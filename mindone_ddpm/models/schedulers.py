@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mindone_ddpm.common.errors import ConfigError
@@ -61,24 +59,3 @@ def make_sampler(
 def sampler_name(scheduler: Any) -> str:
     """The key in ``SCHEDULERS`` of a scheduler's class, or the name of the class."""
     return next((name for name, kind in SCHEDULERS.items() if type(scheduler) is kind), type(scheduler).__name__)
-
-
-# Their steps only compute with the timestep and index tables with it, so that a plain number will do.
-TAKES_NUMBER = ("ddpm", "ddim")
-
-
-@contextlib.contextmanager
-def timesteps_on_host(scheduler: Any, timesteps: Sequence[float]) -> Iterator[bool]:
-    """Whether a scheduler's ``step`` may be given numbers inside, for which it reads nothing from the device.
-
-    With a tensor, ``if timestep > 0`` waits for the device in every step. A DDPMScheduler also searches for the
-    timestep in a tensor; inside, it looks it up in ``timesteps``, which are all of the scheduler's or its last ones.
-    """
-    takes_number = sampler_name(scheduler) in TAKES_NUMBER
-    following = dict(zip(timesteps, [*timesteps[1:], -1], strict=True))
-    if takes_number and hasattr(scheduler, "previous_timestep"):
-        scheduler.previous_timestep = following.__getitem__
-    try:
-        yield takes_number
-    finally:
-        vars(scheduler).pop("previous_timestep", None)

@@ -7,7 +7,6 @@ on how many images are generated, on the batch size, or on the training before.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,9 +17,9 @@ from mindspore import ops
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.data.batching import map_batches
 from mindone_ddpm.data.randomness import IMAGE_STREAM, random_stream
-from mindone_ddpm.models.schedulers import timesteps_on_host
 from mindone_ddpm.models.unet import class_names
 from mindone_ddpm.sampling.images import to_values
+from mindone_ddpm.sampling.steps import make_steps
 
 # Predicts for a batch: f(images, timesteps).
 Denoiser = Callable[[ms.Tensor, ms.Tensor], ms.Tensor]
@@ -142,18 +141,14 @@ def denoise_steps(
     Returns:
         Like ``images``.
     """
-    known = inspect.signature(scheduler.step).parameters
-    given: dict[str, Any] = {"generator": rngs, "eta": eta}
-    options = {name: value for name, value in given.items() if name in known and value is not None}
-    with timesteps_on_host(scheduler, timesteps) as takes_number:
-        for timestep in timesteps:
-            now = timestep if takes_number else ms.Tensor(timestep)
-            model_input = scheduler.scale_model_input(images, now)
-            # Some samplers step between whole timesteps.
-            dtype = np.int32 if isinstance(timestep, int) else np.float32
-            output = denoise(model_input, ms.Tensor(np.full(len(rngs), timestep, dtype)))
-            images = scheduler.step(output, now, images, **options)[0].astype(ms.float32)
-            on_step(images)
+    steps = make_steps(scheduler, timesteps, eta)
+    for number, timestep in enumerate(timesteps):
+        # Some samplers step between whole timesteps.
+        dtype = np.int32 if isinstance(timestep, int) else np.float32
+        now = ms.Tensor(np.full(len(rngs), timestep, dtype))
+        output = denoise(steps.model_input(images, number), now)
+        images = steps.step(output, images, number, rngs)
+        on_step(images)
     return images
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mindone_ddpm.jobs.unconditional.job import UnconditionalJob
 
 STEPS = 3
-SAMPLERS = ("ddpm", "ddim")
 standin = ctypes.CDLL("libascendcl.so")
 
 
@@ -51,11 +50,19 @@ def trace_job(name: str, flags: list[str]) -> None:
 
 
 def trace_samplers(job: UnconditionalJob) -> None:
-    """Mark what comes after each denoise step with the sampler's name and the step's number."""
+    """Mark calls of the network; with a sampler's name and the step's number, what comes after each denoise step."""
     from mindone_ddpm.models.schedulers import make_sampler
-    from mindone_ddpm.sampling.generate import generate
+    from mindone_ddpm.sampling.generate import evaluating, generate
+    from mindone_ddpm.sampling.steps import PLANNERS
 
-    for name in SAMPLERS:
+    images = ms.Tensor(np.zeros((2, 1, 8, 8)), ms.float32)
+    with evaluating(job.unet):
+        for number in range(2):
+            timesteps = ms.Tensor(np.full(2, number, np.int32))
+            mark(f"network-{number}")
+            job.unet(images, timesteps)
+            mark("end")
+    for name in PLANNERS:
         count = iter(range(1, 100))
         scheduler = make_sampler(name, job.objective.scheduler())
         generate(

@@ -1,0 +1,92 @@
+"""Denoising steps by numbers that are computed beforehand, against mindone's own schedulers and closed forms."""
+
+from __future__ import annotations
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import ops
+
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.models import schedulers
+from mindone_ddpm.objectives import ddpm
+from mindone_ddpm.sampling.steps import PLANNERS, PlannedSteps, SchedulerSteps, make_steps, plan_steps
+
+pytestmark = pytest.mark.usefixtures("graph_mode")
+SHAPE = (2, 1, 4, 4)
+
+
+def make(name: str, steps: int, clip_sample: bool | None = None, spacing: str | None = None, **settings):
+    sampler = schedulers.make_sampler(name, ddpm.make_noise_scheduler(TrainingConfig(**settings)), clip_sample, spacing)
+    sampler.set_timesteps(steps)
+    return sampler, sampler.timesteps.asnumpy().tolist()
+
+
+def denoise(steps, timesteps, images, output_of):
+    """The images after each step. Each image has a generator of its own."""
+    rngs = [np.random.default_rng(number) for number in range(len(images))]
+    for number, timestep in enumerate(timesteps):
+        output = output_of(steps.model_input(images, number), images, timestep)
+        images = steps.step(output, images, number, rngs)
+        yield images.asnumpy()
+
+
+def some_network(model_input, images, timestep):
+    """Not linear, and other for each timestep."""
+    return ops.tanh(model_input * 0.9 + timestep / 1000.0)
+
+
+def noise(scale: float = 1.0) -> ms.Tensor:
+    return ms.Tensor(np.random.default_rng(7).standard_normal(SHAPE) * scale, ms.float32)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("name", PLANNERS)
+def test_every_step_is_mindones(name, kind):
+    if kind == "sample" and name in schedulers.WITHOUT_SAMPLE_PREDICTION:
+        pytest.skip("mindone has no formula for it")
+    settings = [(6, None, None, 0.0), (7, False, "trailing", 0.0), (20, None, "linspace", 0.7)]
+    for steps, clip_sample, spacing, eta in settings:
+        sampler, timesteps = make(name, steps, clip_sample, spacing, prediction_type=kind)
+        start = noise(float(sampler.init_noise_sigma))
+        planned = PlannedSteps(plan_steps(sampler, timesteps, eta))
+        found = np.stack(list(denoise(planned, timesteps, start, some_network)))
+        expected = np.stack(list(denoise(SchedulerSteps(sampler, timesteps, eta), timesteps, start, some_network)))
+        largest = np.abs(expected).max(axis=(1, 2, 3, 4), keepdims=True)
+        assert (np.abs(found - expected) <= 5e-5 * np.maximum(largest, 1.0)).all(), (steps, clip_sample, spacing)
+
+
+@pytest.mark.parametrize("name", [name for name in PLANNERS if name not in ("ddpm", "euler_ancestral")])
+def test_data_that_are_one_image_are_found_exactly(name):
+    """The right prediction for them is known; every deterministic sampler then ends at the image."""
+    sampler, timesteps = make(name, 8, False, ddpm_beta_schedule="squaredcos_cap_v2")
+    products = sampler.alphas_cumprod.asnumpy().astype(np.float64)
+    image = ms.Tensor(np.random.default_rng(1).uniform(-1, 1, SHAPE), ms.float32)
+
+    def right(model_input, images, timestep):
+        product = float(np.interp(timestep, np.arange(len(products)), products))
+        return (model_input - image * np.sqrt(product)) * (1.0 / np.sqrt(1.0 - product))
+
+    *_, last = denoise(make_steps(sampler, timesteps), timesteps, noise(float(sampler.init_noise_sigma)), right)
+    np.testing.assert_allclose(last, image.asnumpy(), atol=5e-3)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++", "euler"])
+def test_the_last_steps_alone_are_the_last_of_all(name):
+    sampler, timesteps = make(name, 8)
+    if name == "dpmsolver++":  # its first step has none before it
+        assert plan_steps(sampler, timesteps[3:])[1:] == plan_steps(sampler, timesteps)[4:]
+    else:
+        assert plan_steps(sampler, timesteps[3:]) == plan_steps(sampler, timesteps)[3:]
+
+
+def test_what_has_no_plan_takes_mindones_own_steps():
+    for name in ("unipc", "pndm"):
+        sampler, timesteps = make(name, 6)
+        assert isinstance(make_steps(sampler, timesteps), SchedulerSteps)
+    sampler, timesteps = make("ddim", 6)
+    for settings in ({"thresholding": True}, {"variance_type": "learned_range"}):
+        other = type(make("ddpm", 6)[0]).from_config(sampler.config, **settings)
+        assert plan_steps(other, timesteps) is None
+    heun, timesteps = make("heun", 4)
+    assert plan_steps(heun, timesteps[1:]) is None  # begins with a correction
