@@ -34,7 +34,7 @@ def steps_of(trace: Path) -> dict[str, list[Event]]:
 
 
 def launches(step: list[Event]) -> list[Event]:
-    return [event for event in step if event.kind in ("launch", "aclop")]
+    return [event for event in step if event.kind in ("launch", "aclop", "fused")]
 
 
 def update_of(step: list[Event]) -> list[Event]:

@@ -24,6 +24,11 @@ ROWS: dict[str, tuple[str, int, list[str]]] = {
     "tutorial": ("tutorial's model, 128x128", 16, IMAGES),
     "tutorial-ema": ("the same with EMA", 16, [*IMAGES, "--use_ema"]),
     "tutorial-float32": ("the same in float32", 16, [*IMAGES, "--mixed_precision", "no"]),
+    "tutorial-checkpointing": (
+        "the same with gradient checkpointing",
+        16,
+        [*IMAGES, "--gradient_checkpointing"],
+    ),
     "ddpm-256": ("ddpm-256, 256x256, with EMA", 8, [*LARGE_IMAGES, "--use_ema"]),
     "ddpm-256-checkpointing": (
         "the same with gradient checkpointing",

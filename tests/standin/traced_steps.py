@@ -52,10 +52,10 @@ def trace_job(name: str, flags: list[str]) -> None:
 def trace_samplers(job: UnconditionalJob) -> None:
     """Mark calls of the network; with a sampler's name and the step's number, what comes after each denoise step."""
     from mindone_ddpm.models.schedulers import make_sampler
-    from mindone_ddpm.sampling.generate import evaluating, generate
+    from mindone_ddpm.sampling.generate import evaluating, generate, image_shape
     from mindone_ddpm.sampling.steps import PLANNERS
 
-    images = ms.Tensor(np.zeros((2, 1, 8, 8)), ms.float32)
+    images = ms.Tensor(np.zeros((2, *image_shape(job.unet))), ms.float32)
     with evaluating(job.unet):
         for number in range(2):
             timesteps = ms.Tensor(np.full(2, number, np.int32))
