@@ -46,6 +46,10 @@ class MetricsLog:
         if self.is_broken:
             line = b"\n" + line  # after the part of a line that may be there
         try:
+            if not self.path.exists():  # its folder was removed
+                self.file.close()
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115
             complete = self.file.write(line) == len(line)
             reason = "no space left"
         except OSError as error:

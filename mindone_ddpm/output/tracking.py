@@ -162,6 +162,9 @@ class CsvTracker:
             self.evaluation.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
+        if not self.training.exists():  # its folder was removed
+            self.training.parent.mkdir(parents=True, exist_ok=True)
+            self.training.write_text(f"{','.join(self.columns)}\n", encoding="utf-8")
         if not values.keys() & {*SCALARS}:  # evaluation metrics, of which each run has its own
             with open(self.evaluation, "a", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows([step, name, value] for name, value in values.items())

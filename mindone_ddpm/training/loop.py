@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from mindone_ddpm.common.errors import UserError
 from mindone_ddpm.common.files import write_text
+from mindone_ddpm.common.locks import FolderLock
 from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.config.parse import to_yaml
@@ -58,6 +60,12 @@ def train(config: EngineConfig) -> TrainingResult:
 
 def train_loop(training: Training) -> TrainingResult:
     """Run the loop to its end and save the result. Raises what :func:`train` does."""
+    lock = FolderLock(training.output_dir, "--output_dir")
+    with lock.hold() if training.runtime.is_main else contextlib.nullcontext():
+        return _train_loop(training, lock)
+
+
+def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
     # Prepare.
     config, runtime, schedule, job = training.config, training.runtime, training.schedule, training.job
     watchdog = Watchdog(runtime, config.step_timeout_s)
@@ -108,6 +116,8 @@ def train_loop(training: Training) -> TrainingResult:
             with report.paused():
                 stopping = stopping or runner.run_due(over)
                 due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
+                if due or stopping or epoch_ends:
+                    restore_output_dir(training, lock)
                 if (due or stopping) and progress.step != saved_step and save_checkpoint(training, progress):
                     saved_step = progress.step
                 if stopping and not over:
@@ -161,7 +171,24 @@ def open_output_dir(training: Training, progress: Progress) -> None:
         run_folder.clear_run(output_dir, training.job.product)
     output_dir.mkdir(parents=True, exist_ok=True)
     run_folder.clear_leftovers(output_dir)
-    write_text(output_dir / run_folder.RUN_CONFIG, to_yaml(training.config, training.job.product.command))
+    write_text(output_dir / run_folder.RUN_CONFIG, run_settings(training))
+
+
+def restore_output_dir(training: Training, lock: FolderLock) -> None:
+    """If the output folder was removed meanwhile, make it again with what every run's has, and say so."""
+    if training.runtime.is_main and lock.is_lost():
+        tqdm.write(
+            f"warning: {training.output_dir}: was removed or replaced while the run writes to it; it is made again, "
+            "without what it held",
+            file=sys.stderr,
+        )
+        lock.acquire()
+        write_text(training.output_dir / run_folder.RUN_CONFIG, run_settings(training))
+
+
+def run_settings(training: Training) -> str:
+    """What ``training_config.yaml`` holds."""
+    return to_yaml(training.config, training.job.product.command)
 
 
 def open_tracker(training: Training, progress: Progress) -> tracking.Tracker:

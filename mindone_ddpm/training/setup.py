@@ -10,6 +10,7 @@ import mindspore as ms
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import check_writable
+from mindone_ddpm.common.locks import FolderLock
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
@@ -75,6 +76,7 @@ def check_output_dir(config: EngineConfig) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output_dir {folder}: is a file; give a folder")
     check_writable(folder)
+    FolderLock(folder, "--output_dir").check()
     if config.overwrite_output_dir:
         return
     if config.resume_from_checkpoint is not None:

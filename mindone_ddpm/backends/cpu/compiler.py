@@ -6,16 +6,16 @@ Does not import MindSpore.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import os
 import platform
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindone_ddpm.common.files import cache_dir
+from mindone_ddpm.common.files import atomic_path, cache_dir
 from mindone_ddpm.common.machine import cpu_features
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
@@ -27,6 +27,7 @@ FLAGS = (
     *("-ffp-contract=fast", "-shared", "-fPIC"),
 )
 
+HASH_BYTES = hashlib.sha256().digest_size
 NEWEST_KEPT = 5  # files of each kind in the cache: other versions of this package and of MindSpore leave theirs
 
 
@@ -47,13 +48,13 @@ def compile_library() -> Path:
     path = cache_dir().resolve() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
     if ":" in str(path):
         raise OSError(f"MindSpore takes no library from {path.parent}, which has a colon in its name")
-    if path.exists():
+    if _is_whole(path):
         return path
     compiler = find_compiler()
     if compiler is None:
         raise OSError("there is no C++ compiler; install g++")
-    with _atomic(path) as tmp_path:
-        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", tmp_path, "-ldl", "-lpthread"]
+    with _cached(path) as tmp_path:
+        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(tmp_path), "-ldl", "-lpthread"]
         try:
             result = subprocess.run(command, capture_output=True, text=True, timeout=300)
         except subprocess.TimeoutExpired as error:
@@ -61,7 +62,18 @@ def compile_library() -> Path:
         if result.returncode != 0:
             first_error = next((line for line in result.stderr.splitlines() if "error" in line), "it gave no reason")
             raise OSError(f"{compiler} failed: {first_error}")
+        with tmp_path.open("ab") as library:  # what follows a library's own content is not loaded
+            library.write(hashlib.sha256(tmp_path.read_bytes()).digest())
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library ends with the hash of all before it. Loading one that was cut off ends a process by SIGBUS."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return False
+    return hashlib.sha256(content[:-HASH_BYTES]).digest() == content[-HASH_BYTES:]
 
 
 def copy_of(onednn: Path) -> Path | None:
@@ -72,10 +84,10 @@ def copy_of(onednn: Path) -> Path | None:
     """
     about = onednn.stat()
     path = cache_dir().resolve() / f"onednn-{about.st_size}-{about.st_mtime_ns}.so"
-    if path.exists():
-        return path
     try:
-        with _atomic(path) as tmp_path:
+        if path.exists() and filecmp.cmp(onednn, path, shallow=False):
+            return path
+        with _cached(path) as tmp_path:
             shutil.copyfile(onednn, tmp_path)
     except OSError:
         return None
@@ -83,26 +95,16 @@ def copy_of(onednn: Path) -> Path | None:
 
 
 @contextlib.contextmanager
-def _atomic(path: Path) -> Iterator[str]:
-    """Yield a temporary file to write, which then becomes ``path`` atomically.
+def _cached(path: Path) -> Iterator[Path]:
+    """A temporary path to write a library at, which then becomes ``path``, in place of a damaged one.
 
     Unless another process was first: it may have opened its own file already, which then stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    number, tmp_path = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    os.close(number)
-    try:
+    path.unlink(missing_ok=True)
+    with atomic_path(path, mode=0o777, overwrite=False) as tmp_path:
         yield tmp_path
-        os.chmod(tmp_path, 0o755)  # other users may share the cache
-        try:
-            os.link(tmp_path, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            os.replace(tmp_path, path)
-        _remove_old(path)
-    finally:
-        Path(tmp_path).unlink(missing_ok=True)
+    _remove_old(path)
 
 
 def _remove_old(path: Path) -> None:

@@ -78,6 +78,21 @@ def test_the_library_is_compiled_once(tmp_path, monkeypatch):
     assert compiler.compile_library() == path and path.stat().st_mtime_ns == when
 
 
+def test_damaged_libraries_are_made_again(tmp_path, monkeypatch):
+    """Loading a library that was cut off ends the process by SIGBUS, without a word."""
+    monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
+    source = tmp_path / "source.so"
+    source.write_bytes(os.urandom(100_000))
+    for make in (compiler.compile_library, lambda: compiler.copy_of(source)):
+        path = make()
+        whole = path.read_bytes()
+        damaged = [whole[: len(whole) // 2], b"", whole[:5000] + b"\0" + whole[5001:]]
+        for content in damaged:
+            path.write_bytes(content)
+            assert make() == path and len(path.read_bytes()) == len(whole)
+    assert path.read_bytes() == source.read_bytes()
+
+
 def test_only_the_newest_libraries_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
     for age in range(1, 9):

@@ -1,0 +1,45 @@
+"""Runs in each other's way, and folders that go away, with real processes."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+
+from conftest import own_lines, run_program
+from test_checkpoint import loss_log, start, wait_for
+
+from mindone_ddpm.common.locks import LOCK_FILE
+from mindone_ddpm.output import checkpoint, run_folder
+
+
+def test_a_second_run_in_the_same_folder_is_refused(digits_flags, tmp_path):
+    folder = tmp_path / "run"
+    flags = [*digits_flags, "--max_train_steps", 100000, "--checkpointing_steps", 5, "--output_dir", folder]
+    first = start("train", *flags)
+    wait_for((folder / "checkpoint-5").exists)
+    for how in (["--resume_from_checkpoint", "auto"], ["--overwrite_output_dir"]):
+        second = run_program("train", *flags, *how)
+        assert second.returncode == 2, second.stderr
+        (line,) = own_lines(second.stderr)
+        assert line.startswith(f"error: --output_dir {folder}: process {first.pid} on ")
+        assert line.endswith("; stop it, or give another folder")
+    first.send_signal(signal.SIGTERM)
+    _, stderr = first.communicate(timeout=60)
+    assert first.returncode == 143, stderr
+    assert not (folder / LOCK_FILE).exists() and checkpoint.checkpoints_in(folder)
+
+
+def test_a_folder_that_is_removed_while_the_run_writes_to_it_is_made_again(digits_flags, tmp_path):
+    folder = tmp_path / "run"
+    flags = [*digits_flags, "--max_train_steps", 60, "--checkpointing_steps", 1, "--logging_steps", 1]
+    process = start("train", *flags, "--output_dir", folder)
+    wait_for((folder / "checkpoint-3").exists)
+    folder.rename(tmp_path / "away")  # at once, unlike rmtree
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert stderr.count("was removed or replaced while the run writes to it; it is made again") == 1
+    assert {run_folder.RUN_CONFIG, run_folder.PRODUCT_RECORD, "model_index.json", "checkpoint-60"} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert not (folder / LOCK_FILE).exists() and len(loss_log(folder)) > 1
+    shutil.rmtree(tmp_path / "away")
