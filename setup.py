@@ -65,6 +65,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "hypothesis",
+            "markdown-it-py",
             "ruff",
             "mypy",
             "types-PyYAML",

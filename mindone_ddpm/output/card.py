@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import json
 import re
 import shlex
 from pathlib import Path
@@ -70,12 +72,12 @@ def card_text(
     head = yaml.safe_dump(metadata(config, product), sort_keys=False).strip()
     name = (config.hub_model_id or Path(config.output_dir).resolve().name).split("/")[-1]
     command = command_line(config, product)
-    parts = [f"---\n{head}\n---\n{MARK}\n\n# {name}\n"]
+    parts = [f"---\n{head}\n---\n{MARK}\n\n# {in_markdown(name)}\n"]
     if grid is not None:
         parts.append(f"![samples]({grid})\n")
     parts.append("## How it was trained\n")
-    parts.append(f"With mindone_ddpm {mindone_ddpm.__version__} on MindSpore:\n\n```bash\n{command}\n```\n")
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    parts.append(f"With mindone_ddpm {mindone_ddpm.__version__} on MindSpore:\n\n{code('bash', command)}\n")
+    table = "\n".join(f"| {in_markdown(key)} | {in_markdown(value)} |" for key, value in rows.items())
     parts.append(f"| | |\n|---|---|\n{table}\n")
     if len(losses) > 1:
         parts.append(f"![loss]({LOSS_CURVE})\n")
@@ -138,6 +140,27 @@ def without_paths(text: str, config: EngineConfig) -> str:
     return text
 
 
+# --- names where they stand ----------------------------------------------------------------------------------------
+
+
+def in_markdown(text: str) -> str:
+    """A text that shows as it is, in a heading or in a cell of a table: no HTML, link, image, code or further line."""
+    shown = "".join(char if char.isprintable() else " " for char in text)
+    return re.sub(r"([\\`*\[\]|])", r"\\\1", html.escape(shown, quote=False))
+
+
+def in_python(text: str) -> str:
+    """A string literal, on one line."""
+    return json.dumps(text)
+
+
+def code(language: str, text: str) -> str:
+    """A block of code, fenced by more backticks than any that are in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
 # --- how to use it -------------------------------------------------------------------------------------------------
 
 
@@ -147,22 +170,22 @@ def usage(product: Product, repository: str) -> str:
     if product.pipeline_class is not None:
         mindone = snippet(product, repository, "mindone.diffusers", "[0]")
         torch = snippet(product, repository, "diffusers", ".images")
-        lines.append(f"With MindSpore and mindone:\n\n```python\n{mindone}\n```\n")
-        lines.append(f"With PyTorch:\n\n```python\n{torch}\n```\n")
+        lines.append(f"With MindSpore and mindone:\n\n{code('python', mindone)}\n")
+        lines.append(f"With PyTorch:\n\n{code('python', torch)}\n")
     if product.adapters_of is None:
         command = shlex.join(["mindone-ddpm", "sample", "--model", repository, *product.sample_options])
-        lines.append(f"From the command line:\n\n```bash\n{command}\n```\n")
+        lines.append(f"From the command line:\n\n{code('bash', command)}\n")
     return "\n".join(lines)
 
 
 def snippet(product: Product, repository: str, library: str, images: str) -> str:
     """Python that makes images. ``images``: how to get them from what the library's pipelines return."""
     kind = product.pipeline_class
-    lines = [f"from {library} import {kind}", "", f'repository = "{repository}"']
+    lines = [f"from {library} import {kind}", "", f"repository = {in_python(repository)}"]
     if product.adapters_of is None:
         lines.append(f"pipeline = {kind}.from_pretrained(repository)")
     else:
-        lines.append(f'pipeline = {kind}.from_pretrained("{without_path(product.adapters_of)}")')
+        lines.append(f"pipeline = {kind}.from_pretrained({in_python(without_path(product.adapters_of))})")
         lines.append("pipeline.load_lora_weights(repository)")
     return "\n".join([*lines, f"images = {product.call}{images}"])
 

@@ -59,6 +59,20 @@ def check_login(token: str | None) -> None:
         raise ConfigError("--push_to_hub: no token found; run `huggingface-cli login`, or set HF_TOKEN")
 
 
+def check_repository(given: str | None, folder: Path) -> None:
+    """Raises ConfigError if the Hub takes no repository of the name that is given, or by default the folder's."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    name = given or folder.resolve().name
+    try:
+        validate_repo_id(name)
+    except HFValidationError as error:
+        flag = "--hub_model_id" if given else "--push_to_hub: give --hub_model_id, because the Hub takes no repository"
+        reason = "letters, digits, '-', '_' and '.' only, at most 96, as name or user/name"
+        raise ConfigError(f"{flag} {name!r}: {reason}") from error
+
+
 # --- which files ---------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +275,7 @@ def push(config: PushConfig, product: Product | None = None) -> None:
     if not index_files_in(folder, product):
         wanted = product.index_file if product is not None else next(iter(DIFFUSERS_INDEX_FILES))
         raise ConfigError(f"--model {config.model}: is not a pipeline; it has no {wanted}")
+    check_repository(config.hub_model_id, folder)
     check_login(config.hub_token)
     uploader = Uploader(config, folder, product)
     uploader.submit("Model trained with mindone_ddpm")

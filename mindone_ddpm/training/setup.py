@@ -41,6 +41,7 @@ def start_training(config: Config) -> tuple[Config, Runtime]:
     config.check()
     adopt_launcher()
     if config.push_to_hub and is_main_by_environment():  # the only one that uploads
+        hub.check_repository(config.hub_model_id, Path(config.output_dir))
         hub.check_login(config.hub_token)
     if not launched():
         check_output_dir(config)

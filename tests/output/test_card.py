@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import html
+import re
+import shlex
+
+import pytest
 import yaml
+from markdown_it import MarkdownIt
 from PIL import Image
 
+from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.text_to_image.product import text_to_image_product
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
-from mindone_ddpm.output import card
+from mindone_ddpm.output import card, hub
 from mindone_ddpm.output.tracking import make_tracker
 
 PLAN = {"data": "10 images", "model": "tiny"}
@@ -99,3 +107,29 @@ def test_the_loss_is_that_of_the_metrics_log(tmp_path):
     assert "| loss | 0.25, mean of the last 50 steps |" in text and "![loss](loss.png)" in text
     with Image.open(tmp_path / "loss.png") as drawn:
         assert drawn.size == (720, 320)
+
+
+HOSTILE = '</h1><script>alert(1)</script>`x`![a](http://b) | "; import os; os.abort() # ``` \n## More\n```'
+
+
+def test_names_cannot_leave_the_place_where_they_stand():
+    config = TrainingConfig(dataset_name=HOSTILE, hub_model_id=HOSTILE, output_dir=HOSTILE)
+    text = card.card_text(config, unconditional_product(config), {"data": HOSTILE}, 1, 2, {}, None)
+    page = MarkdownIt("commonmark").enable("table").render(text.split("---\n", 2)[2])
+    assert "<script" not in page and "<img" not in page and "<a " not in page
+    assert page.count("<h1>") == 1 and page.count("<h2>") == 2 and page.count("<table>") == 1
+    for block in re.findall(r'<code class="language-python">(.*?)</code>', page, re.DOTALL):
+        (_, assignment, *_) = ast.parse(html.unescape(block)).body
+        assert assignment.value.value == HOSTILE
+    (run, sample) = re.findall(r'<code class="language-bash">(.*?)</code>', page, re.DOTALL)
+    assert HOSTILE in shlex.split(html.unescape(run)) and HOSTILE in shlex.split(html.unescape(sample))
+
+
+@pytest.mark.parametrize("name", ['a"; import os', "a/b/c", "-a", "a" * 97, "a b", "x<y"])
+def test_repositories_that_the_hub_does_not_take_are_refused_beforehand(name, tmp_path):
+    with pytest.raises(ConfigError, match=r"--hub_model_id .*: letters, digits"):
+        hub.check_repository(name, tmp_path)
+    folder = tmp_path / name.replace("/", "+")
+    with pytest.raises(ConfigError, match="--push_to_hub: give --hub_model_id"):
+        hub.check_repository(None, folder)
+    hub.check_repository("user/name", folder)
