@@ -196,7 +196,9 @@ def run_job(arguments: argparse.Namespace) -> int:
     training = prepare(config)
     if arguments.dry_run:
         from mindone_ddpm.training.memory import describe_memory
+        from mindone_ddpm.training.resume import find_checkpoint
 
+        find_checkpoint(training)  # what the run would refuse
         for name, value in {**training.describe(), **describe_memory(training)}.items():
             print(f"# {name}: {value}")
         return 0

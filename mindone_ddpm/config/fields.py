@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from mindone_ddpm.common.errors import ConfigError
 
+LARGEST = 2**31 - 1  # of whole numbers that have no limit of their own
 RESUME_KINDS = ("locked", "report", "free")
 
 
@@ -138,6 +139,8 @@ def check_fields(config: Any) -> list[str]:
             problems.append(f"--{item.name} {value}: must be a finite number")
         elif low is not None and value < low:
             problems.append(f"--{item.name} {value}: must be at least {low}")
+        elif isinstance(value, int) and high is None and value > LARGEST:
+            problems.append(f"--{item.name} {value!s:.100}: must be at most {LARGEST:,}")
         elif high is not None and value > high:
             problems.append(f"--{item.name} {value}: must be at most {high}")
         elif above is not None and value <= above:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
+
+MOST_PIXELS = 8192  # along a side
 
 BUILT_IN_DATASETS = ("digits",)
 
@@ -94,7 +97,7 @@ class DataConfig(Settings):
     )
     cache_dir: str | None = setting(None, "where Hugging Face data sets are cached", private=True)
     image_size: int = setting(
-        128, "side of the square images in pixels", aliases=["resolution"], low=2, resume="locked"
+        128, "side of the square images in pixels", aliases=["resolution"], low=2, high=MOST_PIXELS, resume="locked"
     )
     resize_mode: str = setting(
         "squash",
@@ -403,7 +406,11 @@ def parse_step_rules(text: str) -> tuple[list[tuple[float, int]], float]:
     *pairs, last = text.split(",")
     rules = [(float(factor), int(until)) for factor, until in (pair.split(":") for pair in pairs)]
     untils = [until for _, until in rules]
-    if untils != sorted(set(untils)) or any(factor < 0 for factor, _ in rules) or float(last) < 0:
+    if (
+        untils != sorted(set(untils))
+        or not all(0 <= factor < math.inf for factor, _ in rules)
+        or not 0 <= float(last) < math.inf
+    ):
         raise ValueError(text)
     return rules, float(last)
 

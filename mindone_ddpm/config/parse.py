@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import as_dict, heading_of, is_list, value_types
 
 
@@ -99,15 +99,15 @@ def from_arguments(config_class: type, arguments: argparse.Namespace, defaults: 
 
 def read_yaml(path: str, config_class: type, problems: list[str]) -> dict[str, Any]:
     """Settings from a YAML file, by field name or alias; what is wrong goes into ``problems``."""
-    import yaml  # here, because --help has no use for it
+    from mindone_ddpm.common.yaml_files import read_yaml as content_of  # here, because --help has no use for it
 
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = content_of(Path(path))
     except OSError as error:
         problems.append(f"--config {path}: cannot be read ({error.strerror})")
         return {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problems.append(f"--config {path}: is not YAML ({first_line(error)})")
+    except ValueError as error:
+        problems.append(f"--config {path}: {error}")
         return {}
     if content is None:
         return {}
@@ -122,7 +122,7 @@ def read_yaml(path: str, config_class: type, problems: list[str]) -> dict[str, A
         if key in names:
             values[names[key]] = value
         else:
-            problems.append(f"--config {path}: unknown setting '{key}'{did_you_mean(str(key), names)}")
+            problems.append(f"--config {path}: unknown setting '{key!s:.100}'{did_you_mean(str(key)[:100], names)}")
     return values
 
 
@@ -141,7 +141,7 @@ def from_dict(config_class: type, values: dict[str, Any], problems: list[str] | 
             converted[name] = _convert(value, plain, optional)
         except (ValueError, TypeError):
             wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(plain, "text")
-            problems.append(f"--{name} {value}: must be {wanted}")
+            problems.append(f"--{name} {value!s:.100}: must be {wanted}")
     if problems:
         raise ConfigError(*problems)
     return config_class(**converted)
@@ -153,7 +153,9 @@ def _convert(value: Any, plain: type, optional: bool) -> Any:
             return None
         raise ValueError
     if is_list(plain):
-        return [str(text) for text in (value if isinstance(value, list) else [value])]
+        return [_convert(entry, str, False) for entry in (value if isinstance(value, list) else [value])]
+    if isinstance(value, (list, dict)):
+        raise ValueError
     if plain is bool:
         if isinstance(value, bool):
             return value

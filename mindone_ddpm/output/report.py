@@ -8,11 +8,10 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import mindone_ddpm
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import write_text
+from mindone_ddpm.common.yaml_files import read_yaml
 from mindone_ddpm.output import charts, page
 from mindone_ddpm.output.checkpoint import STATE_RECORD, checkpoints_in
 from mindone_ddpm.output.metrics_log import Curves, read_curves, recent_mean
@@ -70,8 +69,8 @@ def read_settings(run: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, OSError, TypeError, ValueError) as error:
+        return dict(read_yaml(path))
+    except (OSError, TypeError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read ({first_line(error)})") from error
 
 

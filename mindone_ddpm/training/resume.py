@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import mindspore as ms
@@ -93,14 +94,20 @@ def resume(training: Training) -> Progress:
     return progress
 
 
-def load_checkpoint(training: Training) -> dict[str, Any] | None:
-    """Find the checkpoint, compare it, load its tensors; its progress, or None where there is nothing to resume."""
-    config, output_dir = training.config, training.output_dir
+def warn(text: str) -> None:
+    tqdm.write(f"warning: {text}", file=sys.stderr)
 
-    def warn(text: str) -> None:
-        tqdm.write(f"warning: {text}", file=sys.stderr)
 
-    found = checkpoint.find_checkpoint(str(config.resume_from_checkpoint), output_dir, warn)
+def find_checkpoint(training: Training) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint to resume from, and its record; None where there is none. Says what has changed since.
+
+    Raises:
+        CheckpointError, ConfigError: as :func:`resume`.
+    """
+    config = training.config
+    if config.resume_from_checkpoint is None:
+        return None
+    found = checkpoint.find_checkpoint(str(config.resume_from_checkpoint), training.output_dir, warn)
     if found is None:
         return None
     folder, record = found
@@ -112,6 +119,15 @@ def load_checkpoint(training: Training) -> dict[str, Any] | None:
         )
     for difference in (*locked, *reported):
         tqdm.write(f" changed: {difference}")
+    return found
+
+
+def load_checkpoint(training: Training) -> dict[str, Any] | None:
+    """Find the checkpoint and load its tensors; its progress, or None where there is nothing to resume."""
+    found = find_checkpoint(training)
+    if found is None:
+        return None
+    folder, record = found
     for name, network in training.job.weights().items():
         checkpoint.load_parameters(folder / name / network.file_name, network.parameters())
         if training.ema is not None:
@@ -121,10 +137,10 @@ def load_checkpoint(training: Training) -> dict[str, Any] | None:
             checkpoint.load_parameters(folder / source / network.file_name, averages)
     scale = training.update.loss_scale.asnumpy()
     checkpoint.load_parameters(folder / checkpoint.STATE_TENSORS, training.update.state().items())
-    if config.loss_scaling == "static":
+    if training.config.loss_scaling == "static":
         training.update.loss_scale.set_data(ms.Tensor(scale))  # what the flags say now
     saved = record["progress"]
-    for path in checkpoint.set_aside_after(output_dir, saved["step"]):
+    for path in checkpoint.set_aside_after(training.output_dir, saved["step"]):
         warn(f"a later checkpoint is renamed to {path.name}")
     tqdm.write(f" resumed: {folder}, step {saved['step']:,}, {saved['samples_seen']:,} samples seen")
     return saved

@@ -30,6 +30,7 @@ from mindone_ddpm.training.weights import make_weights
 
 Config = TypeVar("Config", bound=EngineConfig)
 DEFAULT_FP16_LOSS_SCALE = 65536.0
+MOST_STEPS = 10_000_000  # each has a row in a table on the device
 
 
 def start_training(config: Config) -> tuple[Config, Runtime]:
@@ -119,6 +120,9 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training
             f"use at most {num_images // plan.world_size}"
         )
     schedule = Schedule(plan, config.gradient_accumulation_steps, config.num_epochs, config.max_train_steps)
+    if schedule.total_steps > MOST_STEPS:
+        flag = "--num_epochs" if config.max_train_steps is None else "--max_train_steps"
+        raise ConfigError(f"{flag}: {schedule.total_steps:,} steps in all; at most {MOST_STEPS:,} can be planned")
     parameters = ms.ParameterTuple(job.trainable().values())
     distributed.broadcast_parameters(runtime, parameters)
     peak = config.learning_rate

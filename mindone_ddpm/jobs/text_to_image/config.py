@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import setting
-from mindone_ddpm.config.groups import LR_SCHEDULERS, EngineConfig, looks_like_hub_name
+from mindone_ddpm.config.groups import LR_SCHEDULERS, MOST_PIXELS, EngineConfig, looks_like_hub_name
 
 
 @dataclass
@@ -17,7 +17,7 @@ class TextToImageConfig(EngineConfig):
     heading: ClassVar[str] = "text to image"
 
     image_size: int = setting(
-        512, "side of the square images in pixels", aliases=["resolution"], low=8, resume="locked"
+        512, "side of the square images in pixels", aliases=["resolution"], low=8, high=MOST_PIXELS, resume="locked"
     )
     resize_mode: str = setting(
         "crop",
