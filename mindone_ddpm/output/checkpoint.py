@@ -18,10 +18,12 @@ from typing import Any
 
 import mindspore as ms
 from mindspore import ops
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import UserError, first_line
 from mindone_ddpm.common.files import atomic_folder, files_in, save_safetensors, sha256_of
+from mindone_ddpm.output import records
 
 CHECKPOINTS = "checkpoint-*"
 STATE_RECORD = "training_state.json"
@@ -104,20 +106,40 @@ def read_record(folder: Path) -> dict[str, Any]:
     """The record of a checkpoint, after its files were compared with it.
 
     Raises:
-        CheckpointError: a file is missing, or differs from what was written.
+        CheckpointError: the record, or a file, is missing or damaged, or differs from what was written.
     """
     try:
-        record = json.loads((folder / STATE_RECORD).read_text(encoding="utf-8"))
-        files = record["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: {STATE_RECORD} is missing or damaged") from error
-    for name, expected in files.items():
+        record = records.read_record(folder / STATE_RECORD)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder}: {STATE_RECORD} is missing") from error
+    except OSError as error:
+        raise CheckpointError(f"{folder}: {STATE_RECORD} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {STATE_RECORD} is damaged: {error}") from error
+    for name, expected in record["files"].items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{folder}: {name} is missing")
         if path.stat().st_size != expected["bytes"] or sha256_of(path) != expected["sha256"]:
             raise CheckpointError(f"{folder}: {name} is damaged")
+        if path.suffix == ".safetensors":
+            read_arrays(path, names_only=True)
     return record
+
+
+def read_arrays(path: Path, names_only: bool = False) -> dict[str, Any]:
+    """The arrays of a safetensors file, by name; with ``names_only`` its head alone is read.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        if names_only:
+            with safe_open(path, framework="np") as file:
+                return dict.fromkeys(file.keys())
+        return load_file(path)
+    except Exception as error:  # OSError, or safetensors' own
+        raise CheckpointError(f"{path}: is damaged ({first_line(error)})") from error
 
 
 def find_checkpoint(wanted: str, output_dir: Path, warn: Callable[[str], None]) -> tuple[Path, dict[str, Any]] | None:
@@ -154,7 +176,7 @@ def load_parameters(path: Path, parameters: Iterable[tuple[str, ms.Parameter]]) 
     Raises:
         CheckpointError: the file holds other names or shapes.
     """
-    arrays = load_file(path)
+    arrays = read_arrays(path)
     named = dict(parameters)
     if set(arrays) != set(named):
         different = sorted(set(arrays) ^ set(named))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from math import isfinite, nan
@@ -15,6 +16,7 @@ from mindone_ddpm.common.yaml_files import read_yaml
 from mindone_ddpm.output import charts, page
 from mindone_ddpm.output.checkpoint import STATE_RECORD, checkpoints_in
 from mindone_ddpm.output.metrics_log import Curves, read_curves, recent_mean
+from mindone_ddpm.output.records import read_record
 from mindone_ddpm.output.run_folder import (
     BEST,
     BEST_RECORD,
@@ -135,9 +137,8 @@ def summary(run: Path, settings: dict[str, Any], curves: Curves) -> dict[str, st
 def versions(run: Path) -> dict[str, str]:
     """Of the newest checkpoint's run, or of this program."""
     for _, folder in reversed(checkpoints_in(run)):
-        record = folder / STATE_RECORD
-        if record.is_file():
-            return {name: str(value) for name, value in json.loads(record.read_text())["versions"].items()}
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):  # it is damaged, or has none
+            return {name: str(value) for name, value in read_record(folder / STATE_RECORD)["versions"].items()}
     return {"mindone_ddpm": mindone_ddpm.__version__}
 
 

@@ -67,7 +67,7 @@ def differences(training: Training, record: dict[str, Any]) -> tuple[list[str], 
     for name in new.keys() - {*settings_by_resume(type(config), "locked")}:
         if name not in old:
             continue
-        if isinstance(new[name], dict):
+        if isinstance(new[name], dict) and isinstance(old[name], dict):
             for key, value in new[name].items():
                 if old[name].get(key) != value:
                     locked.append(f"{name} {key} is {value}, was {old[name].get(key)}")

@@ -36,7 +36,9 @@ def make_checkpoint(folder: Path, value: float = 1.0, fail: bool = False) -> Non
             raise OSError(28, "No space left on device")
 
     state = {"moment": ms.Parameter(ms.Tensor([value], ms.float32), name="moment")}
-    checkpoint.save_checkpoint(folder, {"progress": {"step": 1}}, state, save_weights)
+    progress = {"step": 1, "batch_number": 1, "skips": 0, "samples_seen": 1}
+    record = {"progress": progress, "config": {}, "identity": {}, "world_size": 1}
+    checkpoint.save_checkpoint(folder, record, state, save_weights)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):
