@@ -224,8 +224,15 @@ def cache_dir() -> Path:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises ConfigError if an output folder cannot be made, or written into."""
-    obstacle = unwritable(folder)
+    """Raises ConfigError if an output folder cannot be made, or written into, or is the root of all."""
+    try:
+        obstacle = unwritable(folder)
+        is_root = folder.resolve() == Path(folder.resolve().anchor)
+    except (OSError, ValueError) as error:  # a name that is too long, or has a zero byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"--output_dir {str(folder)[:60]!r}...: {reason}; give another folder") from error
+    if is_root:
+        raise ConfigError(f"--output_dir {folder}: is the root of the file system; give a folder of its own")
     if obstacle is not None:
         raise ConfigError(f"--output_dir {folder}: {obstacle} cannot be written into; give another folder")
 

@@ -75,9 +75,10 @@ def resolve_auto(config: Config, runtime: Runtime) -> Config:
 def check_output_dir(config: EngineConfig) -> None:
     """Raises ConfigError if the folder holds a run and may be neither overwritten nor resumed, or is no folder."""
     folder = Path(config.output_dir)
+    check_writable(folder)
+    check_is_apart(config)
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output_dir {folder}: is a file; give a folder")
-    check_writable(folder)
     FolderLock(folder, "--output_dir").check()
     if config.overwrite_output_dir:
         return
@@ -93,6 +94,19 @@ def check_output_dir(config: EngineConfig) -> None:
             f"--output_dir {folder}: already holds a run; give another folder, --overwrite_output_dir to replace it, "
             "or --resume_from_checkpoint latest to go on"
         )
+
+
+def check_is_apart(config: EngineConfig) -> None:
+    """Raises ConfigError if the output folder is in the folder of images: a run's samples would be trained on."""
+    for name in ("train_data_dir", "dataset_name"):
+        source = getattr(config, name)
+        if source is not None and Path(source).is_dir():
+            output_dir = Path(config.output_dir).resolve()
+            if output_dir.is_relative_to(Path(source).resolve()):
+                raise ConfigError(
+                    f"--output_dir {config.output_dir}: is in --{name} {source}, where the run's own samples would "
+                    "become training images; give a folder outside of it"
+                )
 
 
 def prepare(config: EngineConfig) -> Training:

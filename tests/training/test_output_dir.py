@@ -5,11 +5,15 @@ from __future__ import annotations
 import shutil
 import signal
 
+import pytest
 from conftest import own_lines, run_program
 from test_checkpoint import loss_log, start, wait_for
 
+from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.locks import LOCK_FILE
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.output import checkpoint, run_folder
+from mindone_ddpm.training.setup import check_output_dir
 
 
 def test_a_second_run_in_the_same_folder_is_refused(digits_flags, tmp_path):
@@ -43,3 +47,30 @@ def test_a_folder_that_is_removed_while_the_run_writes_to_it_is_made_again(digit
     }
     assert not (folder / LOCK_FILE).exists() and len(loss_log(folder)) > 1
     shutil.rmtree(tmp_path / "away")
+
+
+def test_an_output_folder_among_the_images_is_refused(image_folder, tmp_path, monkeypatch):
+    before = sorted(image_folder.rglob("*"))
+    monkeypatch.chdir(image_folder)
+    (tmp_path / "link").symlink_to(image_folder)
+    for output_dir in (image_folder / "out", ".", "warm/out", tmp_path / "link" / "out"):
+        config = TrainingConfig(train_data_dir=str(image_folder), output_dir=str(output_dir))
+        with pytest.raises(ConfigError, match="where the run's own samples would become training images"):
+            check_output_dir(config)
+    check_output_dir(TrainingConfig(train_data_dir=str(image_folder), output_dir=str(tmp_path / "out")))
+    assert sorted(image_folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("output_dir", "message"),
+    [
+        ("/", "is the root of the file system"),
+        ("../" * 50, "is the root"),
+        ("a" * 300, "name too long"),
+        ("a\0b", "null"),
+    ],
+)
+def test_folders_that_cannot_be_an_output_folder(output_dir, message):
+    with pytest.raises(ConfigError, match=f"(?i)^--output_dir .*{message}") as error:
+        check_output_dir(TrainingConfig(dataset_name="digits", output_dir=output_dir))
+    assert len(str(error.value)) < 200
