@@ -65,7 +65,7 @@ def test_an_output_folder_among_the_images_is_refused(image_folder, tmp_path, mo
     ("output_dir", "message"),
     [
         ("/", "is the root of the file system"),
-        ("../" * 50, "is the root"),
+        ("../" * 20, "is the root"),
         ("a" * 300, "name too long"),
         ("a\0b", "null"),
     ],
