@@ -132,7 +132,7 @@ def build() -> Path:
 def _cache_folder(mindspore: Path) -> Path:
     sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".c", ".cc", ".h"))
     digest = hashlib.sha256()
-    for path in [HERE / "build.py", HERE / "limits.py", HERE / "functions.txt", *sources]:
+    for path in [HERE / "build.py", *sorted(HERE.glob("limit*.py")), HERE / "functions.txt", *sources]:
         digest.update(path.name.encode() + path.read_bytes())
     for path in _plugin(mindspore):
         digest.update(f"{path.name} {path.stat().st_size}".encode())

@@ -1,56 +1,9 @@
-"""What CANN's documentation allows for each kernel of the stand-in: types, ranks and relations of its tensors.
-
-Read from the aclnn reference as it stood in August 2026 for Atlas A2 (Ascend910B) and the Atlas training series
-(Ascend910A); each entry names its page. Types that the stand-in does not have (complex, unsigned beyond uint8, 8 bits)
-are left out. build.py compiles this table into the stand-in; a call outside it fails. An entry without a source is
-open: nothing was found, and its limits are no more than those of the operator in MindSpore.
-
-Rules that need more than the tensors, such as the head size of attention, are checked beside the kernel, in C++.
-"""
+"""What CANN's documentation allows for each kernel of the stand-in. build.py compiles this table into it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import NamedTuple
-
-FLOATS = "float32 float16 bfloat16"
-REALS = FLOATS + " float64"
-INDICES = "int32 int64"
-INTEGERS = "int8 uint8 int16 int32 int64"
-NO_BOOL = REALS + " int8 uint8 int16 int32 int64"
-ALL = NO_BOOL + " bool"
-
-
-class Limit(NamedTuple):
-    """Of one kernel.
-
-    Attributes:
-        tensors: the types that each takes on Atlas A2, by the documentation's name; inputs, then outputs, in the order
-            of the kernel's C++.
-        source: repository and folder at gitcode.com/cann whose documentation says so; empty where none was found.
-        max_rank: the most dimensions of a tensor.
-        without_910: the types that the Atlas training series lacks; with ``ALL`` it lacks the kernel.
-        ranks: fewest and most dimensions of a tensor, where they are not 0 and max_rank.
-        rules: a rule's name and the tensors it is about. ``same_type``, ``same_shape``, ``not_empty``,
-            ``not_both_bool``; ``broadcast a b out``: out has their common shape; ``castable a b out``: their common
-            type is not floating point where out's is an integer, and not an integer where out's is bool;
-            ``no_bfloat16_mix``: float16 with float32 is promoted, bfloat16 stands alone; ``float32_or_same a b``.
-    """
-
-    tensors: dict[str, str]
-    source: str = ""
-    max_rank: int = 8
-    without_910: str = "bfloat16"
-    ranks: Mapping[str, tuple[int, int]] = MappingProxyType({})
-    rules: tuple[str, ...] = ()
-
-    @property
-    def page(self) -> str:
-        """The address of the documentation, or ""."""
-        repository, _, folder = self.source.partition(":")
-        return f"https://gitcode.com/cann/{repository}/tree/master/{folder}" if folder else ""
-
+from limit import ALL, FLOATS, INDICES, INTEGERS, NO_BOOL, REALS, Limit, alike
+from limits_aclop import ACLOPS
 
 COMPARISONS = {
     **{"Lt": "less", "Le": "less_equal", "Gt": "greater", "Ge": "greater_equal"},
@@ -58,12 +11,8 @@ COMPARISONS = {
 }
 
 
-def alike(types: str, names: str) -> dict[str, str]:
-    """Tensors that all take the same types."""
-    return {name: types for name in names.split()}
-
-
-GELU_GRADIENT = ("same_type gradOutput self gradInput", "same_shape gradOutput self gradInput")
+LAYER_NORM_GRADIENT = "gradOut input mean rstd weightOptional biasOptional gradInputOut gradWeightOut gradBiasOut"
+FILLED = FLOATS + " int8 int32 int64 bool"  # what masked_fill takes
 LIMITS = {
     "aclnnAbs": Limit({"self": ALL, "out": ALL}, "ops-math:math/abs", rules=("same_shape self out",)),
     "aclnnAdd": Limit(
@@ -140,7 +89,9 @@ LIMITS = {
         "ops-math:math/expand",
         rules=("same_type self out", "broadcast self out"),
     ),
-    "aclnnExpm1": Limit({"self": ALL, "out": REALS}, rules=("same_shape self out",)),
+    "aclnnExpm1": Limit(
+        {"self": FLOATS + " int64 bool", "out": REALS}, "ops-math:math/expm1", rules=("same_shape self out",)
+    ),
     "aclnnFlashAttentionScore": Limit(
         {
             "query": FLOATS,
@@ -198,7 +149,14 @@ LIMITS = {
         },
         without_910=ALL,
     ),
-    "aclnnFlip": Limit({"self": ALL, "out": ALL}, rules=("same_type self out", "same_shape self out")),
+    # Not for Atlas training by the page's table of products; its notes and CANN's code only take bfloat16 away there.
+    "aclnnFlip": Limit(
+        {"self": ALL, "out": ALL},
+        "ops-nn:index/reverse_v2",
+        rules=("same_type self out", "same_shape self out"),
+        ranks={"self": (1, 8), "out": (1, 8)},
+        without_910=ALL,
+    ),
     "aclnnGather": Limit(
         {"self": ALL, "index": INDICES, "out": ALL},
         "ops-nn:index/gather_elements_v2",
@@ -219,12 +177,21 @@ LIMITS = {
     ),
     "aclnnInplaceCopy": Limit({"selfRef": ALL, "src": ALL}, "ops-math:conversion/view_copy"),
     "aclnnInplaceFillScalar": Limit({"selfRef": ALL}, "ops-math:conversion/fill"),
-    "aclnnInplaceMaskedFillScalar": Limit({"selfRef": ALL, "mask": "bool"}),
-    "aclnnInplaceMaskedFillTensor": Limit({"selfRef": ALL, "mask": "bool", "value": ALL}),
+    "aclnnInplaceMaskedFillScalar": Limit(
+        {"selfRef": FILLED, "mask": "bool"},
+        "ops-math:conversion/masked_fill",
+        rules=("broadcast mask selfRef",),
+    ),
+    "aclnnInplaceMaskedFillTensor": Limit(
+        {"selfRef": FILLED, "mask": "bool", "value": FILLED},
+        "ops-math:conversion/masked_fill",
+        rules=("broadcast mask selfRef",),
+        ranks={"value": (0, 0)},
+    ),
     "aclnnInplaceMul": Limit(
         {"selfRef": ALL, "other": ALL}, "ops-math:math/mul", rules=("broadcast other selfRef", "castable other selfRef")
     ),
-    "aclnnInplaceNormal": Limit({"selfRef": FLOATS}),
+    "aclnnInplaceNormal": Limit({"selfRef": REALS}, "ops-math:random/dsa_random_normal"),
     "aclnnInplaceOne": Limit({"selfRef": ALL}, "ops-math:math/ones_like"),
     "aclnnInplaceZero": Limit({"selfRef": ALL}, "ops-math:math/zero_op"),
     "aclnnIsFinite": Limit({"self": REALS, "out": "bool"}, "ops-math:math/is_finite", rules=("same_shape self out",)),
@@ -247,7 +214,8 @@ LIMITS = {
     "aclnnLogicalOr": Limit(
         {"self": ALL, "other": ALL, "out": ALL}, "ops-math:math/logical_or", rules=("broadcast self other out",)
     ),
-    "aclnnMax": Limit({"self": ALL, "out": ALL}, rules=("same_type self out",)),
+    # The page says (1,) for out, CANN's code takes () as well.
+    "aclnnMax": Limit({"self": ALL, "out": ALL}, "ops-math:math/reduce_max", ranks={"out": (0, 1)}),
     "aclnnLinalgVectorNorm": Limit({"self": FLOATS, "out": FLOATS}, "ops-nn:norm/lp_norm_v2"),
     "aclnnLerp": Limit(
         alike(FLOATS, "self end weight out"), "ops-math:math/lerp", rules=("same_type self end weight out",)
@@ -258,7 +226,9 @@ LIMITS = {
         rules=("broadcast self other out", "castable self other out"),
     ),
     "aclnnMean": Limit({"self": NO_BOOL, "out": NO_BOOL}, "ops-math:math/reduce_mean", rules=("castable self out",)),
-    "aclnnMin": Limit({"self": ALL, "out": ALL}, rules=("same_type self out",)),
+    "aclnnMin": Limit(
+        {"self": ALL, "out": ALL}, "ops-math:math/reduce_min", rules=("same_type self out",), ranks={"out": (0, 1)}
+    ),
     "aclnnMinimum": Limit(
         {"self": ALL, "other": ALL, "out": ALL},
         "ops-math:math/minimum",
@@ -294,7 +264,11 @@ LIMITS = {
     ),
     "aclnnReciprocal": Limit({"self": ALL, "out": REALS}, "ops-math:math/reciprocal", rules=("same_shape self out",)),
     "aclnnReduceSum": Limit({"self": ALL, "out": ALL}, "ops-math:math/reduce_sum"),
-    "aclnnRelu": Limit({"self": FLOATS, "out": FLOATS}, rules=("same_type self out", "same_shape self out")),
+    "aclnnRelu": Limit(
+        {"self": FLOATS + " int8 int32 int64", "out": FLOATS + " int8 int32 int64"},
+        "ops-nn:activation/relu",
+        rules=("same_type self out", "same_shape self out"),
+    ),
     "aclnnRepeat": Limit({"self": ALL, "out": ALL}, "ops-math:math/tile", rules=("same_type self out",)),
     "aclnnRsqrt": Limit({"self": ALL, "out": REALS}, "ops-math:math/rsqrt", rules=("same_shape self out",)),
     "aclnnSWhere": Limit(
@@ -332,10 +306,10 @@ LIMITS = {
         "ops-nn:activation/softmax_grad",
         rules=("same_shape gradOutput output out", "same_type gradOutput output"),
     ),
-    "aclnnSplitTensor": Limit({"self": ALL}),
+    "aclnnSplitTensor": Limit({"self": ALL}, "ops-math:conversion/split_v", ranks={"self": (1, 8)}),
     "aclnnSplitWithSize": Limit({"self": ALL}, "ops-math:conversion/split_v"),
     "aclnnSqrt": Limit({"self": ALL, "out": REALS}, "ops-math:math/sqrt", rules=("same_shape self out",)),
-    "aclnnStack": Limit({"out": ALL}),
+    "aclnnStack": Limit({"out": ALL}, "ops-math:conversion/pack", ranks={"out": (1, 8)}),
     "aclnnSub": Limit(
         {"self": ALL, "other": ALL, "out": ALL},
         "ops-math:math/sub",
@@ -361,28 +335,68 @@ LIMITS = {
         ranks={"gradOut": (4, 4), "gradInput": (4, 4)},
         without_910="bfloat16 float32",
     ),
-    "aclnnEmbeddingDenseBackward": Limit({"grad": FLOATS, "indices": INDICES, "out": FLOATS}),
-    "aclnnErf": Limit({"self": ALL, "out": REALS}, rules=("same_shape self out",)),
+    "aclnnEmbeddingDenseBackward": Limit(
+        {"grad": FLOATS, "indices": "float32 float16 float64 " + INTEGERS + " bool", "out": FLOATS},
+        "ops-nn:index/embedding_dense_grad_v2",
+        rules=("same_type grad out",),
+        ranks={"grad": (2, 8), "indices": (1, 8), "out": (2, 2)},
+    ),
+    # Without bfloat16: the page and the operator's README give it to Atlas A3 alone; CANN's code takes it on A2 too.
+    "aclnnErf": Limit(
+        {"self": "float32 float16 float64 int64 bool", "out": "float32 float16 float64"},
+        "ops-math:math/erf",
+        rules=("same_shape self out",),
+    ),
     "aclnnExp": Limit(
         {"self": REALS + " bool int64", "out": REALS}, "ops-math:math/exp", rules=("same_shape self out",)
     ),
-    "aclnnGelu": Limit({"self": FLOATS, "out": FLOATS}, rules=("same_type self out", "same_shape self out")),
-    "aclnnGeluBackward": Limit({"gradOutput": FLOATS, "self": FLOATS, "gradInput": FLOATS}, rules=GELU_GRADIENT),
-    "aclnnGeluBackwardV2": Limit({"gradOutput": FLOATS, "self": FLOATS, "gradInput": FLOATS}, rules=GELU_GRADIENT),
-    "aclnnGeluV2": Limit({"x": FLOATS, "y": FLOATS}, rules=("same_type x y", "same_shape x y")),
+    "aclnnGelu": Limit(
+        {"self": FLOATS, "out": FLOATS}, "ops-nn:activation/gelu", rules=("same_type self out", "same_shape self out")
+    ),
+    "aclnnGeluBackward": Limit(
+        {"gradOutput": FLOATS, "self": FLOATS, "gradInput": FLOATS},
+        "ops-nn:activation/gelu_grad",
+        rules=("broadcast gradOutput self gradInput",),
+    ),
+    "aclnnGeluBackwardV2": Limit(
+        {"gradOutput": FLOATS, "self": FLOATS, "gradInput": FLOATS},
+        "ops-nn:activation/gelu_grad_v2",
+        rules=(
+            "broadcast gradOutput self gradInput",
+            "float32_or_same gradOutput gradInput",
+            "float32_or_same self gradInput",
+        ),
+    ),
+    "aclnnGeluV2": Limit(
+        {"x": FLOATS, "y": FLOATS}, "ops-nn:activation/gelu_v2", rules=("same_type x y", "same_shape x y")
+    ),
     "aclnnGroupNorm": Limit(
         {"self": FLOATS, "gamma": FLOATS, "beta": FLOATS, "out": FLOATS, "meanOut": FLOATS, "rstdOut": FLOATS},
         "ops-nn:norm/group_norm",
         rules=("same_type self gamma beta out meanOut rstdOut", "same_shape self out"),
         ranks={"self": (2, 8), "gamma": (1, 1), "beta": (1, 1), "meanOut": (2, 2), "rstdOut": (2, 2)},
     ),
-    "aclnnIndex": Limit({"self": ALL, "out": ALL}, rules=("same_type self out",)),
+    "aclnnIndex": Limit(
+        {"self": ALL, "out": ALL}, "ops-nn:index/index", rules=("same_type self out",), ranks={"out": (1, 8)}
+    ),
     "aclnnIndexSelect": Limit(
         {"self": ALL, "index": INDICES, "out": ALL}, "ops-nn:index/gather_v2", rules=("same_type self out",)
     ),
     "aclnnLayerNormBackward": Limit(
-        alike(FLOATS, "gradOut input mean rstd weightOptional biasOptional gradInputOut gradWeightOut gradBiasOut"),
-        rules=("same_type gradOut input gradInputOut", "same_shape gradOut input gradInputOut"),
+        alike(FLOATS, LAYER_NORM_GRADIENT),
+        "ops-nn:norm/layer_norm_grad_v3",
+        rules=(
+            "same_type gradOut input gradInputOut",
+            "same_type mean rstd",
+            "same_type weightOptional biasOptional gradWeightOut gradBiasOut",
+            "float32_or_same input mean",
+            "float32_or_same input weightOptional",
+            "same_shape gradOut input gradInputOut",
+            "same_shape mean rstd",
+            "same_shape weightOptional biasOptional gradWeightOut gradBiasOut",
+            "not_empty gradOut input mean rstd weightOptional biasOptional",
+        ),
+        ranks=dict.fromkeys(LAYER_NORM_GRADIENT.split(), (1, 8)),
     ),
     "aclnnLinspace": Limit(
         {"out": REALS + " int8 int16 int32 uint8"},
@@ -413,40 +427,5 @@ LIMITS = {
         )
         for name, folder in COMPARISONS.items()
     },
-    # Operators called by name, aclop: the types of their prototypes.
-    "AddN": Limit({"x": NO_BOOL, "out": NO_BOOL}, "ops-math:math/add_n"),
-    "ApplyAdamD": Limit(alike(FLOATS, "var m v beta1_power beta2_power lr beta1 beta2 epsilon grad")),
-    "ArgMaxV2": Limit({"x": NO_BOOL, "dimension": INDICES, "y": INDICES}),
-    "Assign": Limit({"ref": ALL, "value": ALL}, "ops-math:conversion/assign"),
-    "AssignAdd": Limit({"ref": NO_BOOL, "value": NO_BOOL}, "ops-math:math/assign_add"),
-    "AssignSub": Limit({"var": NO_BOOL, "value": NO_BOOL}, "ops-math:math/assign_sub"),
-    "BiasAdd": Limit({"x": FLOATS, "bias": FLOATS, "y": FLOATS}, rules=("same_shape x y",)),
-    "BitwiseAnd": Limit({"x1": INTEGERS, "x2": INTEGERS, "y": INTEGERS}),
-    "BitwiseOr": Limit({"x1": INTEGERS, "x2": INTEGERS, "y": INTEGERS}),
-    "BitwiseXor": Limit({"x1": INTEGERS, "x2": INTEGERS, "y": INTEGERS}),
-    "Cumprod": Limit({"x": NO_BOOL}, "ops-math:math/cumprod"),
-    "Fill": Limit({"dims": INDICES, "value": ALL, "y": ALL}),
-    "GatherNd": Limit({"x": ALL, "indices": INDICES, "y": ALL}),
-    "GatherV2": Limit({"x": ALL, "indices": INDICES, "axis": INDICES}, "ops-nn:index/gather_v2"),
-    "LayerNorm": Limit({"x": FLOATS, "gamma": FLOATS, "beta": FLOATS, "y": FLOATS, "mean": FLOATS, "variance": FLOATS}),
-    "LeftShift": Limit({"x": INTEGERS, "y": INTEGERS, "z": INTEGERS}),
-    "Identity": Limit({"x": ALL, "y": ALL}),
-    "OnesLike": Limit({"x": ALL, "y": ALL}, "ops-math:math/ones_like"),
-    "Pack": Limit({"x": ALL, "y": ALL}),
-    "Pad": Limit({"x": ALL, "paddings": INDICES, "y": ALL}),
-    "Range": Limit({"start": REALS + " " + INDICES, "limit": REALS + " " + INDICES, "delta": REALS + " " + INDICES}),
-    "RealDiv": Limit({"x1": ALL, "x2": ALL, "y": ALL}, "ops-math:math/real_div"),
-    "ReduceMean": Limit({"x": NO_BOOL, "axes": INDICES, "y": NO_BOOL}, "ops-math:math/reduce_mean"),
-    "ReduceSum": Limit({"x": NO_BOOL, "axes": INDICES, "y": NO_BOOL}, "ops-math:math/reduce_sum"),
-    "RightShift": Limit({"x": INTEGERS, "y": INTEGERS, "z": INTEGERS}),
-    "Slice": Limit({"x": ALL, "offsets": INDICES, "size": INDICES, "y": ALL}, "ops-math:conversion/slice"),
-    "Split": Limit({"split_dim": "int32", "x": ALL}, "ops-math:conversion/split"),
-    "SqrtGrad": Limit({"y": FLOATS, "dy": FLOATS, "z": FLOATS}, rules=("same_shape y dy z",)),
-    "StridedSlice": Limit(
-        {"x": ALL, "begin": INDICES, "end": INDICES, "strides": INDICES}, "ops-math:conversion/strided_slice"
-    ),
-    "StridedSliceGrad": Limit(alike(INDICES, "shape begin end strides") | {"dy": ALL, "output": ALL}),
-    "TensorMove": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/tensor_move"),
-    "Unpack": Limit({"x": ALL}),
-    "ZerosLike": Limit({"x": ALL, "y": ALL}, "ops-math:conversion/zeros_like"),
+    **ACLOPS,
 }

@@ -11,7 +11,7 @@ struct TensorLimit {
 struct OperatorLimit {
   const char *name;
   TensorLimit tensors[16]; // inputs, then outputs; up to the first without a name
-  const char *rules[8];    // as limits.py explains them; up to the first null
+  const char *rules[16];   // as limit.py explains them; up to the first null
   const char *source;      // the page of CANN's documentation; "" where none was found
 
   size_t n_tensors() const {
