@@ -95,6 +95,19 @@ class DataConfig(Settings):
     streaming_buffer_size: int = setting(
         1000, "images among which a stream is shuffled; 1: its own order", low=1, resume="locked"
     )
+    on_bad_image: str = setting(
+        "stop",
+        "an image that cannot be read: stop names it and ends the run; skip decodes all once at the start, names those "
+        "that cannot be read and trains on the others",
+        choices=("stop", "skip"),
+        outside_graph=True,
+    )
+    max_image_pixels: int = setting(
+        100_000_000,
+        "an image of more pixels is not read: a small file can hold one that fills the memory",
+        low=1,
+        outside_graph=True,
+    )
     cache_dir: str | None = setting(None, "where Hugging Face data sets are cached", private=True)
     image_size: int = setting(
         128, "side of the square images in pixels", aliases=["resolution"], low=2, high=MOST_PIXELS, resume="locked"
@@ -139,6 +152,8 @@ class DataConfig(Settings):
             problems.append(
                 "--streaming and --dataloader_num_workers: a stream is read by one process; leave the latter"
             )
+        if self.streaming and self.on_bad_image == "skip":
+            problems.append("--streaming and --on_bad_image skip: a stream cannot be read through at the start")
         return problems
 
 

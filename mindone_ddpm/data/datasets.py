@@ -13,6 +13,7 @@ from PIL import Image
 from mindone_ddpm.common.errors import first_line
 from mindone_ddpm.config.groups import BUILT_IN_DATASETS, DataConfig
 from mindone_ddpm.data.images import DataError
+from mindone_ddpm.data.unreadable import name_ignored, without_unreadable
 
 
 def load_digits_dataset() -> Any:
@@ -104,6 +105,7 @@ def _load_folder(config: DataConfig) -> Any:
     images = [path for path in files if path.suffix.lower() in ImageFolder.EXTENSIONS]
     if not images and not any(path.suffix == ".parquet" for path in files):
         raise DataError(f"{flag}: holds no images and no parquet files")
+    name_ignored(folder, files, ImageFolder.EXTENSIONS)
     options: dict[str, Any] = {"data_dir": str(folder), "split": config.dataset_split, "cache_dir": config.cache_dir}
     options["streaming"] = config.streaming
     # `datasets` takes folders called train, test or validation for splits, and ignores all other folders next to them.
@@ -167,4 +169,6 @@ def open_dataset(config: DataConfig) -> tuple[Any, str]:
         raise DataError("the data set has no images")
     if config.max_train_samples is not None and config.max_train_samples < len(dataset):
         dataset = dataset.select(range(config.max_train_samples))
+    if config.on_bad_image == "skip":
+        dataset = without_unreadable(dataset, column, config.max_image_pixels)
     return (dataset.to_iterable_dataset() if config.streaming else dataset), column

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mindone_ddpm.common.errors import UserError, first_line
+
+MAX_IMAGE_PIXELS = 100_000_000
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -26,25 +30,45 @@ RESAMPLING = {
 IMAGE_ENDINGS = (".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
+# Pillow's own limit prints a warning; :func:`decode_image` has one that names the image.
+Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of parts of a file that it skips
+
+
 class DataError(UserError):
     """The data cannot be used with these settings. The message is one line that names the file, column or flag."""
 
 
-def decode_image(content: bytes | None, path: str | None, where: str) -> Image.Image:
+def _check_pixels(size: tuple[int, int], where: str, max_pixels: int) -> None:
+    if size[0] * size[1] > max_pixels:
+        raise DataError(
+            f"{where}: has {size[0]:,} x {size[1]:,} pixels, more than --max_image_pixels {max_pixels:,} in all"
+        )
+
+
+def decode_image(
+    content: bytes | None, path: str | None, where: str, max_pixels: int = MAX_IMAGE_PIXELS
+) -> Image.Image:
     """Decode an image: its first frame, oriented as its EXIF data says.
 
     Args:
         content: the file's bytes, or None to read ``path``.
         where: the name of the image in an error.
+        max_pixels: one that has more is refused before it is decoded: a small file can hold a huge image.
 
     Raises:
-        DataError: it cannot be decoded.
+        DataError: it cannot be decoded, or has numbers that are not finite.
     """
     try:
         with Image.open(io.BytesIO(content) if content is not None else str(path)) as image:
+            _check_pixels(image.size, where, max_pixels)
             image.seek(0)
             image.load()
+            if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+                raise DataError(f"{where}: holds numbers that are not finite")
             return ImageOps.exif_transpose(image)
+    except DataError:
+        raise
     except Exception as error:  # Pillow raises many kinds for a damaged file
         reason = first_line(error)
         reason = re.sub(r"<_io\.BytesIO object at \w+>", "the file", reason)
@@ -70,7 +94,9 @@ def convert_channels(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(CHANNEL_MODES[channels])
 
 
-def decode_precise(content: bytes | None, path: str | None, where: str) -> np.ndarray:
+def decode_precise(
+    content: bytes | None, path: str | None, where: str, max_pixels: int = MAX_IMAGE_PIXELS
+) -> np.ndarray:
     """Decode an image without rounding it to 8 bits: float32 in [0, 1], shape (height, width, 1, 2, 3 or 4).
 
     Pillow rounds 16-bit colours to 8 bits, so OpenCV decodes images of more than 8 bits.
@@ -80,9 +106,11 @@ def decode_precise(content: bytes | None, path: str | None, where: str) -> np.nd
     import cv2
 
     data = content if content is not None else Path(str(path)).read_bytes()
+    with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as header:
+        _check_pixels(header.size, where, max_pixels)
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if values is None or values.dtype == np.uint8:
-        image = decode_image(content, path, where)
+        image = decode_image(content, path, where, max_pixels)
         if image.mode in ("P", "PA", "1", "CMYK", "YCbCr", "LAB", "HSV") or "transparency" in image.info:
             image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
         values = np.asarray(image)
@@ -90,6 +118,8 @@ def decode_precise(content: bytes | None, path: str | None, where: str) -> np.nd
         values = values[..., None] if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]  # from BGR
     values = np.atleast_3d(values)
     if np.issubdtype(values.dtype, np.floating):
+        if not np.isfinite(values).all():
+            raise DataError(f"{where}: holds numbers that are not finite")
         top = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
     else:
         top = 255.0 if values.dtype == np.uint8 else 65535.0

@@ -139,6 +139,7 @@ def make_records(
         "random_vertical_flip": config.random_vertical_flip,
         "precise": precise,
         "labels": labels,
+        "max_pixels": config.max_image_pixels,
     }
     if not config.streaming:
         return ImageRecords(**common)

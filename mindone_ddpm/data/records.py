@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mindone_ddpm.data.images import (
+    MAX_IMAGE_PIXELS,
     DataError,
     content_digest,
     convert_channels,
@@ -45,6 +46,7 @@ class ImageRecords:
         precise: images are float32 in [0, 1], not rounded to 8 bits.
         cached: all images, of shape (num_samples, channels, size, size), once :meth:`cache` has decoded them.
         held_out: images that are not trained on.
+        max_pixels: an image that has more is refused.
     """
 
     dataset: Any
@@ -60,6 +62,7 @@ class ImageRecords:
     labels: Labels | None = None
     cached: np.ndarray | None = None
     held_out: ImageRecords | None = None
+    max_pixels: int = MAX_IMAGE_PIXELS
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -86,7 +89,7 @@ class ImageRecords:
 
     def original(self, index: int) -> Image.Image:
         """An image as it is stored, oriented as its EXIF data says. Raises DataError if it cannot be decoded."""
-        return decode_image(*self._stored(index))
+        return decode_image(*self._stored(index), self.max_pixels)
 
     def image(self, index: int, crop_at: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
         """An image at ``size``: uint8, or float32 in [0, 1] if ``precise``, of shape (channels, size, size).
@@ -102,7 +105,7 @@ class ImageRecords:
         if not self.random_crop:
             crop_at = (0.5, 0.5)
         if self.precise:
-            values = convert_precise_channels(decode_precise(*self._stored(index)), self.channels)
+            values = convert_precise_channels(decode_precise(*self._stored(index), self.max_pixels), self.channels)
             planes = [Image.fromarray(np.ascontiguousarray(values[..., c])) for c in range(self.channels)]
             resized = [resize(plane, self.size, self.resize_mode, crop_at, self.interpolation) for plane in planes]
             return np.clip(np.stack([np.asarray(plane) for plane in resized]), 0.0, 1.0)
