@@ -122,6 +122,11 @@ def parse_training_arguments(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        os.getcwd()
+    except FileNotFoundError:  # MindSpore would end the process by SIGABRT
+        print("error: the working directory was removed; change to another one", file=sys.stderr)
+        return 1
     return run(lambda: dispatch(parse(arguments)))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -185,3 +187,13 @@ def test_a_run_says_which_job_made_it(command, tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         job_of_config(tmp_path / "nothing.yaml")
     assert "hub_token" in config_class.__dataclass_fields__ and "hub_token" not in as_dict(config)
+
+
+def test_a_working_directory_that_was_removed(tmp_path):
+    """MindSpore would end the process by SIGABRT, after 75 lines."""
+    (tmp_path / "gone").mkdir()
+    command = f"cd {tmp_path / 'gone'} && rmdir {tmp_path / 'gone'} && exec {sys.executable} -m mindone_ddpm doctor"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == "error: the working directory was removed; change to another one\n"

@@ -89,12 +89,23 @@ def _load_saved(folder: str) -> Any:
         ) from error
 
 
+def _is_utf8(path: Path) -> bool:
+    """Whether a name is UTF-8: Python puts surrogates in the place of other bytes."""
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _load_folder(config: DataConfig) -> Any:
     import datasets
     from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
 
     folder = Path(str(config.train_data_dir))
     flag = f"--train_data_dir {folder}"
+    if folder.is_file():
+        raise DataError(f"{flag}: is a file; give a folder of images, or of parquet files (unpack an archive first)")
     if not folder.is_dir():
         raise DataError(f"{flag}: no such folder")
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -102,6 +113,9 @@ def _load_folder(config: DataConfig) -> Any:
         raise DataError(f"{flag}: the folder is empty")
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
         return _load_saved(str(folder))
+    odd = next((path for path in files if not _is_utf8(path)), None)
+    if odd is not None:
+        raise DataError(f"{flag}: the file name {str(odd.relative_to(folder))!r} is not UTF-8; rename the file")
     images = [path for path in files if path.suffix.lower() in ImageFolder.EXTENSIONS]
     if not images and not any(path.suffix == ".parquet" for path in files):
         raise DataError(f"{flag}: holds no images and no parquet files")
@@ -112,11 +126,15 @@ def _load_folder(config: DataConfig) -> Any:
     top = {path.relative_to(folder).parts[0] for path in images}
     if images and not all(re.match(r"(train|test|val|valid|validation|dev|eval)\b", name) for name in top):
         options["data_files"] = {config.dataset_split: ["**"]}
+    level = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # the error below says it all
     try:
         return datasets.load_dataset("imagefolder" if images else "parquet", **options)
     except Exception as error:
         reason = first_line(error.__cause__ or error)
         raise DataError(f"{flag}: cannot be read as a data set ({reason})") from error
+    finally:
+        datasets.logging.set_verbosity(level)
 
 
 def find_image_column(dataset: Any, wanted: str | None) -> str:

@@ -44,11 +44,13 @@ def find_labels(dataset: Any, wanted: str | None, is_stream: bool) -> Labels:
     found = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
     if wanted is not None and wanted not in features:
         raise DataError(f"--label_column {wanted}: the data set has {', '.join(features)}")
-    if wanted is None and len(found) != 1:
+    if wanted is None and not found:
         raise DataError(
-            f"--label_column: {'several columns hold' if found else 'no column holds'} classes among "
-            f"{', '.join(found or features)}; name one"
+            f"--label_column: no column of {', '.join(features)} is known to hold classes; name one that does, or give "
+            "a folder that holds a folder of images for each class, at least two"
         )
+    if wanted is None and len(found) > 1:
+        raise DataError(f"--label_column: several columns hold classes ({', '.join(found)}); name one")
     column = wanted or found[0]
     feature = features[column]
     if isinstance(feature, ClassLabel):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 
 import numpy as np
 import pytest
@@ -122,3 +124,32 @@ def test_settings_of_the_data_are_enough(image_folder):
     assert records.labels.names == records.held_out.labels.names == ["cold", "warm"]
     folder = data_open.open_records(config, channels=1, validation_data_dir=str(image_folder / "cold"))
     assert (len(folder), len(folder.held_out), folder.labels) == (12, 6, None)
+
+
+def test_folders_that_are_no_data_set(tmp_path, capfd):
+    """Each in one line, without a word of the library's own."""
+    (tmp_path / "a.zip").touch()
+    (tmp_path / "parquet").mkdir()
+    (tmp_path / "parquet" / "a.parquet").write_bytes(b"\x01" * 300)
+    (tmp_path / "names").mkdir()
+    with open(os.fsencode(tmp_path / "names") + b"/\xff\xfe.png", "wb"):
+        pass
+    for name, message in {
+        "a.zip": "is a file; give a folder of images, or of parquet files",
+        "parquet": "cannot be read as a data set (",
+        "names": "the file name '\\udcff\\udcfe.png' is not UTF-8; rename the file",
+    }.items():
+        config = TrainingConfig(train_data_dir=str(tmp_path / name), cache_dir=str(tmp_path / "cache"))
+        with pytest.raises(DataError, match=re.escape(message)) as error:
+            open_records(config)
+        assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
+def test_one_folder_is_no_class(tmp_path):
+    (tmp_path / "images" / "cat").mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / "cat" / f"{number}.png")
+    places = {"train_data_dir": str(tmp_path / "images"), "cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(DataError, match="a folder of images for each class, at least two"):
+        open_records(TrainingConfig(**places, class_conditional=True))
