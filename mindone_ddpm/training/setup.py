@@ -13,7 +13,6 @@ from mindone_ddpm.common.files import check_writable
 from mindone_ddpm.common.locks import FolderLock
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.columns import CalledByName
-from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.loader import Plan
 from mindone_ddpm.jobs.base import Job, job_class
 from mindone_ddpm.output import checkpoint, hub, run_folder
@@ -122,14 +121,14 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training
         config: as :func:`start_training` has resolved it.
 
     Raises:
-        DataError: fewer images than a batch.
+        ConfigError: fewer images than a batch, or more steps than can be planned.
     """
     num_images = len(job.datasets[0])
     plan = Plan(
         config.seed, num_images, config.train_batch_size, runtime.rank, runtime.world_size, config.dataloader_drop_last
     )
     if plan.global_batch_size > num_images:
-        raise DataError(
+        raise ConfigError(
             f"--train_batch_size {config.train_batch_size}: the data set has only {num_images} images; "
             f"use at most {num_images // plan.world_size}"
         )

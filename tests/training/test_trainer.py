@@ -130,7 +130,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (["--train_batch_size", 5000], 1, "--train_batch_size 5000: the data set has only 1797 images"),
+        (["--train_batch_size", 5000], 2, "--train_batch_size 5000: the data set has only 1797 images"),
         (["--device", "Ascend"], 1, "--device Ascend: not found on this machine"),
         (["--image_column", "label"], 1, "--image_column label: is not a column of images"),
     ],
