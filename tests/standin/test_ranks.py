@@ -21,6 +21,7 @@ from standin import environment, events, run_on_standin
 from test_checkpoint import wait_for
 from test_distributed import two_rank_gradient_by_hand
 from test_launch import assert_nearly_same_end, wait_until_gone, workers_of
+from test_launchers import by_rank_table, rank_table, start_ranks
 
 from mindone_ddpm.models.pipelines import UNET_WEIGHTS
 
@@ -146,6 +147,18 @@ def test_two_npus_equal_one_cpu(alone, rank_flags, tmp_path, mode):
     assert reduced.count(f"HcclAllReduce float32[{weights + 2}] op=0") == 2 * UPDATES
     assert {call for call in reduced if "[1]" not in call} == {f"HcclAllReduce float32[{weights + 2}] op=0"}
     wait_until_gone(folder)
+
+
+@pytest.mark.slow
+def test_two_npus_of_a_rank_table_equal_one_cpu(alone, rank_flags, tmp_path):
+    """As ModelArts starts them, without msrun: see docs/clusters.md."""
+    table, folder = rank_table(tmp_path / "table.json", _127_0_0_1=[0, 1]), tmp_path / "run"
+    flags = ["train", "--device", "Ascend", *rank_flags, "--train_batch_size", 16, "--output_dir", folder]
+    environments = [{**environment(tmp_path / "trace", npus=2), **by_rank_table(table, rank)} for rank in (0, 1)]
+    for status, _, errors in start_ranks(environments, *flags):
+        assert status == 0, errors
+    assert_nearly_same_end(folder, alone, UPDATES)
+    assert sorted(collectives_of(tmp_path / "trace")[:2]) == ["join 0 of 2", "join 1 of 2"]
 
 
 @pytest.mark.slow
