@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from conftest import MINDSPORE_VERSION
 from launches import steps_of, update_of
 from standin import Event, events, run_on_standin
 
@@ -95,6 +96,12 @@ def test_an_update_takes_few_launches_whatever_the_number_of_parameters(steps):
     assert len(update) <= 40
     vectors = [event for event in update if event.name == "aclnnInplaceCopy"]
     assert len(vectors) == 1  # the weights of all layers at once
+
+
+@pytest.mark.skipif(MINDSPORE_VERSION < (2, 10), reason="counted with MindSpore 2.10")
+def test_a_train_step_has_no_more_launches_than_it_had(steps):
+    """The network's, forward and backward, and the update's. Fewer: lower the number."""
+    assert len(launches(steps["train-1"])) <= 405
 
 
 @pytest.mark.parametrize("sampler", PLANNERS)
