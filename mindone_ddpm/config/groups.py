@@ -192,6 +192,13 @@ class LoopConfig(Settings):
     max_train_steps: int | None = setting(
         None, "optimizer steps; decides over num_epochs when given", low=1, resume="report"
     )
+    max_hours: float | None = setting(
+        None,
+        "stop with a checkpoint and status 0 so many hours after the program's start, before a queue's limit; "
+        "--resume_from_checkpoint auto goes on",
+        above=0,
+        outside_graph=True,
+    )
     gradient_accumulation_steps: int = setting(1, "micro-batches per optimizer step", low=1, resume="locked")
     seed: int = setting(
         0, "decides initial weights, data order, flips, noise and samples", low=0, high=2**32 - 1, resume="locked"

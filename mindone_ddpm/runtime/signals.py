@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: the first asks training to stop after its step, the second ends the process."""
+"""SIGINT, SIGTERM and a limit of time: the first of them asks training to stop after its step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -49,10 +50,18 @@ class InterruptWatch:
 interrupt_watch = InterruptWatch()
 
 
-class StopRequest:
-    """SIGTERM and SIGINT: the first asks the loop to stop after its step, the second ends the process at once."""
+STARTED = time.monotonic()  # of the program: the command line imports this module first
 
-    def __init__(self) -> None:
+
+class StopRequest:
+    """SIGTERM and SIGINT: the first asks the loop to stop after its step, the second ends the process at once.
+
+    Args:
+        max_hours: since the start of the program, after which it asks too; None: no limit.
+    """
+
+    def __init__(self, max_hours: float | None = None) -> None:
+        self.end = None if max_hours is None else STARTED + 3600.0 * max_hours
         self.signal_number: int | None = None
         self.previous: dict[int, Any] = {}
 
@@ -77,4 +86,4 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        return self.signal_number is not None
+        return self.signal_number is not None or (self.end is not None and time.monotonic() >= self.end)

@@ -29,13 +29,17 @@ from mindone_ddpm.training.setup import prepare
 
 
 class Stopped(UserError):
-    """A signal stopped the run, after a checkpoint was written."""
+    """A signal, or ``max_hours``, stopped the run, after a checkpoint was written.
+
+    Attributes:
+        exit_status: 128 + the signal's number; 0 where the time was over.
+    """
 
     prefix = ""
 
-    def __init__(self, signal_number: int, message: str):
+    def __init__(self, signal_number: int | None, message: str):
         super().__init__(message)
-        self.exit_status = 128 + signal_number
+        self.exit_status = 0 if signal_number is None else 128 + signal_number
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def train(config: EngineConfig) -> TrainingResult:
     Raises:
         ConfigError, DataError, DeviceError, CheckpointError: before anything is written.
         TrainingError: training cannot go on.
-        Stopped: a signal asked for it; a checkpoint was written.
+        Stopped: a signal asked for it, or the time is over; a checkpoint was written.
     """
     return train_loop(prepare(config))
 
@@ -86,7 +90,7 @@ def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
     over = schedule.is_over(progress.step, progress.batch_number)
 
     # Loop.
-    with StopRequest() as stop, contextlib.closing(report), contextlib.closing(tracker):
+    with StopRequest(config.max_hours) as stop, contextlib.closing(report), contextlib.closing(tracker):
         runner = EvaluatorRunner(training, progress, tracker, stop, watchdog, evaluators)
         samples = SampleGrids(training, tracker, stop, watchdog)
         # Evaluators that an earlier stop left out.
@@ -123,7 +127,10 @@ def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
                 if stopping and not over:
                     watchdog.enter("waiting for the others to stop")
                     distributed.barrier(runtime)  # nobody leaves before the checkpoint is complete
-                    raise Stopped(stop.signal_number or signal.SIGTERM, stop_message(training, progress, saved_step))
+                    number = stop.signal_number
+                    if distributed.any_rank(runtime, number is not None):
+                        number = number or signal.SIGTERM
+                    raise Stopped(number, stop_message(training, progress, saved_step))
                 saves = over or (epoch_ends and is_due(epoch, config.save_model_epochs))
                 if saves:
                     save_product(training)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
+import time
 
 import pytest
 from conftest import own_lines, run_program
@@ -74,3 +76,22 @@ def test_folders_that_cannot_be_an_output_folder(output_dir, message):
     with pytest.raises(ConfigError, match=f"(?i)^--output_dir .*{message}") as error:
         check_output_dir(TrainingConfig(dataset_name="digits", output_dir=output_dir))
     assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=[pytest.mark.slow, pytest.mark.distributed])])
+def test_a_run_stops_before_its_time_is_over_and_goes_on(digits_flags, tmp_path, ranks):
+    folder = tmp_path / "run"
+    launch = ["launch", "-n", ranks] if ranks > 1 else []
+    flags = [*launch, "train", *digits_flags, "--train_batch_size", 16, "--output_dir", folder]
+    flags += ["--max_train_steps", 100000, "--max_hours", 10 / 3600, "--logging_steps", 10]
+    began = time.monotonic()
+    result = run_program(*flags, fresh=True)
+    assert result.returncode == 0, result.stderr
+    assert 10 <= time.monotonic() - began < 90
+    assert re.search(r"^stopped at step [\d,]+ of 100,000; .* --resume_from_checkpoint auto goes on from there$",
+                     result.stderr, re.MULTILINE)  # fmt: skip
+    ((step, _),) = checkpoint.checkpoints_in(folder)
+    assert not (folder / "model_index.json").exists()
+    again = [*flags, "--max_train_steps", step + 5, "--max_hours", 1, "--resume_from_checkpoint", "auto"]
+    result = run_program(*again, fresh=True)
+    assert result.returncode == 0 and (folder / "model_index.json").is_file(), result.stderr
