@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import mindspore as ms
 import numpy as np
-from mindspore import mint
+from mindspore import mint, ops
 
 from mindone_ddpm.models.schedulers import sampler_name
 
@@ -74,7 +74,7 @@ class PlannedSteps:
         if numbers.x0_share or numbers.keeps_x0:
             x0 = weighted_sum((numbers.x0_images, images), (numbers.x0_output, output))
             if numbers.clip is not None:
-                x0 = mint.clamp(x0, -numbers.clip, numbers.clip)
+                x0 = ops.clamp(x0, -numbers.clip, numbers.clip)
         terms = [(numbers.images_share, images), (numbers.output_share, output)]
         terms += [(numbers.x0_share, x0), (numbers.kept_share, self.kept)]
         if numbers.noise_share:
