@@ -89,7 +89,7 @@ def weighted_sum(*terms: tuple[float, ms.Tensor | None]) -> ms.Tensor:
     if factor != 1.0:
         total = total * factor
     for factor, tensor in others:
-        total = mint.add(total, tensor, alpha=factor)
+        total = mint.sub(total, tensor, alpha=-factor)  # mint.add with a factor has no kernel for GPUs
     return total
 
 
