@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
+from mindone_ddpm.config.values import parse_step_rules
 
 MOST_PIXELS = 8192  # along a side
 
@@ -410,31 +410,6 @@ class EngineConfig(
     DataConfig,
 ):
     """The settings that every kind of training has."""
-
-
-def looks_like_hub_name(name: str) -> bool:
-    """Whether a name that is no folder here can be user/name on the Hub."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
-
-
-def near_multiples(size: int, divisor: int) -> str:
-    """The multiples of ``divisor`` below and above a size, for a message."""
-    below = size // divisor * divisor
-    return f"{below} or {below + divisor}" if below else str(divisor)
-
-
-def parse_step_rules(text: str) -> tuple[list[tuple[float, int]], float]:
-    """``factor:until_step`` pairs and the factor after the last of them. Raises ValueError."""
-    *pairs, last = text.split(",")
-    rules = [(float(factor), int(until)) for factor, until in (pair.split(":") for pair in pairs)]
-    untils = [until for _, until in rules]
-    if (
-        untils != sorted(set(untils))
-        or not all(0 <= factor < math.inf for factor, _ in rules)
-        or not 0 <= float(last) < math.inf
-    ):
-        raise ValueError(text)
-    return rules, float(last)
 
 
 @dataclass

@@ -12,7 +12,7 @@ import numpy as np
 from mindspore import mint, nn, ops
 
 from mindone_ddpm.common.errors import ConfigError, first_line
-from mindone_ddpm.config.groups import looks_like_hub_name
+from mindone_ddpm.config.values import looks_like_hub_name
 from mindone_ddpm.evaluation.convert import check_inception_shapes
 from mindone_ddpm.evaluation.features import as_rgb, resize_as_pytorch_fid, resize_clean
 

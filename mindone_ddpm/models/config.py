@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mindone_ddpm.config.fields import Settings, setting
-from mindone_ddpm.config.groups import looks_like_hub_name
+from mindone_ddpm.config.values import looks_like_hub_name
 from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS, preset_for
 
 

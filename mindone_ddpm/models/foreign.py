@@ -16,7 +16,7 @@ from typing import Any
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.libraries import quiet_imports
-from mindone_ddpm.config.groups import looks_like_hub_name
+from mindone_ddpm.config.values import looks_like_hub_name
 
 PIPELINE_INDEX = "model_index.json"
 MOST_JSON_BYTES = 50 << 20  # a tokenizer's table of merges takes a few MB

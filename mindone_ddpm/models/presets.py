@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mindone_ddpm.config.groups import near_multiples
+from mindone_ddpm.config.values import near_multiples
 
 # Ho et al. 2020, appendix B.
 _OF_THE_PAPER: dict[str, Any] = {

@@ -15,7 +15,8 @@ import yaml
 import mindone_ddpm
 from mindone_ddpm.common.files import atomic_path, write_text
 from mindone_ddpm.config.fields import as_dict, private_settings
-from mindone_ddpm.config.groups import EngineConfig, looks_like_hub_name
+from mindone_ddpm.config.groups import EngineConfig
+from mindone_ddpm.config.values import looks_like_hub_name
 from mindone_ddpm.output import charts
 from mindone_ddpm.output.metrics_log import read_curves, recent_mean
 from mindone_ddpm.output.product import Product

@@ -14,7 +14,8 @@ import numpy as np
 from mindspore import nn, ops
 
 from mindone_ddpm.backends.base import Backend
-from mindone_ddpm.config.groups import EngineConfig, parse_step_rules
+from mindone_ddpm.config.groups import EngineConfig
+from mindone_ddpm.config.values import parse_step_rules
 
 
 def learning_rates(

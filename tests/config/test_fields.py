@@ -59,7 +59,10 @@ def test_a_job_that_changes_a_default_does_not_change_what_the_setting_means(con
 @pytest.mark.parametrize("config", CONFIGS)
 def test_places_and_accounts_are_private(config):
     assert {"output_dir", "cache_dir", "hub_model_id", "resume_from_checkpoint"} <= private_settings(config)
-    assert settings_outside_graph(config) == {"output_dir", "overwrite_output_dir", "resume_from_checkpoint"}
+    assert settings_outside_graph(config) == {
+        *("output_dir", "overwrite_output_dir", "resume_from_checkpoint"),
+        *("max_hours", "on_bad_image", "max_image_pixels"),
+    }
 
 
 @pytest.mark.parametrize("config", CONFIGS)

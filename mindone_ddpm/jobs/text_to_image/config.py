@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import setting
-from mindone_ddpm.config.groups import LR_SCHEDULERS, MOST_PIXELS, EngineConfig, looks_like_hub_name
+from mindone_ddpm.config.groups import LR_SCHEDULERS, MOST_PIXELS, EngineConfig
+from mindone_ddpm.config.values import looks_like_hub_name
 
 
 @dataclass

@@ -15,7 +15,7 @@ from mindspore import Parameter, Tensor, nn
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.libraries import quiet_imports
-from mindone_ddpm.config.groups import near_multiples
+from mindone_ddpm.config.values import near_multiples
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.evaluation.evaluator import Evaluator
