@@ -56,16 +56,18 @@ class FolderLock:
         while True:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as error:
+                self._lock(file)
+            except BaseException:
                 os.close(file)
-                raise ConfigError(self._taken()) from error
+                raise
             if self._is_at(path, file):
                 break
             os.close(file)  # its holder has just removed it
         about = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         os.ftruncate(file, 0)
         os.pwrite(file, json.dumps(about).encode(), 0)
+        if self._file is not None:
+            os.close(self._file)  # of the folder that was removed
         self._file = file
 
     def is_lost(self) -> bool:
@@ -77,11 +79,15 @@ class FolderLock:
         with contextlib.suppress(OSError):
             file = os.open(self.folder / LOCK_FILE, os.O_RDWR)
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except (BlockingIOError, PermissionError) as error:
-                raise ConfigError(self._taken()) from error
+                self._lock(file)
             finally:
                 os.close(file)
+
+    def _lock(self, file: int) -> None:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise ConfigError(self._taken()) from error
 
     def _release(self) -> None:
         if self._file is not None:

@@ -11,6 +11,8 @@ from mindone_ddpm.config.values import parse_step_rules
 
 MOST_PIXELS = 8192  # along a side
 
+MAX_IMAGE_PIXELS = 100_000_000
+
 BUILT_IN_DATASETS = ("digits",)
 
 
@@ -103,7 +105,7 @@ class DataConfig(Settings):
         outside_graph=True,
     )
     max_image_pixels: int = setting(
-        100_000_000,
+        MAX_IMAGE_PIXELS,
         "an image of more pixels is not read: a small file can hold one that fills the memory",
         low=1,
         outside_graph=True,

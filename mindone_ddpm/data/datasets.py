@@ -108,7 +108,8 @@ def _load_folder(config: DataConfig) -> Any:
         raise DataError(f"{flag}: is a file; give a folder of images, or of parquet files (unpack an archive first)")
     if not folder.is_dir():
         raise DataError(f"{flag}: no such folder")
-    files = [path for path in folder.rglob("*") if path.is_file()]
+    entries = list(folder.rglob("*"))
+    files = [path for path in entries if path.is_file()]
     if not files:
         raise DataError(f"{flag}: the folder is empty")
     if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
@@ -119,7 +120,7 @@ def _load_folder(config: DataConfig) -> Any:
     images = [path for path in files if path.suffix.lower() in ImageFolder.EXTENSIONS]
     if not images and not any(path.suffix == ".parquet" for path in files):
         raise DataError(f"{flag}: holds no images and no parquet files")
-    name_ignored(folder, files, ImageFolder.EXTENSIONS)
+    name_ignored(folder, entries, ImageFolder.EXTENSIONS)
     options: dict[str, Any] = {"data_dir": str(folder), "split": config.dataset_split, "cache_dir": config.cache_dir}
     options["streaming"] = config.streaming
     # `datasets` takes folders called train, test or validation for splits, and ignores all other folders next to them.

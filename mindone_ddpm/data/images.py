@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mindone_ddpm.common.errors import UserError, first_line
-
-MAX_IMAGE_PIXELS = 100_000_000
+from mindone_ddpm.config.groups import MAX_IMAGE_PIXELS
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
@@ -44,6 +43,14 @@ def _check_pixels(size: tuple[int, int], where: str, max_pixels: int) -> None:
         raise DataError(
             f"{where}: has {size[0]:,} x {size[1]:,} pixels, more than --max_image_pixels {max_pixels:,} in all"
         )
+
+
+def stored_image(image: Any, index: int, column: str) -> tuple[bytes | None, str | None, str]:
+    """Content, path and name of an image that a data set holds; see :func:`decode_image`. Raises DataError for none."""
+    name = f"image {index} of the data set, column '{column}'"
+    if image is None or (image.get("bytes") is None and image.get("path") is None):
+        raise DataError(f"{name}: is missing")
+    return image.get("bytes"), image.get("path"), image.get("path") or name
 
 
 def decode_image(

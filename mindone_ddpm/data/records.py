@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mindone_ddpm.config.groups import MAX_IMAGE_PIXELS
 from mindone_ddpm.data.images import (
-    MAX_IMAGE_PIXELS,
-    DataError,
     content_digest,
     convert_channels,
     convert_precise_channels,
     decode_image,
     decode_precise,
     resize,
+    stored_image,
 )
 from mindone_ddpm.data.labels import Labels
 from mindone_ddpm.data.randomness import epoch_order
@@ -81,11 +81,7 @@ class ImageRecords:
         return int(self.labels.class_ids[index])
 
     def _stored(self, index: int) -> tuple[bytes | None, str | None, str]:
-        image = self.record(index)[self.column]
-        if image is None or (image.get("bytes") is None and image.get("path") is None):
-            raise DataError(f"image {index} of the data set, column '{self.column}': is missing")
-        where = image.get("path") or f"image {index} of the data set, column '{self.column}'"
-        return image.get("bytes"), image.get("path"), where
+        return stored_image(self.record(index)[self.column], index, self.column)
 
     def original(self, index: int) -> Image.Image:
         """An image as it is stored, oriented as its EXIF data says. Raises DataError if it cannot be decoded."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mindone_ddpm.data.images import DataError, decode_image
+from mindone_ddpm.data.images import DataError, decode_image, stored_image
 from mindone_ddpm.runtime.start import is_main_by_environment
 
 MOST_NAMED = 10
@@ -49,11 +49,8 @@ def find_unreadable(dataset: Any, column: str, max_pixels: int) -> dict[int, str
     """Decode every image once. Returns the reason for each one that cannot be decoded, by its index."""
 
     def problem_of(index: int) -> str | None:
-        stored = dataset[index][column]
-        if stored is None or (stored.get("bytes") is None and stored.get("path") is None):
-            return f"image {index}: is missing"
         try:
-            decode_image(stored.get("bytes"), stored.get("path"), stored.get("path") or f"image {index}", max_pixels)
+            decode_image(*stored_image(dataset[index][column], index, column), max_pixels)
         except DataError as error:
             return str(error)
         return None
@@ -79,13 +76,15 @@ def without_unreadable(dataset: Any, column: str, max_pixels: int) -> Any:
     return dataset.select([index for index in range(len(dataset)) if index not in problems])
 
 
-def name_ignored(folder: Path, files: Sequence[Path], taken: Sequence[str]) -> None:
+def name_ignored(folder: Path, entries: Sequence[Path], taken: Sequence[str]) -> None:
     """Say which files of a folder look like images but are not taken: kinds that are not read, links to nothing.
 
-    ``taken``: the endings of those that are.
+    Args:
+        entries: all that is below the folder.
+        taken: the endings of the files that are taken.
     """
     others = set(OTHER_ENDINGS) - set(taken)
-    ignored = [path for path in files if path.suffix.lower() in others]
-    dangling = [path for path in folder.rglob("*") if path.is_symlink() and not path.exists()]
+    ignored = [path for path in entries if path.suffix.lower() in others and path.is_file()]
+    dangling = [path for path in entries if path.is_symlink() and not path.exists()]
     names = sorted(str(path.relative_to(folder)) for path in [*ignored, *dangling])
     say_left_out("files are left out, of kinds that are not read or links to nothing", names)

@@ -178,7 +178,7 @@ def open_output_dir(training: Training, progress: Progress) -> None:
         run_folder.clear_run(output_dir, training.job.product)
     output_dir.mkdir(parents=True, exist_ok=True)
     run_folder.clear_leftovers(output_dir)
-    write_text(output_dir / run_folder.RUN_CONFIG, run_settings(training))
+    write_settings(training)
 
 
 def restore_output_dir(training: Training, lock: FolderLock) -> None:
@@ -190,12 +190,13 @@ def restore_output_dir(training: Training, lock: FolderLock) -> None:
             file=sys.stderr,
         )
         lock.acquire()
-        write_text(training.output_dir / run_folder.RUN_CONFIG, run_settings(training))
+        write_settings(training)
 
 
-def run_settings(training: Training) -> str:
-    """What ``training_config.yaml`` holds."""
-    return to_yaml(training.config, training.job.product.command)
+def write_settings(training: Training) -> None:
+    """Write ``training_config.yaml``."""
+    text = to_yaml(training.config, training.job.product.command)
+    write_text(training.output_dir / run_folder.RUN_CONFIG, text)
 
 
 def open_tracker(training: Training, progress: Progress) -> tracking.Tracker:
