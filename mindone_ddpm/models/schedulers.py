@@ -14,6 +14,8 @@ with quiet_imports():
         DPMSolverMultistepScheduler,
         EulerAncestralDiscreteScheduler,
         EulerDiscreteScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        FlowMatchHeunDiscreteScheduler,
         HeunDiscreteScheduler,
         PNDMScheduler,
         UniPCMultistepScheduler,
@@ -30,8 +32,26 @@ SCHEDULERS = {
     "pndm": PNDMScheduler,
 }
 
+# The same for models of flow matching.
+FLOW_SCHEDULERS = {
+    "euler": FlowMatchEulerDiscreteScheduler,
+    "heun": FlowMatchHeunDiscreteScheduler,
+    "dpmsolver++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+}
+
 # mindone has no formula for these with prediction_type sample.
 WITHOUT_SAMPLE_PREDICTION = ("euler_ancestral", "pndm")
+
+
+def is_flow(scheduler: Any) -> bool:
+    """Whether a scheduler is for models of flow matching, on the path ``x = (1 - sigma) x0 + sigma noise``."""
+    return "FlowMatch" in type(scheduler).__name__ or scheduler.config.get("prediction_type") == "flow_prediction"
+
+
+def flow_shift(scheduler: Any) -> float:
+    """The shift of a flow matching scheduler's noise levels."""
+    return float(scheduler.config.get("shift", scheduler.config.get("flow_shift", 1.0)))
 
 
 def make_sampler(
@@ -40,22 +60,42 @@ def make_sampler(
     """A sampler on the noise levels of ``scheduler``.
 
     Args:
-        name: a key of ``SCHEDULERS``.
+        name: a key of ``SCHEDULERS``; for a model of flow matching, of ``FLOW_SCHEDULERS``.
         scheduler: any scheduler of mindone.
         clip_sample, timestep_spacing: None: as ``scheduler`` has them.
 
     Raises:
         ConfigError: it does not support the model's prediction type.
     """
-    if name in WITHOUT_SAMPLE_PREDICTION and scheduler.config.prediction_type == "sample":
-        raise ConfigError(f"--scheduler {name}: cannot use a model that predicts the sample; use ddim or dpmsolver++")
     given: dict[str, Any] = {"clip_sample": clip_sample, "timestep_spacing": timestep_spacing}
     changes = {key: value for key, value in given.items() if value is not None}
+    if is_flow(scheduler):
+        return _make_flow_sampler(name, scheduler, changes)
+    if name in WITHOUT_SAMPLE_PREDICTION and scheduler.config.prediction_type == "sample":
+        raise ConfigError(f"--scheduler {name}: cannot use a model that predicts the sample; use ddim or dpmsolver++")
     if name == "dpmsolver++":
         changes["algorithm_type"] = "dpmsolver++"
     return SCHEDULERS[name].from_config(scheduler.config, **changes)
 
 
+def _make_flow_sampler(name: str, scheduler: Any, changes: dict[str, Any]) -> Any:
+    if name not in FLOW_SCHEDULERS:
+        raise ConfigError(
+            f"--scheduler {name}: is not for a model of flow matching; use {' or '.join(FLOW_SCHEDULERS)}"
+        )
+    if changes:
+        flags = " ".join(f"--{flag}" for flag in changes)
+        raise ConfigError(f"{flags}: a model of flow matching has no such setting")
+    shift = flow_shift(scheduler)
+    num = scheduler.config.num_train_timesteps
+    if name in ("euler", "heun"):
+        return FLOW_SCHEDULERS[name](num_train_timesteps=num, shift=shift)
+    return FLOW_SCHEDULERS[name](
+        num_train_timesteps=num, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
+
+
 def sampler_name(scheduler: Any) -> str:
-    """The key in ``SCHEDULERS`` of a scheduler's class, or the name of the class."""
-    return next((name for name, kind in SCHEDULERS.items() if type(scheduler) is kind), type(scheduler).__name__)
+    """The key in ``SCHEDULERS`` or ``FLOW_SCHEDULERS`` of a scheduler's class, or the name of the class."""
+    known = [*SCHEDULERS.items(), *FLOW_SCHEDULERS.items()]
+    return next((name for name, kind in known if type(scheduler) is kind), type(scheduler).__name__)

@@ -19,7 +19,7 @@ from mindone_ddpm.data.batching import map_batches
 from mindone_ddpm.data.randomness import IMAGE_STREAM, random_stream
 from mindone_ddpm.models.unet import class_names
 from mindone_ddpm.sampling.images import to_values
-from mindone_ddpm.sampling.steps import make_steps
+from mindone_ddpm.sampling.steps import initial_deviation, make_steps
 
 # Predicts for a batch: f(images, timesteps).
 Denoiser = Callable[[ms.Tensor, ms.Tensor], ms.Tensor]
@@ -93,7 +93,7 @@ def image_shape(unet: Any) -> tuple[int, int, int]:
 def initial_noise(unet: Any, scheduler: Any, rngs: list[np.random.Generator]) -> ms.Tensor:
     """Noise at the scheduler's scale, float32 of shape (len(rngs), channels, height, width)."""
     noise = np.stack([rng.standard_normal(image_shape(unet)) for rng in rngs])
-    return ms.Tensor(noise * float(scheduler.init_noise_sigma), ms.float32)
+    return ms.Tensor(noise * initial_deviation(scheduler), ms.float32)
 
 
 def make_denoiser(unet: Any, labels: Sequence[int] | None, guidance_scale: float = 1.0) -> Denoiser:

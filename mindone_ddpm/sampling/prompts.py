@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mindone_ddpm.data.batching import map_batches
 from mindone_ddpm.sampling.generate import OnStep, evaluating, sample_rngs
+from mindone_ddpm.sampling.steps import PipelineScheduler
 
 if TYPE_CHECKING:
     from mindone.diffusers import StableDiffusionPipeline
@@ -55,12 +57,22 @@ def generate_from_prompts(
             width=width,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
-            eta=eta,
             generator=sample_rngs(seed, [sample_ids[place] for place in places]),
             output_type="np",
             callback_on_step_end=after_step,
         )[0]
         return np.asarray(values, np.float32)
 
-    with evaluating(pipeline.unet):
+    with evaluating(pipeline.unet), planned_scheduler(pipeline, eta):
         return map_batches(generate_batch, range(len(prompts)), min(batch_size, len(prompts)))
+
+
+@contextlib.contextmanager
+def planned_scheduler(pipeline: Any, eta: float | None) -> Iterator[None]:
+    """Let a pipeline's own loop take this package's denoising steps."""
+    scheduler = pipeline.scheduler
+    pipeline.scheduler = PipelineScheduler(scheduler, eta)
+    try:
+        yield
+    finally:
+        pipeline.scheduler = scheduler

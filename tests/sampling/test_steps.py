@@ -9,8 +9,10 @@ from mindspore import ops
 
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import schedulers
+from mindone_ddpm.models.schedulers import FLOW_SCHEDULERS, SCHEDULERS
 from mindone_ddpm.objectives import ddpm
-from mindone_ddpm.sampling.steps import PLANNERS, PlannedSteps, SchedulerSteps, make_steps, plan_steps
+from mindone_ddpm.sampling.plans import plan_steps
+from mindone_ddpm.sampling.steps import PlannedSteps, SchedulerSteps, make_steps
 
 pytestmark = pytest.mark.usefixtures("graph_mode")
 SHAPE = (2, 1, 4, 4)
@@ -44,7 +46,7 @@ def noise(scale: float = 1.0) -> ms.Tensor:
     ("name", "kind"),
     [
         (name, kind)
-        for name in PLANNERS
+        for name in SCHEDULERS
         for kind in ("epsilon", "v_prediction", "sample")
         if kind != "sample" or name not in schedulers.WITHOUT_SAMPLE_PREDICTION  # mindone has no formula for it
     ],
@@ -61,9 +63,12 @@ def test_every_step_is_mindones(name, kind):
         assert (np.abs(found - expected) <= 5e-5 * np.maximum(largest, 1.0)).all(), (steps, clip_sample, spacing)
 
 
-@pytest.mark.parametrize("name", [name for name in PLANNERS if name not in ("ddpm", "euler_ancestral")])
+@pytest.mark.parametrize("name", [name for name in SCHEDULERS if name not in ("ddpm", "euler_ancestral", "pndm")])
 def test_data_that_are_one_image_are_found_exactly(name):
-    """The right prediction for them is known; every deterministic sampler then ends at the image."""
+    """The right prediction for them is known; every deterministic sampler then ends at the image.
+
+    But pndm, which ends at the noise of timestep 0.
+    """
     sampler, timesteps = make(name, 8, False, ddpm_beta_schedule="squaredcos_cap_v2")
     products = sampler.alphas_cumprod.asnumpy().astype(np.float64)
     image = ms.Tensor(np.random.default_rng(1).uniform(-1, 1, SHAPE), ms.float32)
@@ -85,10 +90,46 @@ def test_the_last_steps_alone_are_the_last_of_all(name):
         assert plan_steps(sampler, timesteps[3:]) == plan_steps(sampler, timesteps)[3:]
 
 
+def make_flow(name: str, steps: int, shift: float):
+    sampler = schedulers.make_sampler(name, schedulers.FlowMatchEulerDiscreteScheduler(shift=shift))
+    sampler.set_timesteps(steps)
+    return sampler, sampler.timesteps.asnumpy().tolist()
+
+
+@pytest.mark.parametrize("name", FLOW_SCHEDULERS)
+def test_every_step_of_flow_matching_is_mindones(name):
+    for steps, shift in ((6, 1.0), (20, 3.0)):
+        sampler, timesteps = make_flow(name, steps, shift)
+        planned = list(denoise(PlannedSteps(plan_steps(sampler, timesteps)), timesteps, noise(), some_network))
+        theirs = list(denoise(SchedulerSteps(sampler, timesteps, None), timesteps, noise(), some_network))
+        np.testing.assert_allclose(planned, theirs, atol=5e-5)
+
+
+@pytest.mark.parametrize("settings", [{"solver_order": 3}, {"solver_type": "bh1"}, {"disable_corrector": [1, 3]}])
+def test_settings_of_unipc(settings):
+    sampler, _ = make("unipc", 6)
+    sampler = type(sampler).from_config(sampler.config, **settings)
+    sampler.set_timesteps(20)
+    timesteps = sampler.timesteps.asnumpy().tolist()
+    planned = list(denoise(PlannedSteps(plan_steps(sampler, timesteps)), timesteps, noise(), some_network))
+    theirs = list(denoise(SchedulerSteps(sampler, timesteps, None), timesteps, noise(), some_network))
+    np.testing.assert_allclose(planned, theirs, atol=2e-4)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_pndm_without_its_runge_kutta_steps(prediction_type):
+    sampler, _ = make("pndm", 6, prediction_type=prediction_type)
+    sampler = type(sampler).from_config(sampler.config, skip_prk_steps=True, steps_offset=1)
+    sampler.set_timesteps(12)
+    timesteps = sampler.timesteps.asnumpy().tolist()
+    planned = list(denoise(PlannedSteps(plan_steps(sampler, timesteps)), timesteps, noise(), some_network))
+    theirs = list(denoise(SchedulerSteps(sampler, timesteps, None), timesteps, noise(), some_network))
+    np.testing.assert_allclose(planned, theirs, atol=2e-4)
+
+
 def test_what_has_no_plan_takes_mindones_own_steps():
-    for name in ("unipc", "pndm"):
-        sampler, timesteps = make(name, 6)
-        assert isinstance(make_steps(sampler, timesteps), SchedulerSteps)
+    sampler, timesteps = make("pndm", 6)
+    assert isinstance(make_steps(sampler, timesteps[2:]), SchedulerSteps)
     sampler, timesteps = make("ddim", 6)
     for settings in ({"thresholding": True}, {"variance_type": "learned_range"}):
         other = type(make("ddpm", 6)[0]).from_config(sampler.config, **settings)

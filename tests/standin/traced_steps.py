@@ -51,9 +51,8 @@ def trace_job(name: str, flags: list[str]) -> None:
 
 def trace_samplers(job: UnconditionalJob) -> None:
     """Mark calls of the network; with a sampler's name and the step's number, what comes after each denoise step."""
-    from mindone_ddpm.models.schedulers import make_sampler
+    from mindone_ddpm.models.schedulers import SCHEDULERS, make_sampler
     from mindone_ddpm.sampling.generate import evaluating, generate, image_shape
-    from mindone_ddpm.sampling.steps import PLANNERS
 
     images = ms.Tensor(np.zeros((2, *image_shape(job.unet))), ms.float32)
     with evaluating(job.unet):
@@ -62,7 +61,7 @@ def trace_samplers(job: UnconditionalJob) -> None:
             mark(f"network-{number}")
             job.unet(images, timesteps)
             mark("end")
-    for name in PLANNERS:
+    for name in SCHEDULERS:
         count = iter(range(1, 100))
         scheduler = make_sampler(name, job.objective.scheduler())
         generate(
@@ -70,7 +69,7 @@ def trace_samplers(job: UnconditionalJob) -> None:
             scheduler,
             sample_ids=[0, 1],
             batch_size=2,
-            num_inference_steps=4,
+            num_inference_steps=6,
             seed=0,
             on_step=lambda _, name=name, count=count: mark(f"{name}-{next(count)}"),
         )
