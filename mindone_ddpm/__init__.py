@@ -34,7 +34,7 @@ _PUBLIC = {
     "write_preview": "jobs.preview",
     "make_unet": "models.unet",
     "num_parameters": "models.unet",
-    "make_noise_scheduler": "objectives.ddpm",
+    "make_noise_scheduler": "objectives.choose",
     "UnconditionalJob": "jobs.unconditional.job",
     "TextToImageJob": "jobs.text_to_image.job",
     "main_first": "runtime.distributed",

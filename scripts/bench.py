@@ -95,7 +95,7 @@ def our_sample(options: dict[str, Any]) -> dict[str, Any]:
     from mindone_ddpm.jobs.unconditional.config import TrainingConfig
     from mindone_ddpm.models import schedulers
     from mindone_ddpm.models.unet import make_unet
-    from mindone_ddpm.objectives import ddpm
+    from mindone_ddpm.objectives import choose
     from mindone_ddpm.runtime.start import start
     from mindone_ddpm.sampling import generate
 
@@ -104,7 +104,7 @@ def our_sample(options: dict[str, Any]) -> dict[str, Any]:
         dataset_name="digits", channels=3, preset=options["preset"], image_size=options["image_size"]
     )
     unet = make_unet(config)
-    scheduler = schedulers.make_sampler("ddim", ddpm.make_noise_scheduler(config))
+    scheduler = schedulers.make_sampler("ddim", choose.make_noise_scheduler(config))
 
     def denoise(steps: int) -> float:
         numbers = list(range(options["batch_size"]))

@@ -28,7 +28,7 @@ def evaluate(
     num_samples: int | None = None,
     features: str | None = None,
     inception_weights: str | None = None,
-    scheduler: str = "ddim",
+    scheduler: str | None = None,
     num_inference_steps: int | None = None,
     batch_size: int = 64,
     seed: int = 0,

@@ -22,7 +22,9 @@ class EvaluationConfig(Settings):
     )
     eval_metrics_steps: int = setting(0, "steps between measurements (and one at the end); 0: at the end only", low=0)
     eval_num_samples: int = setting(1000, "generated images for each measurement", low=2)
-    eval_num_inference_steps: int = setting(50, "denoising steps (DDIM) of those images", low=1)
+    eval_num_inference_steps: int = setting(
+        50, "denoising steps of those images, of DDIM or for flow matching of Euler", low=1
+    )
     eval_features: str = setting(
         "inception", "network whose features are compared; digits: small, built in", choices=["inception", "digits"]
     )
@@ -87,7 +89,7 @@ class EvaluateConfig(SamplingBase):
     output_dir: str = setting("evaluation", "folder for metrics.json; after an interruption the same command continues")
     batch_size: int = setting(64, "images per batch; does not change the metrics", low=1)
     num_samples: int | None = setting(None, "generated images; 10,000 if not given", low=1)
-    scheduler: str = setting("ddim", "sampler", choices=SAMPLERS)
+    scheduler: str | None = setting(None, "sampler; by default ddim, for flow matching euler", choices=SAMPLERS)
     eta: float | None = setting(None, "with ddim: 0 no noise between the steps, 1 as much as ddpm", low=0, high=1)
     metrics: str = setting("fid,kid", "metrics, with commas between", choices=METRICS, several=True)
 

@@ -22,7 +22,7 @@ FORWARD_PASSES_PER_TRAINED_IMAGE = 3  # a step costs about three forward passes
 
 
 class QualityEvaluator:
-    """Metrics of images made by DDIM with the current weights, split over the ranks; an Evaluator.
+    """Metrics of images made with the current weights, split over the ranks; an Evaluator.
 
     Args:
         settings: ``eval_metrics`` must be set.
@@ -83,7 +83,7 @@ class QualityEvaluator:
         settings = self.settings
         images = generated_images(
             self.unet,
-            schedulers.make_sampler("ddim", self.scheduler),
+            schedulers.make_sampler(schedulers.metrics_sampler(self.scheduler), self.scheduler),
             choose_labels(self.unet, None, settings.eval_num_samples),
             BATCH_SIZE,
             num_inference_steps=settings.eval_num_inference_steps,

@@ -93,16 +93,17 @@ def measure(
 
 def model_source(config: EvaluateConfig, pipeline: DDPMPipeline, count: int) -> tuple[ImageSource, dict[str, Any]]:
     """The images of a model, and all that decides them beside the model."""
-    scheduler = schedulers.make_sampler(config.scheduler, pipeline.scheduler)
+    sampler = config.scheduler or schedulers.metrics_sampler(pipeline.scheduler)
+    scheduler = schedulers.make_sampler(sampler, pipeline.scheduler)
     labels = choose_labels(pipeline.unet, config.class_label, count)
     settings = {
-        "num_inference_steps": inference_steps(config, config.scheduler, scheduler),
+        "num_inference_steps": inference_steps(config, sampler, scheduler),
         "seed": config.seed,
         "guidance_scale": class_guidance(config, labels),
         "eta": config.eta,
     }
     source = generated_images(pipeline.unet, scheduler, labels, config.batch_size, **settings)
-    return source, {"scheduler": config.scheduler, **settings, "class_label": config.class_label}
+    return source, {"scheduler": sampler, **settings, "class_label": config.class_label}
 
 
 def content_of_model(model: str) -> str:

@@ -40,6 +40,8 @@ FLOW_SCHEDULERS = {
     "unipc": UniPCMultistepScheduler,
 }
 
+FAST_STEPS = 25  # of the sampler that is taken when none is named
+
 # mindone has no formula for these with prediction_type sample.
 WITHOUT_SAMPLE_PREDICTION = ("euler_ancestral", "pndm")
 
@@ -47,6 +49,11 @@ WITHOUT_SAMPLE_PREDICTION = ("euler_ancestral", "pndm")
 def is_flow(scheduler: Any) -> bool:
     """Whether a scheduler is for models of flow matching, on the path ``x = (1 - sigma) x0 + sigma noise``."""
     return "FlowMatch" in type(scheduler).__name__ or scheduler.config.get("prediction_type") == "flow_prediction"
+
+
+def prediction_type(scheduler: Any) -> str:
+    """What a network predicts that was trained with this scheduler."""
+    return "flow_prediction" if is_flow(scheduler) else scheduler.config.prediction_type
 
 
 def flow_shift(scheduler: Any) -> float:
@@ -76,6 +83,23 @@ def make_sampler(
     if name == "dpmsolver++":
         changes["algorithm_type"] = "dpmsolver++"
     return SCHEDULERS[name].from_config(scheduler.config, **changes)
+
+
+def sampler_for(scheduler: Any, num_steps: int | None) -> tuple[Any, int]:
+    """A sampler and its number of steps: ``scheduler`` itself, or without ``num_steps`` a fast one."""
+    if num_steps is not None:
+        return scheduler, num_steps
+    return make_sampler(fast_sampler(scheduler), scheduler), min(FAST_STEPS, scheduler.config.num_train_timesteps)
+
+
+def fast_sampler(scheduler: Any) -> str:
+    """The name of the sampler that needs the fewest evaluations for a model that was trained with ``scheduler``."""
+    return "dpmsolver++"
+
+
+def metrics_sampler(scheduler: Any) -> str:
+    """The name of the sampler with which metrics are measured when none is named."""
+    return "euler" if is_flow(scheduler) else "ddim"
 
 
 def _make_flow_sampler(name: str, scheduler: Any, changes: dict[str, Any]) -> Any:

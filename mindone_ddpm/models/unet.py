@@ -11,9 +11,10 @@ from mindone_ddpm.models.config import UNetSettings, read_model_config, unet_pre
 from mindone_ddpm.models.pipelines import load_pipeline
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.presets import check_size
+from mindone_ddpm.models.schedulers import flow_shift, is_flow
 
 with quiet_imports():
-    from mindone.diffusers import DDPMScheduler, UNet2DModel
+    from mindone.diffusers import UNet2DModel
 
 
 def make_unet(config: UNetSettings, class_names: Sequence[str] = ()) -> UNet2DModel:
@@ -59,13 +60,16 @@ def make_unet(config: UNetSettings, class_names: Sequence[str] = ()) -> UNet2DMo
 class TrainableUNetSettings(UNetSettings, Protocol):
     """What a pretrained pipeline must agree with in addition."""
 
+    objective: str
     prediction_type: str
     ddpm_num_steps: int
     ddpm_beta_schedule: str
+    flow_shift: float
+    data_std: float
 
 
-def load_unet(config: TrainableUNetSettings, class_names: Sequence[str] = ()) -> tuple[UNet2DModel, DDPMScheduler]:
-    """The UNet and the noise levels of the pipeline ``pretrained_model_name_or_path``, to train further.
+def load_unet(config: TrainableUNetSettings, class_names: Sequence[str] = ()) -> tuple[UNet2DModel, Any]:
+    """The UNet and the scheduler of the pipeline ``pretrained_model_name_or_path``, to train further.
 
     Args:
         class_names: of a class-conditional model; stored in its configuration.
@@ -75,27 +79,48 @@ def load_unet(config: TrainableUNetSettings, class_names: Sequence[str] = ()) ->
     """
     flag = f"--pretrained_model_name_or_path {config.pretrained_model_name_or_path}"
     pipeline = load_pipeline(str(config.pretrained_model_name_or_path), "--pretrained_model_name_or_path")
-    unet, settings = pipeline.unet, pipeline.scheduler.config
+    unet = pipeline.unet
     problems = check_size(config.image_size, unet.config.block_out_channels)
     if unet.config.in_channels != config.channels:
         problems.append(f"--channels {config.channels}: {flag} has {unet.config.in_channels}")
     if (unet.config.num_class_embeds or 0) != (len(class_names) + 1 if class_names else 0):
         has = f"{unet.config.num_class_embeds - 1} classes" if unet.config.num_class_embeds else "no classes"
         problems.append(f"--class_conditional: {flag} has {has}, the data set {len(class_names) or 'none in use'}")
-    for name, ours, its in (
-        ("prediction_type", config.prediction_type, settings.prediction_type),
-        ("ddpm_num_steps", config.ddpm_num_steps, settings.num_train_timesteps),
-        ("ddpm_beta_schedule", config.ddpm_beta_schedule, settings.beta_schedule),
-    ):
-        if ours not in (its, getattr(type(config), name)):
-            problems.append(f"--{name} {ours}: {flag} was trained with {its}; leave the flag")
+    problems += _noise_problems(config, pipeline.scheduler, flag)
     if problems:
         raise ConfigError(*problems)
     unet.register_to_config(
         sample_size=config.image_size, **({"class_names": list(class_names)} if class_names else {})
     )
     unet.sample_size = config.image_size
-    return unet, DDPMScheduler.from_config(settings)
+    return unet, pipeline.scheduler
+
+
+def _noise_problems(config: TrainableUNetSettings, scheduler: Any, flag: str) -> list[str]:
+    """One line for each setting of the noise levels that a pretrained pipeline contradicts."""
+    its_objective = "flow_matching" if is_flow(scheduler) else "ddpm"
+    if config.objective not in ("auto", its_objective):
+        return [
+            f"--objective {config.objective}: {flag} was trained as {its_objective}; leave the flag to go on like "
+            "that, or give --model_config_name_or_path instead to take only its architecture and begin anew"
+        ]
+    settings = scheduler.config
+    its: dict[str, Any] = {"ddpm_num_steps": settings.num_train_timesteps}
+    if its_objective == "ddpm":
+        its |= {"prediction_type": settings.prediction_type, "ddpm_beta_schedule": settings.beta_schedule}
+        of_another: tuple[str, ...] = ("flow_shift", "data_std")
+    else:
+        its["flow_shift"] = flow_shift(scheduler)
+        of_another = ("prediction_type", "ddpm_beta_schedule", "data_std")
+    problems = []
+    for name, value in its.items():
+        ours = getattr(config, name)
+        if ours not in (value, getattr(type(config), name)):
+            problems.append(f"--{name} {ours}: {flag} was trained with {value}; leave the flag")
+    for name in of_another:
+        if getattr(config, name) != getattr(type(config), name):
+            problems.append(f"--{name}: {flag} brings its own noise levels ({its_objective}); leave the flag")
+    return problems
 
 
 def prepare_network(network: Any, precision: str, fused_attention: bool, gradient_checkpointing: bool) -> None:

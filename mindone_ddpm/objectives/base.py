@@ -10,7 +10,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn
+from mindspore import nn, ops
 
 from mindone_ddpm.config.groups import LossConfig
 
@@ -18,14 +18,28 @@ from mindone_ddpm.config.groups import LossConfig
 class Objective(nn.Cell):
     """Base class. ``time_type`` is MindSpore's type of the times in a batch, ``time_dtype`` NumPy's.
 
-    Subclasses set ``loss_type``, ``huber_c`` and give :meth:`draw_time`, :meth:`corrupt`, :meth:`scheduler`.
+    The distance between prediction and target, averaged over a sample's elements, is the square (mse), the absolute
+    value (l1), or ``2 c (sqrt(d^2 + c^2) - c)`` (huber, in its smooth form; Charbonnier et al. 1994).
+
+    Args:
+        loss_type: ``mse``, ``l1`` or ``huber``.
+        huber_c: c.
     """
 
     time_type: Any = ms.int32
     time_dtype: Any = np.int32
 
-    def draw_time(self, rng: np.random.Generator, bucket: int = 0, num_buckets: int = 1) -> float:
-        """One time from the training distribution; with buckets, from one of ``num_buckets`` equal ranges of times."""
+    def __init__(self, loss_type: str = "mse", huber_c: float = 0.1):
+        super().__init__(auto_prefix=False)
+        self.loss_type = loss_type
+        self.huber_c = huber_c
+
+    def draw_time(self, rng: np.random.Generator) -> float:
+        """One time from the training distribution."""
+        raise NotImplementedError
+
+    def draw_time_within(self, rng: np.random.Generator, bucket: int, num_buckets: int) -> float:
+        """One time, uniform in one of ``num_buckets`` equal ranges of times, from clean to noisy."""
         raise NotImplementedError
 
     def bucket_names(self, num_buckets: int) -> list[str]:
@@ -46,8 +60,21 @@ class Objective(nn.Cell):
         """
         raise NotImplementedError
 
+    def distance(self, error):
+        if self.loss_type == "l1":
+            return ops.abs(error)
+        if self.loss_type == "huber":
+            return 2.0 * self.huber_c * (ops.sqrt(ops.square(error) + self.huber_c**2) - self.huber_c)
+        return ops.square(error)
+
     def loss(self, prediction, target, weight):
         """The loss of each sample, float32 of shape (batch,): mean distance over its elements, times its weight."""
+        error = prediction.astype(ms.float32) - target
+        loss = self.distance(error).mean((1, 2, 3))
+        return loss if weight is None else loss * weight
+
+    def plain(self) -> Objective:
+        """The mean squared error on the same noise levels, each with the weight 1."""
         raise NotImplementedError
 
     def scheduler(self) -> Any:
@@ -56,7 +83,7 @@ class Objective(nn.Cell):
 
     def identity(self) -> dict[str, Any]:
         """What decides the training beside the settings; JSON."""
-        raise NotImplementedError
+        return {name: value for name, value in self.scheduler().config.items() if not name.startswith("_")}
 
 
 def draw_noise(rng: np.random.Generator, out: np.ndarray, config: LossConfig) -> np.ndarray | None:

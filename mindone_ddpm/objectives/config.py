@@ -5,15 +5,57 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mindone_ddpm.config.fields import Settings, setting
-from mindone_ddpm.config.groups import BETA_SCHEDULES, PREDICTION_TYPES
+from mindone_ddpm.config.fields import setting
+from mindone_ddpm.config.groups import BETA_SCHEDULES, PREDICTION_TYPES, LossConfig
+
+OBJECTIVES = ["auto", "ddpm", "flow_matching"]
+TIMESTEP_SAMPLINGS = ["uniform", "logit_normal", "lognormal"]
 
 
 @dataclass
-class NoiseScheduleConfig(Settings):
+class TimestepConfig(LossConfig):
+    """Where among the noise levels a model is trained."""
+
+    heading: ClassVar[str] = "loss"
+
+    timestep_sampling: str = setting(
+        "uniform",
+        "where among the noise levels to train; logit_normal: in the middle; lognormal: where noise and data are of "
+        "like size, as EDM does",
+        choices=TIMESTEP_SAMPLINGS,
+        resume="locked",
+    )
+    logit_mean: float = setting(0.0, "with logit_normal: above 0 towards noise, below towards data", resume="locked")
+    logit_std: float = setting(1.0, "with logit_normal: its width", above=0, resume="locked")
+    lognormal_mean: float = setting(-1.2, "with lognormal: mean of the logarithm of noise over signal", resume="locked")
+    lognormal_std: float = setting(1.2, "with lognormal: its deviation", above=0, resume="locked")
+
+
+@dataclass
+class NoiseScheduleConfig(TimestepConfig):
     """The noise levels, and what the model predicts."""
 
     heading: ClassVar[str] = "noise levels"
+
+    objective: str = setting(
+        "auto",
+        "ddpm: noise levels of a schedule, and prediction_type; flow_matching: straight paths, and their velocity; "
+        "auto: that of the pretrained pipeline, else ddpm",
+        choices=OBJECTIVES,
+        resume="locked",
+    )
+    flow_shift: float = setting(
+        1.0,
+        "with flow_matching: above 1 more of training and sampling at high noise, for large images; 3 is usual",
+        above=0,
+        resume="locked",
+    )
+    data_std: float = setting(
+        1.0,
+        "with ddpm: deviation of the images' values; the noise levels become those of data with deviation 1, times it",
+        above=0,
+        resume="locked",
+    )
 
     ddpm_num_steps: int = setting(1000, "noise levels", low=2, resume="locked")
     ddpm_beta_schedule: str = setting("linear", "how the noise grows", choices=BETA_SCHEDULES, resume="locked")
@@ -40,4 +82,25 @@ class NoiseScheduleConfig(Settings):
             )
         if self.loss_weighting == "snr" and self.prediction_type != "sample":
             problems.append(f"--loss_weighting snr: is for --prediction_type sample, not {self.prediction_type}")
+        if self.data_std != 1.0 and self.rescale_betas_zero_snr:
+            problems.append("--data_std and --rescale_betas_zero_snr: give only one of them")
+        if self.objective == "flow_matching":
+            problems += [
+                f"--{name}: has no meaning with --objective flow_matching"
+                for name in OF_DDPM
+                if getattr(self, name) != getattr(type(self), name)
+            ]
+        elif self.objective == "ddpm" and self.flow_shift != 1.0:
+            problems.append("--flow_shift: has a meaning with --objective flow_matching only")
         return problems
+
+
+# Settings of the objective ddpm alone.
+OF_DDPM = (
+    "ddpm_beta_schedule",
+    "prediction_type",
+    "rescale_betas_zero_snr",
+    "loss_weighting",
+    "snr_gamma",
+    "data_std",
+)

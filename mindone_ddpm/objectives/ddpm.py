@@ -13,15 +13,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.groups import LossConfig
 from mindone_ddpm.objectives.base import Objective
-from mindone_ddpm.objectives.config import NoiseScheduleConfig
-
-with quiet_imports():
-    from mindone.diffusers import (
-        DDPMScheduler,
-    )
+from mindone_ddpm.objectives.times import TimestepSampling, logistic
 
 
 def timestep_weights(
@@ -48,16 +42,15 @@ class DDPMObjective(Objective):
     """The denoising loss of each sample (Ho et al. 2020, equation 14, and its x0 and v forms).
 
     The target is ``eps`` (epsilon), ``x_0`` (sample), or ``sqrt(a_t) eps - sqrt(1 - a_t) x_0`` (v_prediction;
-    Salimans & Ho 2022, appendix D). The distance, averaged over a sample's elements, is the square (mse), the absolute
-    value (l1), or ``2 c (sqrt(d^2 + c^2) - c)`` (huber, in its smooth form; Charbonnier et al. 1994).
+    Salimans & Ho 2022, appendix D).
 
     Args:
         alphas_cumprod: a_t for each timestep, float, shape (num_train_timesteps,).
         prediction_type: ``epsilon``, ``sample`` or ``v_prediction``.
-        loss_type: ``mse``, ``l1`` or ``huber``.
-        huber_c: c.
+        loss_type, huber_c: see :class:`~mindone_ddpm.objectives.base.Objective`.
         weights: of each timestep, see :func:`timestep_weights`; None: all 1.
         scheduler: a DDPMScheduler with these noise levels, for sampling.
+        sampling: the distribution of the timesteps.
     """
 
     def __init__(
@@ -68,21 +61,30 @@ class DDPMObjective(Objective):
         huber_c: float = 0.1,
         weights: np.ndarray | None = None,
         scheduler: Any = None,
+        sampling: TimestepSampling | None = None,
     ):
-        super().__init__(auto_prefix=False)
+        super().__init__(loss_type, huber_c)
         alphas = alphas_cumprod.astype(np.float64)
         self.num_train_timesteps = len(alphas)
         self.signal = ms.Tensor(np.sqrt(alphas), ms.float32)
         self.spread = ms.Tensor(np.sqrt(1.0 - alphas), ms.float32)
         self.prediction_type = prediction_type
-        self.loss_type = loss_type
-        self.huber_c = huber_c
+        self.sampling = TimestepSampling() if sampling is None else sampling
+        with np.errstate(divide="ignore"):
+            log_levels = 0.5 * np.log((1.0 - alphas) / alphas)
+        self.log_level_edges = (log_levels[1:] + log_levels[:-1]) / 2.0  # between neighbours
         self.is_weighted = weights is not None and not np.all(weights == 1.0)
         self.weights = ms.Tensor(np.ones(1) if weights is None else weights, ms.float32)
         self._scheduler = scheduler
 
     @classmethod
-    def for_scheduler(cls, scheduler: Any, config: LossConfig | None = None, weighting: str = "auto") -> DDPMObjective:
+    def for_scheduler(
+        cls,
+        scheduler: Any,
+        config: LossConfig | None = None,
+        weighting: str = "auto",
+        sampling: TimestepSampling | None = None,
+    ) -> DDPMObjective:
         """The objective on a scheduler's noise levels; without ``config`` the plain mean squared error.
 
         ``weighting`` is ``uniform``, ``snr``, or ``auto``: snr where the model predicts the sample, else uniform.
@@ -93,9 +95,17 @@ class DDPMObjective(Objective):
         if weighting == "auto":
             weighting = "snr" if kind == "sample" else "uniform"
         weights = timestep_weights(alphas, kind, config.snr_gamma, weighting)
-        return cls(alphas, kind, config.loss_type, config.huber_c, weights, scheduler)
+        return cls(alphas, kind, config.loss_type, config.huber_c, weights, scheduler, sampling)
 
-    def draw_time(self, rng: np.random.Generator, bucket: int = 0, num_buckets: int = 1) -> int:
+    def draw_time(self, rng: np.random.Generator) -> int:
+        if self.sampling.kind == "uniform":
+            return int(rng.integers(0, self.num_train_timesteps))
+        value = self.sampling.draw_normal(rng)
+        if self.sampling.kind == "lognormal":  # the timestep whose noise level is the nearest
+            return int(np.searchsorted(self.log_level_edges, value))
+        return min(int(logistic(value) * self.num_train_timesteps), self.num_train_timesteps - 1)
+
+    def draw_time_within(self, rng: np.random.Generator, bucket: int, num_buckets: int) -> int:
         first, end = (self.num_train_timesteps * b // num_buckets for b in (bucket, bucket + 1))
         return int(rng.integers(first, max(end, first + 1)))
 
@@ -107,8 +117,8 @@ class DDPMObjective(Objective):
     def scheduler(self) -> Any:
         return self._scheduler
 
-    def identity(self) -> dict[str, Any]:
-        return {name: value for name, value in self._scheduler.config.items() if not name.startswith("_")}
+    def plain(self) -> DDPMObjective:
+        return DDPMObjective.for_scheduler(self._scheduler)
 
     def corrupt(self, samples, noise, times, input_noise=None):
         signal = ops.gather(self.signal, times, 0).reshape(-1, 1, 1, 1)
@@ -121,26 +131,3 @@ class DDPMObjective(Objective):
             target = signal * noise - spread * samples
         weight = ops.gather(self.weights, times, 0) if self.is_weighted else None
         return model_input, times, target, weight
-
-    def distance(self, error):
-        if self.loss_type == "l1":
-            return ops.abs(error)
-        if self.loss_type == "huber":
-            return 2.0 * self.huber_c * (ops.sqrt(ops.square(error) + self.huber_c**2) - self.huber_c)
-        return ops.square(error)
-
-    def loss(self, prediction, target, weight):
-        error = prediction.astype(ms.float32) - target
-        loss = self.distance(error).mean((1, 2, 3))
-        return loss if weight is None else loss * weight
-
-
-def make_noise_scheduler(config: NoiseScheduleConfig) -> DDPMScheduler:
-    """The noise levels to train on. With the last one pure noise, sampling must begin there: trailing steps."""
-    return DDPMScheduler(
-        num_train_timesteps=config.ddpm_num_steps,
-        beta_schedule=config.ddpm_beta_schedule,
-        prediction_type=config.prediction_type,
-        rescale_betas_zero_snr=config.rescale_betas_zero_snr,
-        timestep_spacing="trailing" if config.rescale_betas_zero_snr else "leading",
-    )

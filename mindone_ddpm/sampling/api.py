@@ -80,9 +80,9 @@ def sample(
 
     Args:
         pipe: of :func:`load`.
-        scheduler: the sampler: ddpm, ddim, dpmsolver++, euler, euler_ancestral, heun, unipc or pndm; by default ddpm,
-            for text the one that the pipeline was saved with.
-        num_inference_steps: by default 1000 with ddpm, 50 with the others.
+        scheduler: the sampler: ddpm, ddim, dpmsolver++, euler, euler_ancestral, heun, unipc or pndm; by default the
+            one that needs the fewest steps, for text the one that the pipeline was saved with.
+        num_inference_steps: by default 1000 with ddpm, 50 with the others, 25 where no sampler is named.
         seed: image i depends on (seed, i) alone.
         batch_size: images denoised at once; does not change them.
         prompts: of a Stable Diffusion pipeline; several are used in turn.

@@ -65,10 +65,9 @@ def inpaint(config: InpaintConfig) -> Path:
     config.check()
     output_dir, pipeline = open_model(config)
     unet = pipeline.unet
-    if pipeline.scheduler.config.prediction_type != "epsilon":
-        raise ConfigError(
-            f"--model {config.model}: predicts {pipeline.scheduler.config.prediction_type}; RePaint needs epsilon"
-        )
+    predicted = schedulers.prediction_type(pipeline.scheduler)
+    if predicted != "epsilon":
+        raise ConfigError(f"--model {config.model}: predicts {predicted}; RePaint needs epsilon")
     scheduler = editing.make_repaint_scheduler(pipeline.scheduler)
     steps = inference_steps(config, "repaint", scheduler)
     paths = image_paths(Path(config.image))
@@ -120,9 +119,13 @@ def interpolate(config: InterpolateConfig) -> Path:
     config.check()
     output_dir, pipeline = open_model(config)
     unet = pipeline.unet
-    scheduler = schedulers.make_sampler(config.scheduler, pipeline.scheduler)
+    is_flow = schedulers.is_flow(pipeline.scheduler)
+    sampler = config.scheduler or ("euler" if is_flow else "ddim")
+    if sampler == "euler" and not is_flow:
+        raise ConfigError("--scheduler euler: has noise levels of its own; use ddpm or ddim with this model")
+    scheduler = schedulers.make_sampler(sampler, pipeline.scheduler)
     ends = read_image(Path(config.image_a), "image_a", unet), read_image(Path(config.image_b), "image_b", unet)
-    steps = inference_steps(config, config.scheduler, scheduler)
+    steps = inference_steps(config, sampler, scheduler)
     scheduler.set_timesteps(steps)
     all_timesteps = scheduler.timesteps.asnumpy().tolist()
     timesteps = all_timesteps[min(steps - 1, round(steps * (1.0 - config.strength))) :]

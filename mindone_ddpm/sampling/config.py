@@ -19,7 +19,7 @@ class SamplingBase(Settings):
     output_dir: str = setting("samples", "folder for the images and the grid")
     batch_size: int = setting(16, "images denoised at once; does not change them", low=1)
     num_inference_steps: int | None = setting(
-        None, "denoising steps; by default 1000 with ddpm, 50 with the others", low=1
+        None, "denoising steps; by default 1000 with ddpm, 50 with the others, 25 where no sampler is named", low=1
     )
     class_label: str | None = setting(
         None, "of a class-conditional model: class names or numbers, with commas between; by default all in turn"
@@ -59,7 +59,9 @@ class SampleConfig(ImagesBase):
 
     num_images: int = setting(16, "number of images", low=1)
     scheduler: str | None = setting(
-        None, "sampler; by default ddpm, for text the one the pipeline was saved with", choices=SAMPLERS
+        None,
+        "sampler; by default the one that needs the fewest steps, for text the one the pipeline was saved with",
+        choices=SAMPLERS,
     )
     eta: float | None = setting(None, "with ddim: 0 no noise between the steps, 1 as much as ddpm", low=0, high=1)
     clip_sample: bool | None = setting(None, "with ddpm and ddim: clip the predicted image; as trained by default")
@@ -82,8 +84,8 @@ class SampleConfig(ImagesBase):
         problems = []
         if self.eta is not None and self.scheduler != "ddim":
             problems.append("--eta: is a setting of --scheduler ddim")
-        if self.clip_sample is not None and self.scheduler not in (None, "ddpm", "ddim"):
-            problems.append(f"--clip_sample: is a setting of ddpm and ddim; {self.scheduler} has none")
+        if self.clip_sample is not None and self.scheduler not in ("ddpm", "ddim"):
+            problems.append("--clip_sample: is a setting of --scheduler ddpm and ddim")
         if self.prompt is not None and self.prompts_file is not None:
             problems.append("--prompt and --prompts_file: give only one of them")
         return problems
@@ -124,7 +126,9 @@ class InterpolateConfig(ImagesBase):
     strength: float = setting(
         0.5, "how far into the noise, from 0 to 1: little keeps the images, much invents", above=0, high=1
     )
-    scheduler: str = setting("ddim", "sampler", choices=["ddpm", "ddim"])
+    scheduler: str | None = setting(
+        None, "sampler; by default ddim, for flow matching euler", choices=["ddpm", "ddim", "euler"]
+    )
 
     def own_problems(self) -> list[str]:
         problems = []

@@ -10,6 +10,7 @@ import numpy as np
 
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.data.batching import map_batches
+from mindone_ddpm.models.schedulers import is_flow
 from mindone_ddpm.sampling.generate import (
     Denoiser,
     denoise_steps,
@@ -101,11 +102,20 @@ def inpaint_values(
         return map_batches(inpaint_batch, range(len(images)), min(batch_size, len(images)))
 
 
+def levels_at(scheduler: Any, timestep: float) -> tuple[float, float]:
+    """The shares of the image and of the noise in a noisy image at a timestep."""
+    if is_flow(scheduler):
+        sigma = timestep / scheduler.config.num_train_timesteps
+        return 1.0 - sigma, sigma
+    alpha = float(scheduler.alphas_cumprod[int(timestep)])
+    return np.sqrt(alpha), np.sqrt(1.0 - alpha)
+
+
 def interpolate_values(
     unet: Any,
     scheduler: Any,
     ends: tuple[np.ndarray, np.ndarray],
-    timesteps: Sequence[int],
+    timesteps: Sequence[float],
     *,
     num_images: int,
     batch_size: int,
@@ -126,14 +136,14 @@ def interpolate_values(
     Returns:
         Values from 0 to 1, float32 of shape (num_images, height, width, channels).
     """
-    alpha = float(scheduler.alphas_cumprod[timesteps[0]])
+    signal, spread = levels_at(scheduler, timesteps[0])
     shares = np.linspace(0.0, 1.0, num_images, dtype=np.float32)
 
     def interpolate_batch(row: list[float]) -> np.ndarray:
         rngs = sample_rngs(seed, [0] * len(row))  # the same noise for the whole row
         noise = np.stack([rng.standard_normal(image_shape(unet)) for rng in rngs])
         mixed = np.stack([(1.0 - share) * ends[0] + share * ends[1] for share in row])
-        images = ms.Tensor(np.sqrt(alpha) * mixed + np.sqrt(1.0 - alpha) * noise, ms.float32)
+        images = ms.Tensor(signal * mixed + spread * noise, ms.float32)
         denoise = make_denoiser(unet, None if label is None else [label] * len(row), guidance_scale)
         done = denoise_steps(denoise, scheduler, images, timesteps, rngs, on_step=lambda _: on_step())
         return to_values(done)

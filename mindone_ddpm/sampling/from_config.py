@@ -72,9 +72,10 @@ def sample_values(pipeline: Pipeline, config: SampleConfig) -> tuple[np.ndarray,
 
 
 def _sample_unconditional(pipeline: DDPMPipeline, config: SampleConfig) -> tuple[np.ndarray, Trajectory | None]:
-    sampler = config.scheduler or "ddpm"
+    sampler = config.scheduler or schedulers.fast_sampler(pipeline.scheduler)
     scheduler = schedulers.make_sampler(sampler, pipeline.scheduler, config.clip_sample, config.timestep_spacing)
-    steps = inference_steps(config, sampler, scheduler)
+    default_steps = DEFAULT_STEPS if config.scheduler is not None else schedulers.FAST_STEPS
+    steps = inference_steps(config, sampler, scheduler, default_steps)
     labels = choose_labels(pipeline.unet, config.class_label, config.num_images)
     guidance_scale = class_guidance(config, labels)
 
@@ -179,12 +180,15 @@ def class_guidance(config: SamplingBase, labels: list[int] | None) -> float:
     return 1.0 if config.guidance_scale is None else config.guidance_scale
 
 
-def inference_steps(config: SamplingBase, sampler: str, scheduler: Any) -> int:
-    """The number of denoising steps. Raises ConfigError if they are more than the noise levels."""
+def inference_steps(config: SamplingBase, sampler: str, scheduler: Any, default_steps: int = DEFAULT_STEPS) -> int:
+    """The number of denoising steps, by default ``default_steps``, with ddpm all.
+
+    Raises ConfigError if they are more than the noise levels.
+    """
     noise_levels = scheduler.config.num_train_timesteps
     steps = config.num_inference_steps
     if steps is None:
-        return noise_levels if sampler == "ddpm" else min(DEFAULT_STEPS, noise_levels)
+        return noise_levels if sampler == "ddpm" else min(default_steps, noise_levels)
     check_steps("--num_inference_steps", steps, scheduler)
     return steps
 

@@ -25,11 +25,13 @@ LOCKED = {
     *("streaming", "streaming_buffer_size", "dataloader_drop_last", "loss_type", "huber_c", "snr_gamma"),
     *("noise_offset", "input_perturbation", "gradient_accumulation_steps", "optimizer", "mixed_precision", "use_ema"),
     *("seed", "adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay", "max_grad_norm", "ema_inv_gamma"),
-    *("ema_power", "ema_max_decay", "ema_decay", "prediction_type"),
+    *("ema_power", "ema_max_decay", "ema_decay", "prediction_type", "timestep_sampling"),
+    *("logit_mean", "logit_std", "lognormal_mean", "lognormal_std"),
 }
 OF_IMAGES = {
     *("channels", "preserve_input_precision", "ddpm_num_steps", "ddpm_beta_schedule", "rescale_betas_zero_snr"),
     *("loss_weighting", "class_conditional", "label_dropout", "validation_split"),
+    *("objective", "flow_shift", "data_std"),
 }
 OF_TEXT = {"caption_dropout", "cache_latents", "rank", "lora_alpha", "lora_target_modules"}
 REPORTED = {

@@ -19,7 +19,7 @@ from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents
 from mindone_ddpm.models import lora, pipelines, schedulers
 
 pytestmark = pytest.mark.peer
-STEPS = 50
+STEPS, FLOW_STEPS = 50, 25
 
 
 def run_peer(script: str, *arguments: object) -> str:
@@ -42,12 +42,16 @@ def compare(folder: Path) -> tuple[float, float]:
     unet = pipeline.unet.set_train(False)
     labels = ms.Tensor([0, 1], ms.int32) if unet.config.num_class_embeds else None
     output = unet(ms.Tensor(theirs["noise"]), ms.Tensor([10, 700], ms.int32), labels)[0].asnumpy()
-    scheduler = schedulers.make_sampler("ddim", pipeline.scheduler)
-    scheduler.set_timesteps(STEPS)
+    is_flow = schedulers.is_flow(pipeline.scheduler)
+    scheduler = schedulers.make_sampler("euler" if is_flow else "ddim", pipeline.scheduler)
+    scheduler.set_timesteps(FLOW_STEPS if is_flow else STEPS)
     images = ms.Tensor(theirs["noise"])
     for timestep in scheduler.timesteps.asnumpy().tolist():
-        answer = unet(images, ms.Tensor([timestep] * 2, ms.int32), labels)[0]
+        answer = unet(images, ms.Tensor([timestep] * 2, ms.float32 if is_flow else ms.int32), labels)[0]
         images = scheduler.step(answer, ms.Tensor(timestep), images)[0]
+    if labels is None:  # the pipeline's own loop, in mindone as in diffusers
+        pipeline.set_progress_bar_config(disable=True)
+        assert np.isfinite(pipeline(num_inference_steps=2, output_type="np")[0]).all()
     differences = np.abs(output - theirs["output"]).max(), np.abs(images.asnumpy() - theirs["trajectory"]).max()
     print(f"{folder.name}: forward {differences[0]:.1e}, trajectory {differences[1]:.1e}")
     return differences
@@ -74,10 +78,22 @@ def test_a_pipeline_of_diffusers_samples_here_and_goes_on_here(tmp_path, graph_m
     assert 1e-5 < moved < 1e-3  # it went on from where it was
 
 
-@pytest.mark.parametrize("classes", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_a_pipeline_of_ours_samples_in_diffusers(tmp_path, graph_mode, digits_flags, classes):
+OURS = {
+    "ddpm": [],
+    "classes": ["--class_conditional"],
+    "flow": ["--objective", "flow_matching", "--flow_shift", "2", "--timestep_sampling", "logit_normal"],
+    "flow with classes": ["--objective", "flow_matching", "--class_conditional"],
+    "edm": ["--prediction_type", "v_prediction", "--timestep_sampling", "lognormal", "--data_std", "0.5"],
+}
+
+
+SLOW = ("ddpm", "flow with classes")
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in OURS])
+def test_a_pipeline_of_ours_samples_in_diffusers(tmp_path, graph_mode, digits_flags, kind):
     folder = tmp_path / "ours"
-    more = ["--class_conditional"] if classes else []
+    more = OURS[kind]
     result = run_program("train", *digits_flags, "--max_train_steps", 5, "--output_dir", folder, *more)
     assert result.returncode == 0, result.stderr
     run_peer("peer_reference.py", "answer", folder)

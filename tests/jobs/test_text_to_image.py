@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,6 +27,7 @@ from mindone_ddpm.jobs.text_to_image.job import TextToImageJob
 from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, cache_key
 from mindone_ddpm.models import lora, pipelines
 from mindone_ddpm.models.unet import num_parameters
+from mindone_ddpm.objectives.flow_matching import FlowMatchingObjective
 from mindone_ddpm.sampling.prompts import generate_from_prompts
 
 
@@ -231,6 +233,33 @@ def test_adapters_that_fit_nothing_are_refused(graph_mode, config, tmp_path):
     save_file({"unet.nowhere.lora.down.weight": np.zeros((2, 2), np.float32)}, tmp_path / lora.WEIGHTS_FILE)
     with pytest.raises(ConfigError, match=r"unet\.nowhere\.lora\.down\.weight fits no layer"):
         lora.merge_adapters(unet, str(tmp_path))
+
+
+def test_a_pipeline_of_flow_matching_is_trained_as_one(graph_mode, config, stable_diffusion, tmp_path):
+    """Such as diffusers' own text-to-image pipelines hold: UniPC on the noise levels of flow matching."""
+    folder = tmp_path / "flow"
+    shutil.copytree(stable_diffusion, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    index["scheduler"][1] = "UniPCMultistepScheduler"
+    (folder / "model_index.json").write_text(json.dumps(index))
+    settings = {"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction", "flow_shift": 3.0}
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps({**settings, "use_flow_sigmas": True}))
+    of_flow = replace(config, pretrained_model_name_or_path=str(folder))
+    job = make_job(of_flow)
+    assert isinstance(job.objective, FlowMatchingObjective) and job.objective.shift == 3.0
+    batch = job.make_batch(np.arange(4), [random_stream(0, 2, place) for place in range(4)])
+    assert batch["timesteps"].dtype == np.float32 and (batch["timesteps"] < 1).all()
+    loss = CalledByName(job.loss_cell(), job.columns)(*[ms.Tensor(batch[name]) for name in job.columns])
+    assert np.isfinite(loss.asnumpy()).all()
+    job.save(tmp_path / "saved")
+    saved = pipelines.load_text_pipeline(str(tmp_path / "saved"))
+    assert type(saved.scheduler).__name__ == "UniPCMultistepScheduler" and saved.scheduler.config.flow_shift == 3.0
+    made = generate_from_prompts(
+        saved, ["a handwritten two"], sample_ids=[0], batch_size=1, num_inference_steps=3, seed=0
+    )
+    assert made.shape == (1, 16, 16, 3)
+    with pytest.raises(ConfigError, match=r"--prediction_type epsilon: .* was trained by flow matching"):
+        make_job(replace(of_flow, prediction_type="epsilon"))
 
 
 # --- pictures for prompts

@@ -9,7 +9,7 @@ from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.unet import checkpoint_gradients, make_unet
-from mindone_ddpm.objectives import ddpm
+from mindone_ddpm.objectives import choose
 from mindone_ddpm.objectives.ddpm import DDPMObjective
 from mindone_ddpm.training.optimizers import make_optimizer
 from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
@@ -29,7 +29,7 @@ def train_three_steps(prepare, loss_scale=1.0):
     ms.set_seed(0)
     unet = make_unet(CONFIG)
     prepare(unet)
-    scheduler = ddpm.make_noise_scheduler(CONFIG)
+    scheduler = choose.make_noise_scheduler(CONFIG)
     optimizer = make_optimizer(CONFIG, ms.ParameterTuple(unet.trainable_params()), BACKEND)
     boundary = OptimizerUpdate(optimizer, np.full(10, 1e-3), BACKEND, 1.0, loss_scale)
     loss_cell = UnconditionalLoss(unet, DDPMObjective(scheduler.alphas_cumprod.asnumpy(), "epsilon"))

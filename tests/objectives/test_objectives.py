@@ -7,14 +7,14 @@ import pytest
 from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
-from mindone_ddpm.objectives import ddpm
+from mindone_ddpm.objectives import choose
 from mindone_ddpm.objectives.base import draw_noise
 from mindone_ddpm.objectives.ddpm import DDPMObjective, timestep_weights
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid"])
 def test_add_noise_is_the_closed_form(graph_mode, schedule):
-    scheduler = ddpm.make_noise_scheduler(TrainingConfig(ddpm_beta_schedule=schedule))
+    scheduler = choose.make_noise_scheduler(TrainingConfig(ddpm_beta_schedule=schedule))
     if schedule == "linear":
         betas = np.linspace(1e-4, 0.02, 1000)
         np.testing.assert_allclose(scheduler.alphas_cumprod.asnumpy(), np.cumprod(1 - betas), rtol=1e-4)
@@ -31,7 +31,7 @@ def test_add_noise_is_the_closed_form(graph_mode, schedule):
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
 def test_the_loss_of_a_perfect_prediction_is_zero_and_of_zeros_is_the_targets_power(graph_mode, prediction_type):
-    scheduler = ddpm.make_noise_scheduler(TrainingConfig(prediction_type=prediction_type))
+    scheduler = choose.make_noise_scheduler(TrainingConfig(prediction_type=prediction_type))
     alphas_cumprod = scheduler.alphas_cumprod.asnumpy()
     generator = np.random.default_rng(0)
     images, noise = generator.standard_normal((2, 3, 1, 4, 4)).astype(np.float32)
@@ -108,7 +108,7 @@ def test_distances_by_hand(either_mode, loss_type, expected):
 
 def test_weights_the_published_scripts_give_to_sample_prediction(graph_mode):
     config = TrainingConfig(prediction_type="sample")
-    scheduler = ddpm.make_noise_scheduler(config)
+    scheduler = choose.make_noise_scheduler(config)
     alphas = scheduler.alphas_cumprod.asnumpy().astype(np.float64)
     weights = DDPMObjective.for_scheduler(scheduler, config, config.loss_weighting).weights.asnumpy()
     np.testing.assert_allclose(weights, alphas / (1 - alphas), rtol=1e-5)
@@ -119,7 +119,7 @@ def test_weights_the_published_scripts_give_to_sample_prediction(graph_mode):
 def test_zero_terminal_snr(graph_mode):
     """Lin et al. 2024, algorithm 1: sqrt(a_t) shifted to end at 0 and scaled to begin as before."""
     config = TrainingConfig(rescale_betas_zero_snr=True, prediction_type="v_prediction")
-    scheduler = ddpm.make_noise_scheduler(config)
+    scheduler = choose.make_noise_scheduler(config)
     roots = np.sqrt(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
     expected = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
     np.testing.assert_allclose(np.sqrt(scheduler.alphas_cumprod.asnumpy()), expected, atol=2e-5)

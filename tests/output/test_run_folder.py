@@ -22,7 +22,7 @@ from mindone_ddpm.models import lora, pipelines
 from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.models.pipelines import UNET_WEIGHTS
 from mindone_ddpm.models.unet import make_unet
-from mindone_ddpm.objectives.ddpm import make_noise_scheduler
+from mindone_ddpm.objectives.choose import make_noise_scheduler
 from mindone_ddpm.output import checkpoint, run_folder
 from mindone_ddpm.output.product import Product
 

@@ -4,7 +4,7 @@
     python peer_reference.py answer FOLDER         what diffusers answers for the pipeline in a folder
 
 What it answers goes into FOLDER/answer.npz: the noise it was asked with, one forward pass, and the end of a DDIM
-trajectory of 50 steps.
+trajectory of 50 steps, for flow matching of one of 25 Euler steps.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
-NUM_STEPS = 50
+NUM_STEPS, NUM_FLOW_STEPS = 50, 25
 
 
 def make(folder: Path, kind: str) -> None:
@@ -68,11 +68,16 @@ def answer(folder: Path) -> None:
     timesteps = torch.tensor([10, 700])
     labels = torch.tensor([0, 1]) if unet.config.num_class_embeds else None
     output = unet(torch.from_numpy(noise), timesteps, class_labels=labels).sample
-    scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-    scheduler.set_timesteps(NUM_STEPS)
+    is_flow = "FlowMatch" in type(pipeline.scheduler).__name__
+    scheduler = pipeline.scheduler if is_flow else DDIMScheduler.from_config(pipeline.scheduler.config)
+    scheduler.set_timesteps(NUM_FLOW_STEPS if is_flow else NUM_STEPS)
     images = torch.from_numpy(noise)
     for timestep in scheduler.timesteps:
         images = scheduler.step(unet(images, timestep, class_labels=labels).sample, timestep, images).prev_sample
+    if labels is None:  # the pipeline's own loop, which takes no labels
+        pipeline.set_progress_bar_config(disable=True)
+        sampled = pipeline(batch_size=2, num_inference_steps=3, output_type="np").images
+        assert sampled.shape == (2, size, size, channels) and np.isfinite(sampled).all()
     np.savez(folder / "answer.npz", noise=noise, output=output.numpy(), trajectory=images.numpy())
 
 

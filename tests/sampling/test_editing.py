@@ -10,7 +10,7 @@ from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import make_unet
-from mindone_ddpm.objectives import ddpm
+from mindone_ddpm.objectives import choose
 from mindone_ddpm.sampling import commands, editing
 from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig
 from mindone_ddpm.sampling.generate import initial_noise, make_denoiser
@@ -25,7 +25,7 @@ def model(tmp_path_factory):
     set_mode("graph")
     folder = tmp_path_factory.mktemp("pipeline")
     unet = make_unet(CONFIG)
-    pipeline = pipelines.pipeline_class("DDPMPipeline")(unet=unet, scheduler=ddpm.make_noise_scheduler(CONFIG))
+    pipeline = pipelines.pipeline_class("DDPMPipeline")(unet=unet, scheduler=choose.make_noise_scheduler(CONFIG))
     pipeline.save_pretrained(str(folder))
     return folder
 
@@ -113,7 +113,7 @@ def test_what_will_not_do(model, images):
 
 def test_the_noise_has_the_samplers_scale(graph_mode):
     unet = make_unet(CONFIG)
-    euler = schedulers.make_sampler("euler", ddpm.make_noise_scheduler(CONFIG))
+    euler = schedulers.make_sampler("euler", choose.make_noise_scheduler(CONFIG))
     euler.set_timesteps(10)
     noise = initial_noise(unet, euler, [random_stream(0, 3, 0)]).asnumpy()
     expected = random_stream(0, 3, 0).standard_normal((1, 8, 8)) * float(euler.init_noise_sigma)

@@ -13,7 +13,7 @@ from mindone_ddpm.data.scaling import to_pixels
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import make_unet
-from mindone_ddpm.objectives import ddpm
+from mindone_ddpm.objectives import choose
 from mindone_ddpm.sampling import generate as sampling
 from mindone_ddpm.sampling.generate import choose_labels, make_denoiser
 from mindone_ddpm.sampling.images import Trajectory, save_image
@@ -36,7 +36,7 @@ def generate(unet, scheduler, **values):
 
 
 def test_images_are_those_of_the_ddpm_pipeline(unet):
-    scheduler = ddpm.make_noise_scheduler(CONFIG)
+    scheduler = choose.make_noise_scheduler(CONFIG)
     generators = [random_stream(3, IMAGE_STREAM, number) for number in range(5)]
     pipeline = pipelines.pipeline_class("DDPMPipeline")(unet=unet.set_train(False), scheduler=scheduler)
     pipeline.set_progress_bar_config(disable=True)
@@ -47,7 +47,7 @@ def test_images_are_those_of_the_ddpm_pipeline(unet):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_an_image_depends_on_seed_and_number_only(unet, name):
-    scheduler = schedulers.make_sampler(name, ddpm.make_noise_scheduler(CONFIG))
+    scheduler = schedulers.make_sampler(name, choose.make_noise_scheduler(CONFIG))
     whole = generate(unet, scheduler)
     for batch_size in (2, 3):
         parts = generate(unet, scheduler, batch_size=batch_size).astype(int)
@@ -58,7 +58,7 @@ def test_an_image_depends_on_seed_and_number_only(unet, name):
 
 
 def test_sampling_leaves_the_training_mode_and_the_random_state_alone(unet):
-    scheduler = ddpm.make_noise_scheduler(CONFIG)
+    scheduler = choose.make_noise_scheduler(CONFIG)
     unet.set_train(True)
     np.random.seed(1)
     before = np.random.get_state()[1].copy()
@@ -68,7 +68,7 @@ def test_sampling_leaves_the_training_mode_and_the_random_state_alone(unet):
 
 
 def test_any_numbers_can_be_asked_for(unet):
-    scheduler = ddpm.make_noise_scheduler(CONFIG)
+    scheduler = choose.make_noise_scheduler(CONFIG)
     whole = generate(unet, scheduler).astype(int)
     some = generate(unet, scheduler, sample_ids=[4, 1, 3], batch_size=2)
     assert np.abs(some - whole[[4, 1, 3]]).max() <= 1
@@ -134,19 +134,19 @@ def test_classes_are_chosen_by_name_and_by_number(labelled_unet, unet):
 
 
 def test_ddim_without_noise_and_with_it(unet):
-    scheduler = schedulers.make_sampler("ddim", ddpm.make_noise_scheduler(CONFIG))
+    scheduler = schedulers.make_sampler("ddim", choose.make_noise_scheduler(CONFIG))
     assert (generate(unet, scheduler, eta=1.0) != generate(unet, scheduler, eta=0.0)).any()
     np.testing.assert_array_equal(generate(unet, scheduler, eta=0.0), generate(unet, scheduler))
 
 
 def test_samplers_keep_what_the_model_predicts_and_can_be_told_spacing_and_clipping(graph_mode):
-    trained = ddpm.make_noise_scheduler(TrainingConfig(prediction_type="v_prediction", ddpm_num_steps=200))
+    trained = choose.make_noise_scheduler(TrainingConfig(prediction_type="v_prediction", ddpm_num_steps=200))
     for name in SAMPLERS:
         sampler = schedulers.make_sampler(name, trained, timestep_spacing="trailing")
         assert sampler.config.prediction_type == "v_prediction" and sampler.config.num_train_timesteps == 200
         assert sampler.config.timestep_spacing == "trailing"
     assert not schedulers.make_sampler("ddim", trained, clip_sample=False).config.clip_sample
-    predicts_sample = ddpm.make_noise_scheduler(TrainingConfig(prediction_type="sample"))
+    predicts_sample = choose.make_noise_scheduler(TrainingConfig(prediction_type="sample"))
     with pytest.raises(ConfigError, match="--scheduler pndm: cannot use a model that predicts the sample"):
         schedulers.make_sampler("pndm", predicts_sample)
 
@@ -164,7 +164,7 @@ def test_16_bit_files_hold_the_values(tmp_path, channels):
 
 @pytest.mark.parametrize("kind", ["strip", "gif"])
 def test_trajectories_show_the_first_images_over_time(tmp_path, unet, kind):
-    scheduler = schedulers.make_sampler("ddim", ddpm.make_noise_scheduler(CONFIG))
+    scheduler = schedulers.make_sampler("ddim", choose.make_noise_scheduler(CONFIG))
     trajectory = Trajectory(4)
     final = generate(unet, scheduler, on_step=trajectory.add)
     assert len(trajectory.frames) == 4

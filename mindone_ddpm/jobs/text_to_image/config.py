@@ -9,10 +9,11 @@ from typing import ClassVar
 from mindone_ddpm.config.fields import setting
 from mindone_ddpm.config.groups import LR_SCHEDULERS, MOST_PIXELS, EngineConfig
 from mindone_ddpm.config.values import looks_like_hub_name
+from mindone_ddpm.objectives.config import TimestepConfig
 
 
 @dataclass
-class TextToImageConfig(EngineConfig):
+class TextToImageConfig(TimestepConfig, EngineConfig):
     """Fine-tuning Stable Diffusion's UNet on captioned images. Names and defaults follow the published scripts."""
 
     heading: ClassVar[str] = "text to image"

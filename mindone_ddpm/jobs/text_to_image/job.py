@@ -14,7 +14,6 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.values import near_multiples
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.records import ImageRecords
@@ -27,17 +26,15 @@ from mindone_ddpm.jobs.unconditional.job import network_identity
 from mindone_ddpm.models import lora
 from mindone_ddpm.models.pipelines import latent_factor, load_text_pipeline, save_text_pipeline, size_divisor
 from mindone_ddpm.models.precision import set_compute_precision
+from mindone_ddpm.models.schedulers import is_flow
 from mindone_ddpm.models.unet import num_parameters, prepare_network
 from mindone_ddpm.models.weights import AdapterWeights, NetworkWeights, WholeNetwork
 from mindone_ddpm.objectives.base import Objective, draw_noise
-from mindone_ddpm.objectives.ddpm import DDPMObjective
+from mindone_ddpm.objectives.choose import make_objective, training_scheduler
 from mindone_ddpm.output.product import Product
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime
 from mindone_ddpm.sampling.prompts import generate_from_prompts
-
-with quiet_imports():
-    from mindone.diffusers import DDPMScheduler
 
 # What a text encoder's configuration says about its file, not about the network.
 NOT_STRUCTURE = ("_name_or_path", "architectures", "transformers_version")
@@ -88,11 +85,16 @@ class TextToImageJob:
         self.config, self.runtime, self.records, self.captions, self.base = config, runtime, records, captions, base
         self.unet = base.unet
         self.datasets = [records]
-        scheduler = DDPMScheduler.from_config(base.scheduler.config)
+        scheduler = training_scheduler(base.scheduler)
         if config.prediction_type is not None:
+            if is_flow(scheduler):
+                raise ConfigError(
+                    f"--prediction_type {config.prediction_type}: --pretrained_model_name_or_path "
+                    f"{config.pretrained_model_name_or_path} was trained by flow matching; leave the flag"
+                )
             scheduler.register_to_config(prediction_type=config.prediction_type)
             base.scheduler.register_to_config(prediction_type=config.prediction_type)
-        self.objective: Objective = DDPMObjective.for_scheduler(scheduler, config, weighting="uniform")
+        self.objective: Objective = make_objective(scheduler, config, weighting="uniform")
         self.latent_size = config.image_size // latent_factor(base.vae)
         self.unet.register_to_config(sample_size=self.latent_size)
         for frozen in (base.vae, base.text_encoder):

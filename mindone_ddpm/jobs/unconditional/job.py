@@ -19,12 +19,13 @@ from mindone_ddpm.evaluation.validation_loss import NUM_BUCKETS, ValidationLoss
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.data import open_records
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
+from mindone_ddpm.models import schedulers
 from mindone_ddpm.models.dropout import DropoutKeys, draw_dropout_key
 from mindone_ddpm.models.pipelines import make_pipeline
 from mindone_ddpm.models.unet import load_unet, make_unet, num_parameters, prepare_network, unet_name
 from mindone_ddpm.models.weights import NetworkWeights, WholeNetwork
 from mindone_ddpm.objectives.base import Objective, draw_noise
-from mindone_ddpm.objectives.ddpm import DDPMObjective, make_noise_scheduler
+from mindone_ddpm.objectives.choose import make_noise_scheduler, make_objective, training_scheduler
 from mindone_ddpm.output.product import Product
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime
@@ -62,10 +63,10 @@ class UnconditionalJob:
         """
         Args:
             unet: a UNet2DModel that fits the images.
-            scheduler: a DDPMScheduler: the noise levels to train on.
+            scheduler: a DDPMScheduler, or one of flow matching: the noise levels to train on.
         """
         self.config, self.runtime, self.records, self.unet = config, runtime, records, unet
-        self.objective: Objective = DDPMObjective.for_scheduler(scheduler, config, config.loss_weighting)
+        self.objective: Objective = make_objective(scheduler, config, config.loss_weighting)
         self.datasets = [records]
         self.num_classes = len(records.labels.names) if records.labels is not None else 0
         self.keys = DropoutKeys.for_network(unet, config.train_batch_size)
@@ -81,7 +82,7 @@ class UnconditionalJob:
         )
         self.product: Product = unconditional_product(config)
         self.num_samples = config.eval_batch_size
-        self.num_sampling_steps = config.ddpm_num_inference_steps
+        self.sampler, self.num_sampling_steps = schedulers.sampler_for(scheduler, config.ddpm_num_inference_steps)
 
     @classmethod
     def open_data(cls, config: TrainingConfig) -> list[ImageRecords]:
@@ -94,6 +95,7 @@ class UnconditionalJob:
         names = [] if records.labels is None else records.labels.names
         if config.pretrained_model_name_or_path is not None:
             unet, scheduler = load_unet(config, names)
+            scheduler = training_scheduler(scheduler)
         else:
             unet, scheduler = make_unet(config, names), make_noise_scheduler(config)
         return cls(config, runtime, records, unet, scheduler)
@@ -113,9 +115,9 @@ class UnconditionalJob:
         self.records.cache(self.config.cache_images_mib, show_progress)
 
     def make_batch(self, indices: np.ndarray, rngs: list[np.random.Generator]) -> dict[str, np.ndarray]:
-        """Images in [-1, 1] and noise, float32 of shape (batch, channels, size, size); timesteps, int32 (batch,);
-        and where they are used: input noise, like the noise; labels and dropout keys, int32 (batch,). The label of an
-        image whose label is dropped is the number after the last class.
+        """Images in [-1, 1] and noise, float32 of shape (batch, channels, size, size); the objective's times
+        (batch,); and where they are used: input noise, like the noise; labels and dropout keys, int32 (batch,). The
+        label of an image whose label is dropped is the number after the last class.
 
         Each sample draws from its own generator, always in the same order: flip, crop, timestep, noise, label, key.
         """
@@ -160,7 +162,7 @@ class UnconditionalJob:
         labels = [sample_id % self.num_classes for sample_id in sample_ids] if self.num_classes else None
         return generate(
             self.unet,
-            self.objective.scheduler(),
+            self.sampler,
             sample_ids=sample_ids,
             batch_size=len(sample_ids),
             num_inference_steps=self.num_sampling_steps,
@@ -185,14 +187,13 @@ class UnconditionalJob:
     def validation_loss(self, held_out: ImageRecords) -> ValidationLoss:
         """The plain loss on images that are not trained on."""
         config, objective = self.config, self.objective
-        plain = DDPMObjective.for_scheduler(objective.scheduler())
         columns: dict[str, Any] = {"images": ms.float32, "noise": ms.float32, "timesteps": objective.time_type}
         if held_out.labels is not None:
             columns["labels"] = ms.int32
 
         def make_row(index: int, rng: np.random.Generator, bucket: int) -> dict[str, Any]:
             image = to_model_range(held_out.image(index))
-            row: dict[str, Any] = {"images": image, "timesteps": objective.draw_time(rng, bucket, NUM_BUCKETS)}
+            row: dict[str, Any] = {"images": image, "timesteps": objective.draw_time_within(rng, bucket, NUM_BUCKETS)}
             row["noise"] = rng.standard_normal(image.shape, dtype=np.float32)
             if held_out.labels is not None:
                 row["labels"] = held_out.label(index)
@@ -201,7 +202,7 @@ class UnconditionalJob:
         return ValidationLoss(
             self.runtime,
             self.unet,
-            CalledByName(UnconditionalLoss(self.unet, plain), tuple(columns)),
+            CalledByName(UnconditionalLoss(self.unet, objective.plain()), tuple(columns)),
             columns,
             make_row,
             num_held_out=len(held_out),

@@ -16,7 +16,8 @@ from mindone_ddpm.models.pipelines import make_pipeline
 from mindone_ddpm.models.unet import make_unet, prepare_network
 from mindone_ddpm.models.weights import WholeNetwork
 from mindone_ddpm.objectives.base import draw_noise
-from mindone_ddpm.objectives.ddpm import DDPMObjective, make_noise_scheduler
+from mindone_ddpm.objectives.choose import make_noise_scheduler
+from mindone_ddpm.objectives.ddpm import DDPMObjective
 from mindone_ddpm.output.product import Product
 from mindone_ddpm.sampling.generate import generate
 
