@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mindone_ddpm import __version__
+from mindone_ddpm.averages.config import AverageConfig
 from mindone_ddpm.common.errors import ConfigError, UserError, device_failure
 from mindone_ddpm.config.fields import Settings
 from mindone_ddpm.config.groups import DEVICES
@@ -279,6 +280,19 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_average(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    parser.add_argument("run", metavar="RUN_DIR", help="the --output_dir of a training with --snapshot_steps")
+    add_arguments(parser, AverageConfig)
+
+
+def run_average(arguments: argparse.Namespace) -> int:
+    config = configured(arguments, AverageConfig)
+    from mindone_ddpm.averages.command import average
+
+    print(f"the pipeline with averaged weights is in {average(Path(arguments.run), config)}")
+    return 0
+
+
 def add_convert(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     parser.add_argument("source", metavar="FILE.pth")
     parser.add_argument("target", metavar="FILE.safetensors")
@@ -396,6 +410,7 @@ COMMANDS: dict[str, Command] = {
         EvaluateConfig,
         shared=True,
     ),
+    "average": Command("average a run's weights afterwards, with any width", add_average, run_average, AverageConfig),
     "convert_inception": Command("turn pytorch-fid's file of weights into safetensors", add_convert, run_convert),
     "push": Command("upload a pipeline to the Hugging Face Hub", _of_config(PushConfig), run_push, PushConfig),
     "report": Command("write one page about a run", add_report, run_report),

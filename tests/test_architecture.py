@@ -17,6 +17,7 @@ PACKAGE = ROOT / "mindone_ddpm"
 LAYERS = [
     "cli",
     "training",
+    "averages",
     "jobs",
     "evaluation",
     "output",

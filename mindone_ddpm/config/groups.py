@@ -299,6 +299,13 @@ class EMAConfig(Settings):
     ema_power: float = setting(0.75, "see ema_inv_gamma", above=0, resume="locked")
     ema_max_decay: float = setting(0.9999, "the decay's upper bound", low=0, resume="locked")
     ema_decay: float | None = setting(None, "a fixed decay instead", low=0, resume="locked")
+    snapshot_steps: int = setting(
+        0,
+        "steps between snapshots of two averages in half precision, from which `mindone-ddpm average` makes one of any "
+        "width afterwards; 0: none",
+        low=0,
+        resume="locked",
+    )
 
     def own_problems(self) -> list[str]:
         if max(self.ema_max_decay, self.ema_decay or 0.0) > 1:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+SNAPSHOTS = "snapshots"  # folder in a run: averages of its weights
+
 
 @dataclass(frozen=True)
 class Product:

@@ -11,7 +11,7 @@ from mindone_ddpm.common.files import added_files, remove_leftovers, save_safete
 from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from mindone_ddpm.output.checkpoint import CHECKPOINTS
-from mindone_ddpm.output.product import Product
+from mindone_ddpm.output.product import SNAPSHOTS, Product
 from mindone_ddpm.sampling.images import TRAJECTORY_STRIP
 
 RUN_CONFIG = "training_config.yaml"
@@ -100,6 +100,7 @@ def run_products(folder: Path, product: Product | None = None) -> list[Path]:
         SAMPLES,
         TRAJECTORY_STRIP,
         BEST,
+        SNAPSHOTS,
         *sorted(parts),
     ]
     return [folder / name for name in names if (folder / name).exists()] + sorted(folder.glob(CHECKPOINTS))

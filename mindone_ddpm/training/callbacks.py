@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mindone_ddpm.averages import snapshots
 from mindone_ddpm.common.errors import UserError, first_line
 from mindone_ddpm.common.files import atomic_path, write_text
 from mindone_ddpm.config.groups import HIGHER_IS_BETTER
@@ -231,6 +232,25 @@ def publish(training: Training, progress: Progress, uploader: hub.Uploader | Non
         tqdm.write(f"warning: the model card could not be written ({first_line(error)})", file=sys.stderr)
     if uploader is not None:
         uploader.submit(f"{job.product.noun.capitalize()} after step {progress.step}")
+
+
+def save_snapshot(training: Training, step: int) -> None:
+    """Write a snapshot of the power averages. A full disk costs the snapshot, not the run."""
+    if not training.runtime.is_main:
+        return
+    networks = training.job.weights()
+    averages = {
+        width: {
+            network: {name: part.asnumpy() for name, part in average.averaged(weights.parameters())}
+            for network, weights in networks.items()
+        }
+        for width, average in training.update.power_averages.items()
+    }
+    try:
+        snapshots.write_snapshot(training.output_dir, step, averages)
+    except Exception as error:  # OSError, or safetensors' own for the same
+        folder = training.output_dir / snapshots.FOLDER
+        tqdm.write(f"warning: {folder}: the snapshot could not be written ({first_line(error)})", file=sys.stderr)
 
 
 # --- evaluators ----------------------------------------------------------------------------------------------------

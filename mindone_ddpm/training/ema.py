@@ -9,6 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
 
+from mindone_ddpm.averages.power import KEPT_WIDTHS, power_decays
 from mindone_ddpm.backends.base import Backend
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.training.weights import TrainedWeights, refresh
@@ -35,14 +36,15 @@ class ExponentialMovingAverage(nn.Cell):
         weights: what is averaged.
         decays: of each optimiser step; see :func:`ema_decays`.
         backend: of the device, for the operator that moves the averages.
+        name: put before the parameters' names.
     """
 
-    def __init__(self, weights: TrainedWeights, decays: np.ndarray, backend: Backend):
+    def __init__(self, weights: TrainedWeights, decays: np.ndarray, backend: Backend, name: str = "ema"):
         super().__init__(auto_prefix=False)
         parameters = weights.updated
         self._weights = weights
         self.parameters = parameters
-        self.averages = parameters.clone(prefix="ema", init="same")
+        self.averages = parameters.clone(prefix=name, init="same")
         self._parts: list[ms.Parameter] = []
         for average, parameter in zip(self.averages, parameters, strict=True):
             ops.assign(average, parameter)  # the values on the device
@@ -57,11 +59,15 @@ class ExponentialMovingAverage(nn.Cell):
         """Move the averages by ``share`` of the way to the parameters; 0 changes no bit."""
         return self.move(share, self.averages, self.parameters)
 
-    def averaged(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
-        """For each name and parameter of a network: the name and what stands for it in the averaged network."""
+    def parts(self) -> list[ms.Parameter]:
+        """The averages, one for each parameter of the weights."""
         if not self._parts:
             self._parts = self._weights.parts_of(self.averages)
-        parts = zip(self._weights.parameters, self._parts, strict=True)
+        return self._parts
+
+    def averaged(self, named: Iterable[tuple[str, ms.Parameter]]) -> list[tuple[str, ms.Parameter]]:
+        """For each name and parameter of a network: the name and what stands for it in the averaged network."""
+        parts = zip(self._weights.parameters, self.parts(), strict=True)
         average_of = {id(parameter): average for parameter, average in parts}
         return [(name, average_of.get(id(parameter), parameter)) for name, parameter in named]
 
@@ -88,3 +94,14 @@ def make_ema(
         return None
     decays = ema_decays(total_steps, config.ema_inv_gamma, config.ema_power, config.ema_max_decay, config.ema_decay)
     return ExponentialMovingAverage(weights, decays, backend)
+
+
+def make_power_averages(
+    config: EngineConfig, weights: TrainedWeights, total_steps: int, backend: Backend
+) -> dict[float, ExponentialMovingAverage]:
+    """The averages that snapshots are taken of, by their widths; none without ``snapshot_steps``."""
+    widths = KEPT_WIDTHS if config.snapshot_steps else ()
+    return {
+        width: ExponentialMovingAverage(weights, power_decays(total_steps, width), backend, f"average_{width:.3f}")
+        for width in widths
+    }

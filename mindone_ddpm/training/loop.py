@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mindone_ddpm.averages import snapshots
 from mindone_ddpm.common.errors import UserError
 from mindone_ddpm.common.files import write_text
 from mindone_ddpm.common.locks import FolderLock
@@ -21,7 +22,15 @@ from mindone_ddpm.output import hub, run_folder, tracking
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.distributed import Watchdog
 from mindone_ddpm.runtime.signals import StopRequest
-from mindone_ddpm.training.callbacks import EvaluatorRunner, ProgressReport, SampleGrids, is_due, publish, save_product
+from mindone_ddpm.training.callbacks import (
+    EvaluatorRunner,
+    ProgressReport,
+    SampleGrids,
+    is_due,
+    publish,
+    save_product,
+    save_snapshot,
+)
 from mindone_ddpm.training.resume import resume, save_checkpoint
 from mindone_ddpm.training.run import Training
 from mindone_ddpm.training.schedule import Progress
@@ -110,6 +119,7 @@ def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
                 or schedule.is_over(progress.step, progress.batch_number)
                 or is_due(progress.step, config.logging_steps)
                 or is_due(progress.step, config.checkpointing_steps)
+                or is_due(progress.step, config.snapshot_steps)
                 or stopping
                 or runner.any_is_due()
             ):
@@ -122,6 +132,8 @@ def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
                 due = is_due(progress.step, config.checkpointing_steps) or (over and config.checkpointing_steps > 0)
                 if due or stopping or epoch_ends:
                     restore_output_dir(training, lock)
+                if is_due(progress.step, config.snapshot_steps) or (over and config.snapshot_steps > 0):
+                    save_snapshot(training, progress.step)
                 if (due or stopping) and progress.step != saved_step and save_checkpoint(training, progress):
                     saved_step = progress.step
                 if stopping and not over:
@@ -176,6 +188,7 @@ def open_output_dir(training: Training, progress: Progress) -> None:
         if run_folder.run_products(output_dir, training.job.product):
             tracking.clear_logs(output_dir / training.config.logging_dir)
         run_folder.clear_run(output_dir, training.job.product)
+    snapshots.remove_after(output_dir, progress.step)
     output_dir.mkdir(parents=True, exist_ok=True)
     run_folder.clear_leftovers(output_dir)
     write_settings(training)

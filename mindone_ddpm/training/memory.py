@@ -80,7 +80,7 @@ def _use(training: Training, activations: float = 0.0, peak: float | None = None
     step = training.step_cell
     slots = [slot for slots in training.update.optimizer.slots().values() for slot in slots]
     sums = list(step.gradient_sums) if step.accumulates else []
-    averages = [] if training.ema is None else list(training.ema.averages)
+    averages = [one for average in training.update.averages for one in average.averages]
     parameters, optimizer, ema = _weights(training), _bytes([*slots, *sums]), _bytes(averages)
     always = parameters + optimizer + ema
     total = always + activations if peak is None else peak

@@ -10,6 +10,7 @@ from pathlib import Path
 import mindspore as ms
 import numpy as np
 
+from mindone_ddpm.averages.snapshots import BYTES_PER_WEIGHT
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.loader import BatchSource, Plan, batches, make_loader
 from mindone_ddpm.jobs.base import Job
@@ -69,8 +70,17 @@ class Training:
             "batch": f"{config.train_batch_size} x {config.gradient_accumulation_steps} accumulated x "
             f"{self.runtime.world_size} device(s) = {self.images_per_step}",
             "steps": f"{schedule.total_steps:,} ({schedule.steps_per_epoch:,} an epoch)",
+            **self._describe_snapshots(),
             "output": config.output_dir,
         }
+
+    def _describe_snapshots(self) -> dict[str, str]:
+        every = self.config.snapshot_steps
+        if not every:
+            return {}
+        count = -(-self.schedule.total_steps // every)
+        size = BYTES_PER_WEIGHT * sum(parameter.size for parameter in self.job.trainable().values())
+        return {"averages": f"{count} snapshots of two, {size / 2**20:,.0f} MiB each"}
 
     def windows(self, batch_number: int) -> Iterator[list[list[ms.Tensor]]]:
         """Windows of micro-batches, from batch ``batch_number`` of the run on, without end."""

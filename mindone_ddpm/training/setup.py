@@ -20,7 +20,7 @@ from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.launchers import adopt_launcher, launched
 from mindone_ddpm.runtime.start import Runtime, is_main_by_environment, start
 from mindone_ddpm.training import optimizers
-from mindone_ddpm.training.ema import make_ema
+from mindone_ddpm.training.ema import make_ema, make_power_averages
 from mindone_ddpm.training.identity import identity_of_data
 from mindone_ddpm.training.run import Training
 from mindone_ddpm.training.schedule import Schedule
@@ -160,6 +160,7 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training
         loss_scale=config.loss_scale or 1.0,
         dynamic_scaling=config.loss_scaling == "dynamic",
         ema=make_ema(config, weights, schedule.total_steps, runtime.backend),
+        power_averages=make_power_averages(config, weights, schedule.total_steps, runtime.backend),
         world_size=plan.world_size,
         backend=runtime.backend,
         weights=weights,

@@ -7,7 +7,7 @@ of a branch, the update is taken with values that change no bit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import mindspore as ms
@@ -102,6 +102,7 @@ class OptimizerUpdate(nn.Cell):
         loss_scale: the scale, or with ``dynamic_scaling`` the first one: halved (not below 1) by an overflow, doubled
             after ``scale_growth_interval`` steps without one (Micikevicius et al. 2018, section 3.2).
         ema: an ExponentialMovingAverage to update after the optimiser, or None.
+        power_averages: more of them, by their widths; they are part of the state.
         world_size: ranks over which gradients, losses and weights are summed, once an update.
         weights: where the trained weights are kept; by default each in a parameter of its own.
     """
@@ -116,6 +117,7 @@ class OptimizerUpdate(nn.Cell):
         dynamic_scaling: bool = False,
         scale_growth_interval: int = 2000,
         ema: Any = None,
+        power_averages: Mapping[float, Any] | None = None,
         world_size: int = 1,
         weights: TrainedWeights | None = None,
     ):
@@ -125,11 +127,15 @@ class OptimizerUpdate(nn.Cell):
         self._weights = SeparateWeights(optimizer.parameters) if weights is None else weights
         self._slots: dict[str, ms.Parameter] = {}
         self.refresh: Any = self._weights.refresh
-        columns = [optimizer.columns(rates)] + ([] if ema is None else [ema.columns()])
+        self.power_averages = dict(power_averages or {})
+        averages = [*([] if ema is None else [ema]), *self.power_averages.values()]
+        self.averages = nn.CellList(averages, auto_prefix=False) if averages else ()
+        columns = [optimizer.columns(rates), *(average.columns() for average in averages)]
         self.table = ms.Tensor(np.concatenate(columns, axis=1), ms.float32)
         # The row with which an update changes nothing.
-        self.nothing = ms.Tensor([*optimizer.nothing(), *([] if ema is None else [0.0])], ms.float32)
-        self.ema_column = self.table.shape[1] - 1
+        self.nothing = ms.Tensor([*optimizer.nothing(), *(0.0 for _ in averages)], ms.float32)
+        self.first_average = self.table.shape[1] - len(averages)  # column
+        self.num_averages = len(averages)
         self.last_row = len(rates) - 1
         self.max_grad_norm = max_grad_norm
         self.dynamic_scaling = dynamic_scaling
@@ -151,12 +157,15 @@ class OptimizerUpdate(nn.Cell):
 
     def state(self) -> dict[str, ms.Parameter]:
         """All that an update reads and writes beside the weights and their average, by name: counters, then the
-        optimizer's slots by kind and the name of the weight that they belong to."""
+        optimizer's slots by kind and the name of the weight that they belong to, then the power averages likewise."""
         names = ("step", "skips", "consecutive_skips", "good_steps", "loss_scale")
         if not self._slots:
             for kind, slots in self.optimizer.slots().items():
                 parts = zip(self._weights.names, self._weights.parts_of(slots), strict=True)
                 self._slots |= {f"{kind}.{name}": part for name, part in parts}
+            for width, average in self.power_averages.items():
+                parts = zip(self._weights.names, average.parts(), strict=True)
+                self._slots |= {f"average {width:.3f}.{name}": part for name, part in parts}
         return {**{name: getattr(self, name) for name in names}, **self._slots}
 
     def construct(self, gradients, loss, weight):
@@ -185,8 +194,8 @@ class OptimizerUpdate(nn.Cell):
         numbers = ops.unstack(ops.select(finite, row, self.nothing))
         updated = self.optimizer(gradients, numbers)
 
-        if self.ema is not None:
-            updated = self.ema(ops.depend(numbers[self.ema_column], updated))
+        for place in range(self.num_averages):
+            updated = self.averages[place](ops.depend(numbers[self.first_average + place], updated))
         if self.refresh is not None:
             updated = self.refresh(updated)
 

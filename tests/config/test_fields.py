@@ -26,6 +26,7 @@ LOCKED = {
     *("noise_offset", "input_perturbation", "gradient_accumulation_steps", "optimizer", "mixed_precision", "use_ema"),
     *("seed", "adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay", "max_grad_norm", "ema_inv_gamma"),
     *("ema_power", "ema_max_decay", "ema_decay", "prediction_type", "timestep_sampling"),
+    "snapshot_steps",
     *("logit_mean", "logit_std", "lognormal_mean", "lognormal_std"),
 }
 OF_IMAGES = {

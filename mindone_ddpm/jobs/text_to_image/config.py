@@ -100,6 +100,8 @@ class TextToImageConfig(TimestepConfig, EngineConfig):
             problems.append(
                 "--use_8bit_adam: MindSpore has no 8-bit Adam; --optimizer adafactor or lion keep less state too"
             )
+        if self.snapshot_steps and self.rank is not None:
+            problems.append("--snapshot_steps and --rank: snapshots are of whole networks, not of adapters")
         if self.lora_alpha is not None and self.rank is None:
             problems.append("--lora_alpha: has a meaning with --rank only")
         cropped_at_random = self.resize_mode == "crop" and not self.center_crop
