@@ -64,7 +64,7 @@ def write_average(
     with added_files(output_dir, last=INDEX) as tmp_path:
         for part in parts:
             shutil.copytree(run / part, tmp_path / part)
-        for network in snapshots.networks():
+        for network in set(snapshots.networks()) & set(parts):  # others serve training alone
             replace_weights(tmp_path / network, snapshots.average(width, network), run)
         (tmp_path / AVERAGE_RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         shutil.copy(run / INDEX, tmp_path / INDEX)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from mindspore import Parameter
 
+from mindone_ddpm.common.files import save_safetensors
 from mindone_ddpm.models import lora
 from mindone_ddpm.models.pipelines import UNET_WEIGHTS
 
@@ -36,6 +37,22 @@ class WholeNetwork:
 
     def save(self, folder: Path) -> None:
         self.network.save_pretrained(str(folder))
+
+
+class LooseParameters:
+    """Some trained parameters that belong to no network's file."""
+
+    file_name = "parameters.safetensors"
+
+    def __init__(self, parameters: dict[str, Parameter]):
+        self._parameters = parameters
+
+    def parameters(self) -> list[tuple[str, Parameter]]:
+        return list(self._parameters.items())
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir()
+        save_safetensors({name: value.asnumpy() for name, value in self._parameters.items()}, folder / self.file_name)
 
 
 class AdapterWeights:

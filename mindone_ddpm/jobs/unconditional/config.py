@@ -28,6 +28,14 @@ class TrainingConfig(ValidationConfig, EvaluationConfig, LabelConfig, NoiseSched
     preserve_input_precision: bool = setting(
         False, "keep 16-bit and float images at their precision instead of rounding them to 8 bits", resume="locked"
     )
+    augment_probability: float = setting(
+        0.0,
+        "for few images: flip, scale, rotate, stretch and move each with this probability, and tell the network, so "
+        "that it does not make such images; 0.12 is usual",
+        low=0,
+        high=1,
+        resume="locked",
+    )
     eval_batch_size: int = setting(16, "images in a grid of samples", low=1)
     ddpm_num_inference_steps: int | None = setting(
         None,

@@ -10,6 +10,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from mindone_ddpm.config.groups import BUILT_IN_DATASETS
+from mindone_ddpm.data.augment import CONDITION_SIZE, draw_transform, warp
 from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.data.scaling import to_model_range
@@ -20,10 +22,11 @@ from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.data import open_records
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
 from mindone_ddpm.models import schedulers
+from mindone_ddpm.models.augment_condition import AugmentCondition
 from mindone_ddpm.models.dropout import DropoutKeys, draw_dropout_key
 from mindone_ddpm.models.pipelines import make_pipeline
 from mindone_ddpm.models.unet import load_unet, make_unet, num_parameters, prepare_network, unet_name
-from mindone_ddpm.models.weights import NetworkWeights, WholeNetwork
+from mindone_ddpm.models.weights import LooseParameters, NetworkWeights, WholeNetwork
 from mindone_ddpm.objectives.base import Objective, draw_noise
 from mindone_ddpm.objectives.choose import make_noise_scheduler, make_objective, training_scheduler
 from mindone_ddpm.output.product import Product
@@ -37,16 +40,26 @@ class UnconditionalLoss(nn.Cell):
 
     Args:
         keys: of the network's keyed dropout; None where it has none.
+        augment: tells the network how images were augmented; None where they were not.
     """
 
-    def __init__(self, unet: nn.Cell, objective: Objective, keys: DropoutKeys | None = None):
+    def __init__(
+        self,
+        unet: nn.Cell,
+        objective: Objective,
+        keys: DropoutKeys | None = None,
+        augment: AugmentCondition | None = None,
+    ):
         super().__init__(auto_prefix=False)
         self.unet = unet
         self.objective = objective
         self.keys: Any = keys
+        self.augment: Any = augment
 
-    def construct(self, images, noise, timesteps, input_noise=None, labels=None, dropout_keys=None):
+    def construct(self, images, noise, timesteps, input_noise=None, labels=None, dropout_keys=None, augmentation=None):
         """Float32 of shape (batch,)."""
+        if augmentation is not None:
+            self.augment(augmentation)
         if dropout_keys is not None:
             self.keys(dropout_keys)
         model_input, time, target, weight = self.objective.corrupt(images, noise, timesteps, input_noise)
@@ -70,6 +83,9 @@ class UnconditionalJob:
         self.datasets = [records]
         self.num_classes = len(records.labels.names) if records.labels is not None else 0
         self.keys = DropoutKeys.for_network(unet, config.train_batch_size)
+        self.augment: AugmentCondition | None = None
+        if config.augment_probability > 0:
+            self.augment = AugmentCondition.for_network(unet, config.train_batch_size, CONDITION_SIZE)
         fused_attention = config.enable_xformers_memory_efficient_attention and runtime.backend.fused_attention
         prepare_network(unet, config.mixed_precision, fused_attention, config.gradient_checkpointing)
         self.columns = (
@@ -79,6 +95,7 @@ class UnconditionalJob:
             *(["input_noise"] if config.input_perturbation else []),
             *(["labels"] if config.class_conditional else []),
             *(["dropout_keys"] if self.keys is not None else []),
+            *(["augmentation"] if self.augment is not None else []),
         )
         self.product: Product = unconditional_product(config)
         self.num_samples = config.eval_batch_size
@@ -103,10 +120,14 @@ class UnconditionalJob:
     # --- training --------------------------------------------------------------------------------------------------
 
     def trainable(self) -> dict[str, Parameter]:
-        return {name: parameter for name, parameter in self.unet.parameters_and_names() if parameter.requires_grad}
+        found = {name: parameter for name, parameter in self.unet.parameters_and_names() if parameter.requires_grad}
+        return found | ({} if self.augment is None else {"augment.weight": self.augment.weight})
 
     def weights(self) -> dict[str, NetworkWeights]:
-        return {"unet": WholeNetwork(self.unet)}
+        found: dict[str, NetworkWeights] = {"unet": WholeNetwork(self.unet)}
+        if self.augment is not None:
+            found["augment"] = LooseParameters({"weight": self.augment.weight})
+        return found
 
     def identity(self) -> dict[str, Any]:
         return {"unet": network_identity(self.unet), "noise": self.objective.identity()}
@@ -116,15 +137,17 @@ class UnconditionalJob:
 
     def make_batch(self, indices: np.ndarray, rngs: list[np.random.Generator]) -> dict[str, np.ndarray]:
         """Images in [-1, 1] and noise, float32 of shape (batch, channels, size, size); the objective's times
-        (batch,); and where they are used: input noise, like the noise; labels and dropout keys, int32 (batch,). The
-        label of an image whose label is dropped is the number after the last class.
+        (batch,); and where they are used: input noise, like the noise; labels and dropout keys, int32 (batch,);
+        what the augmentation did, float32 (batch, CONDITION_SIZE).
 
-        Each sample draws from its own generator, always in the same order: flip, crop, timestep, noise, label, key.
+        The label of an image whose label is dropped is the number after the last class. Each sample draws from its own
+        generator, always in the same order: flip, crop, timestep, noise, label, key, augmentation.
         """
         records, config = self.records, self.config
         shape = (len(indices), records.channels, records.size, records.size)
         batch = {name: np.empty(shape, np.float32) for name in ("images", "noise", "input_noise")}
         batch |= {name: np.zeros(len(indices), np.int32) for name in ("labels", "dropout_keys")}
+        batch["augmentation"] = np.zeros((len(indices), CONDITION_SIZE), np.float32)
         batch["timesteps"] = np.zeros(len(indices), self.objective.time_dtype)
         for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
             batch["images"][row] = records.augmented_image(index, rng)
@@ -137,10 +160,14 @@ class UnconditionalJob:
                 batch["labels"][row] = self.num_classes if dropped else records.label(index)
             if self.keys is not None:
                 batch["dropout_keys"][row] = draw_dropout_key(rng)
+            if self.augment is not None:
+                transform = draw_transform(rng, config.augment_probability)
+                batch["images"][row] = warp(batch["images"][row], transform.matrix)
+                batch["augmentation"][row] = transform.condition
         return {name: batch[name] for name in self.columns}
 
     def loss_cell(self) -> UnconditionalLoss:
-        return UnconditionalLoss(self.unet, self.objective, self.keys)
+        return UnconditionalLoss(self.unet, self.objective, self.keys, self.augment)
 
     # --- results ---------------------------------------------------------------------------------------------------
 
@@ -154,8 +181,19 @@ class UnconditionalJob:
         return {
             "data": f"{len(self.records):,} images at {config.image_size}x{config.image_size}, "
             f"{config.channels} channel(s){classes}{held_out}",
+            **self._describe_augmentation(),
             "model": f"{unet_name(config)}, {num_parameters(self.unet):,} parameters",
         }
+
+    def _describe_augmentation(self) -> dict[str, str]:
+        if self.augment is None:
+            return {}
+        text = f"each of six transformations with probability {self.config.augment_probability:g}"
+        if self.config.dataset_name in BUILT_IN_DATASETS:
+            text += (
+                "; mirrored or turned digits are none, and only what the network is told keeps them from the samples"
+            )
+        return {"augmented": text}
 
     def sample(self, sample_ids: Sequence[int], on_step: Callable[[Tensor], object]) -> np.ndarray:
         """Image ``i`` is the same whenever it is made, and shows class ``i`` modulo their number."""
