@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
-from mindone_ddpm.config.groups import DEVICES, HIGHER_IS_BETTER
+from mindone_ddpm.config.groups import DEVICES, FEATURES, HIGHER_IS_BETTER
 
 # What can be made from the two that are kept. An average of all steps alike has 0.2887.
 SMALLEST_WIDTH, LARGEST_WIDTH = 0.04, 0.25
@@ -34,9 +34,7 @@ class AverageConfig(Settings):
     )
     widths: str = setting(DEFAULT_WIDTHS, "with --best: the widths to try, with commas between")
     num_samples: int = setting(2000, "with --best: generated images for each width", low=2)
-    features: str = setting(
-        "inception", "with --best: network whose features are compared", choices=["inception", "digits"]
-    )
+    features: str = setting("inception", "with --best: network whose features are compared", choices=FEATURES)
     inception_weights: str | None = setting(None, "with --best: as in evaluate")
     batch_size: int = setting(64, "with --best: images per batch", low=1)
     seed: int = setting(0, "with --best: of the images", low=0, high=2**32 - 1)

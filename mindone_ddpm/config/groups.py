@@ -13,6 +13,7 @@ MOST_PIXELS = 8192  # along a side
 
 MAX_IMAGE_PIXELS = 100_000_000
 
+FEATURES = ["inception", "digits", "pixels"]
 BUILT_IN_DATASETS = ("digits",)
 
 

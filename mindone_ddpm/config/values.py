@@ -25,3 +25,7 @@ def parse_step_rules(text: str) -> tuple[list[tuple[float, int]], float]:
     if untils != sorted(set(untils)) or not all(0 <= factor < math.inf for factor in factors):
         raise ValueError(text)
     return rules, float(last)
+
+
+# What evaluate writes into a run's folder, and the report shows.
+EVALUATION, COPIES_FILE, COPIES_GRID = "evaluation", "copies.json", "copies.png"

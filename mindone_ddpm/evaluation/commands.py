@@ -11,6 +11,7 @@ import numpy as np
 from mindone_ddpm.common.files import atomic_path, check_writable, write_text
 from mindone_ddpm.common.libraries import versions
 from mindone_ddpm.evaluation.config import EvaluateConfig
+from mindone_ddpm.evaluation.copies import describe, write_copies
 from mindone_ddpm.evaluation.measure import Measured, measure
 from mindone_ddpm.models.pipelines import load_pipeline
 from mindone_ddpm.runtime import distributed
@@ -41,6 +42,9 @@ def evaluate_to_folder(config: EvaluateConfig) -> dict[str, float]:
         if config.keep_features:
             with atomic_path(output_dir / FEATURES_FILE) as tmp_path:
                 np.savez(tmp_path, features=measured.fake.rows())
+        if measured.copies is not None and measured.real_source is not None:
+            write_copies(measured.copies, measured.source, measured.real_source, output_dir, config.batch_size)
+            print(describe(measured.copies))
     distributed.barrier(runtime)
     partial.unlink(missing_ok=True)
     return measured.metrics

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
-from mindone_ddpm.config.groups import HIGHER_IS_BETTER, INTERPOLATIONS, METRICS, SAMPLERS
+from mindone_ddpm.config.groups import FEATURES, HIGHER_IS_BETTER, INTERPOLATIONS, METRICS, SAMPLERS
 from mindone_ddpm.sampling.config import SamplingBase
 
 
@@ -26,7 +26,9 @@ class EvaluationConfig(Settings):
         50, "denoising steps of those images, of DDIM or for flow matching of Euler", low=1
     )
     eval_features: str = setting(
-        "inception", "network whose features are compared; digits: small, built in", choices=["inception", "digits"]
+        "inception",
+        "network whose features are compared; digits: small, built in; pixels: 16x16 pixels, without a network",
+        choices=FEATURES,
     )
     inception_weights: str | None = setting(
         None, "the FID literature's Inception-v3: a safetensors file, or on the Hub"
@@ -109,9 +111,16 @@ class EvaluateConfig(SamplingBase):
     save_real_statistics: str | None = setting(None, "file for the statistics of the real images")
     fake: str | None = setting(None, "folder of images, all of one size, instead of a model")
 
+    copies: bool = setting(False, "also look for copies of training images among the generated ones")
+    held_out: str | None = setting(
+        None, "with --copies: folder of images that were not trained on, to compare with; resized as the real ones"
+    )
+
     # how
     features: str = setting(
-        "inception", "network whose features are compared; digits: small, built in", choices=["inception", "digits"]
+        "inception",
+        "network whose features are compared; digits: small, built in; pixels: 16x16 pixels, without a network",
+        choices=FEATURES,
     )
     inception_weights: str | None = setting(
         None, "the FID literature's Inception-v3: a safetensors file, or on the Hub"
@@ -147,10 +156,18 @@ class EvaluateConfig(SamplingBase):
         if self.features == "inception" and self.inception_weights is None:
             problems.append(
                 "--inception_weights: give the Inception-v3 of the FID literature as safetensors (docs/metrics.md), "
-                "or use --features digits"
+                "or use --features pixels, or digits for digits"
             )
         if self.eta is not None and self.scheduler != "ddim":
             problems.append("--eta: is a setting of --scheduler ddim")
+        if self.copies and (self.real_statistics is not None or not given):
+            problems.append("--copies: give the training images, by --train_data_dir, --dataset_name or --real")
+        if self.held_out is not None and not self.copies:
+            problems.append("--held_out: has a meaning with --copies only")
+        elif self.held_out is not None and not Path(self.held_out).is_dir():
+            problems.append(f"--held_out {self.held_out}: no such folder")
+        elif self.held_out is not None and self.real is not None:
+            problems.append("--held_out: goes with --train_data_dir or --dataset_name, which say how it is resized")
         problems += check_used(self)
         return problems
 
@@ -166,8 +183,8 @@ def check_used(config: EvaluateConfig) -> list[str]:
         without_effect["--real"] = of_a_data_set
     if config.real_statistics is not None:
         without_effect["--real_statistics"] = (*of_a_data_set, "save_real_statistics")
-    if config.features == "digits":
-        without_effect["--features digits"] = ("inception_weights", "resize")
+    if config.features != "inception":
+        without_effect[f"--features {config.features}"] = ("inception_weights", "resize")
     return [
         f"--{name}: has no meaning with {other}"
         for other, names in without_effect.items()

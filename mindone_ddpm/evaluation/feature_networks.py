@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mindone_ddpm.evaluation.digits_network import load_digits_network
-from mindone_ddpm.evaluation.features import RESIZES, FeatureNetwork
+from mindone_ddpm.evaluation.features import RESIZES, FeatureNetwork, Pixels
 from mindone_ddpm.evaluation.inception import load_inception
 
 
@@ -11,11 +11,13 @@ def make_features(name: str, inception_weights: str | None, resize: str | None) 
     """A feature network.
 
     Args:
-        name: ``inception`` or ``digits``.
+        name: ``inception``, ``digits`` or ``pixels``.
         inception_weights: see :func:`mindone_ddpm.evaluation.inception.find_inception_weights`.
         resize: of :data:`RESIZES`, by default the first; for Inception.
 
     Raises:
         ConfigError: there are no such weights.
     """
-    return load_digits_network() if name == "digits" else load_inception(inception_weights, resize or RESIZES[0])
+    if name == "digits":
+        return load_digits_network()
+    return Pixels() if name == "pixels" else load_inception(inception_weights, resize or RESIZES[0])

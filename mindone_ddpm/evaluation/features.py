@@ -68,3 +68,18 @@ def resize_clean(pixels: np.ndarray) -> np.ndarray:
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
     """Grey and RGBA pixels (images, height, width, 1 or 4) in three channels."""
     return pixels.repeat(3, 3) if pixels.shape[3] == 1 else pixels[:, :, :, :3]
+
+
+class Pixels:
+    """No network: the colours of an image of 16x16 pixels; a FeatureNetwork.
+
+    For finding near copies, and for comparing runs on the same data where there are no weights of Inception.
+    """
+
+    prefix, width = "pixels_", 16 * 16 * 3
+    identity = "16x16 pixels"
+
+    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        shrunk = [np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BOX)) for image in as_rgb(pixels)]
+        features = np.stack(shrunk).reshape(len(pixels), -1).astype(np.float32) / np.float32(255.0)
+        return features, np.zeros((len(pixels), 1), np.float32)

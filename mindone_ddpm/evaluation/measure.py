@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import sha256_of
@@ -16,6 +18,7 @@ from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.evaluation import metrics
 from mindone_ddpm.evaluation.collector import StatisticsCollector, cached_statistics
 from mindone_ddpm.evaluation.config import EvaluateConfig
+from mindone_ddpm.evaluation.copies import CopyCheck, check_copies
 from mindone_ddpm.evaluation.feature_networks import make_features
 from mindone_ddpm.evaluation.features import FeatureNetwork
 from mindone_ddpm.evaluation.image_sources import ImageFolder, ImageSource, generated_images, record_images
@@ -47,6 +50,9 @@ class Measured:
     network: FeatureNetwork
     sampler: dict[str, Any]  # what decides the images of a model beside the model; empty for a folder
     seconds: float
+    source: ImageSource  # of the images that were measured
+    real_source: ImageSource | None
+    copies: CopyCheck | None = None
 
 
 def measure(
@@ -62,7 +68,8 @@ def measure(
     Raises:
         ConfigError, DataError, MetricError: what cannot be used, before the long part where possible.
     """
-    wanted = config.metrics.split(",")
+    of_metrics = config.metrics.split(",")
+    wanted = [*of_metrics, *(["copies"] if config.copies else [])]
     network = make_features(config.features, config.inception_weights, config.resize)
     sampler: dict[str, Any] = {}
     if pipeline is None:
@@ -75,7 +82,8 @@ def measure(
         count, content, text = config.num_samples or DEFAULT_NUM_SAMPLES, content_of_model(config.model), "model images"
         metrics.check_count(wanted, count, network.width, config.force)
         source, sampler = model_source(config, pipeline, count)
-    real = real_statistics(config, network, wanted, runtime, None if pipeline is None else pipeline.unet)
+    unet = None if pipeline is None else pipeline.unet
+    real, real_source = real_statistics(config, network, wanted, runtime, unet)
     if real is not None:
         metrics.check_count(wanted, real.count, network.width, config.force)
     if partial is not None:
@@ -86,9 +94,30 @@ def measure(
     started = time.perf_counter()
     fake = collector.run(source, count, config.batch_size, runtime, text)
     seconds = time.perf_counter() - started
-    found = metrics.compute_metrics(wanted, real, fake, config.force, config.seed)
+    found = metrics.compute_metrics(of_metrics, real, fake, config.force, config.seed)
     named = {metrics.metric_name(name, network.prefix): value for name, value in found.items()}
-    return Measured(named, real, fake, network, sampler, seconds)
+    copies = None
+    if config.copies and real is not None:
+        copies = check_copies(fake.rows(), real.rows(), held_out_rows(config, network, runtime, unet))
+        named["suspicious_share"] = copies.share
+    return Measured(named, real, fake, network, sampler, seconds, source, real_source, copies)
+
+
+def held_out_rows(config: EvaluateConfig, network: FeatureNetwork, runtime: Runtime, unet: Any) -> np.ndarray | None:
+    """The features of the images of ``held_out``; None without."""
+    if config.held_out is None:
+        return None
+    of_folder = replace(
+        config,
+        train_data_dir=config.held_out,
+        dataset_name=None,
+        dataset_config_name=None,
+        image_column=None,
+        max_train_samples=None,
+    )
+    records = real_records(of_folder, unet)
+    source, count, what = record_images(records)
+    return cached_statistics(network, ["copies"], source, count, what, config.batch_size, runtime).rows()
 
 
 def model_source(config: EvaluateConfig, pipeline: DDPMPipeline, count: int) -> tuple[ImageSource, dict[str, Any]]:
@@ -123,14 +152,14 @@ def real_records(config: EvaluateConfig, unet: Any) -> ImageRecords:
 
 def real_statistics(
     config: EvaluateConfig, network: FeatureNetwork, wanted: list[str], runtime: Runtime, unet: Any
-) -> Statistics | None:
-    """Of the real images: from a file, from the cache, or collected. None where there are none.
+) -> tuple[Statistics | None, ImageSource | None]:
+    """Of the real images: from a file, from the cache, or collected; and the images. None where there are none.
 
     Args:
         unet: of the model that is measured; None where a folder is.
     """
     if config.real_statistics is not None:
-        return read_real_statistics(config.real_statistics, network, wanted)
+        return read_real_statistics(config.real_statistics, network, wanted), None
     if config.real is not None:
         folder = ImageFolder(config.real, "--real")
         source: ImageSource = folder
@@ -140,12 +169,12 @@ def real_statistics(
             records = real_records(config, unet)
         source, count, what = record_images(records)
     else:
-        return None
+        return None, None
     statistics = cached_statistics(network, wanted, source, count, what, config.batch_size, runtime)
     if config.save_real_statistics is not None and runtime.is_main:
         about = {"network": network.identity, "what": what}
         save_statistics(statistics, about, Path(config.save_real_statistics))
-    return statistics
+    return statistics, source
 
 
 def read_real_statistics(path: str, network: FeatureNetwork, wanted: list[str]) -> Statistics:

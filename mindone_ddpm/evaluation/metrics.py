@@ -12,7 +12,7 @@ import numpy as np
 from mindone_ddpm.evaluation.statistics import MetricError, Statistics
 
 # The metrics that compare features one by one, and so need them kept.
-NEED_FEATURES = ("kid", "precision_recall")
+NEED_FEATURES = ("kid", "precision_recall", "copies")
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 NEIGHBOURS = 3  # of precision and recall
 FID_ADVICE = ", or --metrics kid, or --force"

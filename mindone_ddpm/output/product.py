@@ -22,6 +22,7 @@ class Product:
         adapters_of: the base model of adapters; None where the product is a whole pipeline.
         base_model: what training started from.
         sample_options: what the ``sample`` command needs besides ``--model``.
+        advice: a line for the end of a run; empty for none.
     """
 
     command: str
@@ -35,3 +36,4 @@ class Product:
     adapters_of: str | None = None
     base_model: str | None = None
     sample_options: tuple[str, ...] = field(default=())
+    advice: str = ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from math import isfinite, nan
 from pathlib import Path
@@ -13,6 +14,7 @@ import mindone_ddpm
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import write_text
 from mindone_ddpm.common.yaml_files import read_yaml
+from mindone_ddpm.config.values import COPIES_FILE, COPIES_GRID, EVALUATION
 from mindone_ddpm.output import charts, page
 from mindone_ddpm.output.checkpoint import STATE_RECORD, checkpoints_in
 from mindone_ddpm.output.metrics_log import Curves, read_curves, recent_mean
@@ -92,6 +94,7 @@ def report_text(run: Path, settings: dict[str, Any], curves: Curves, data_image:
             page.section("Curves", curve_figures(curves) or "<p>None recorded.</p>"),
             page.section("Loss by timestep", timestep_figure(curves)),
             page.section("Data: above as stored, below as the model sees it", data),
+            copies_section(run),
             page.section("Settings", page.table(shown)),
             page.section("Versions", page.table(versions(run))),
         ],
@@ -100,6 +103,23 @@ def report_text(run: Path, settings: dict[str, Any], curves: Curves, data_image:
 
 def as_text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def copies_section(run: Path) -> str:
+    """What ``evaluate --copies`` has found, where its output folder is the run's own ``evaluation/``."""
+    folder = run / EVALUATION
+    try:
+        about = json.loads((folder / COPIES_FILE).read_text(encoding="utf-8"))
+        rows = {
+            "suspicious generated images": f"{about['suspicious_share']:.1%} ({about['usual_share']:.1%} is usual)",
+            "median distance to the nearest training image": f"{about['median_distance']:.4g}",
+            f"the same of {about['reference']}": f"{about['usual_median_distance']:.4g}",
+        }
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    caption = "The closest pairs: a generated image, and to its right the nearest training image"
+    pairs = page.figure(caption, page.image(folder / COPIES_GRID)) if (folder / COPIES_GRID).is_file() else ""
+    return page.section("Copies of training images", page.table(rows) + pairs)
 
 
 # --- tables --------------------------------------------------------------------------------------------------------
@@ -147,7 +167,12 @@ def versions(run: Path) -> dict[str, str]:
 
 def is_detail(name: str) -> bool:
     """Whether a curve belongs to another: a loss by timestep, a standard deviation."""
-    return "validation_loss_t" in name or name.endswith("_std")
+    return is_of_times(name) or name.endswith("_std")
+
+
+def is_of_times(name: str) -> bool:
+    """Whether a curve is of the validation loss in a range of times, such as t000-099 or s0.0-0.1."""
+    return re.search(r"validation_loss_[ts]\d", name) is not None
 
 
 def curve_figures(curves: Curves) -> str:
@@ -165,7 +190,7 @@ def curve_figures(curves: Curves) -> str:
 
 def timestep_figure(curves: Curves) -> str:
     """The validation loss over ranges of timesteps, at the first and at the last step at which it was measured."""
-    ranges = sorted(name for name in curves if "validation_loss_t" in name)
+    ranges = sorted(name for name in curves if is_of_times(name))
     if not ranges:
         return ""
     steps = sorted(curves[ranges[0]])

@@ -163,6 +163,8 @@ def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
         watchdog.leave()
     # After the last collective: ranks do not wait for each other as long as an upload may take.
     publish(training, progress, uploader)
+    if runtime.is_main and job.product.advice:
+        tqdm.write(job.product.advice)
     if uploader is not None:
         uploader.finish()
     return TrainingResult(training.output_dir, progress.step, progress.skips)

@@ -97,7 +97,7 @@ class UnconditionalJob:
             *(["dropout_keys"] if self.keys is not None else []),
             *(["augmentation"] if self.augment is not None else []),
         )
-        self.product: Product = unconditional_product(config)
+        self.product: Product = unconditional_product(config, len(records))
         self.num_samples = config.eval_batch_size
         self.sampler, self.num_sampling_steps = schedulers.sampler_for(scheduler, config.ddpm_num_inference_steps)
 
