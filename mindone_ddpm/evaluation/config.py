@@ -91,7 +91,7 @@ class EvaluateConfig(SamplingBase):
     output_dir: str = setting("evaluation", "folder for metrics.json; after an interruption the same command continues")
     batch_size: int = setting(64, "images per batch; does not change the metrics", low=1)
     num_samples: int | None = setting(None, "generated images; 10,000 if not given", low=1)
-    scheduler: str | None = setting(None, "sampler; by default ddim, for flow matching euler", choices=SAMPLERS)
+    scheduler: str | None = setting(None, "sampler; by default ddim, for flow matching dpmsolver++", choices=SAMPLERS)
     eta: float | None = setting(None, "with ddim: 0 no noise between the steps, 1 as much as ddpm", low=0, high=1)
     metrics: str = setting("fid,kid", "metrics, with commas between", choices=METRICS, several=True)
 

@@ -146,6 +146,7 @@ class Job(Protocol):
     """One kind of training: its data, its networks, its loss, its result. It has no loop of its own.
 
     Attributes:
+        config: the settings, with what the job has chosen itself.
         columns: names of the arrays of a batch that :meth:`make_batch` makes and the loss cell takes.
         datasets: the first decides how many samples an epoch has and in what order; all are fingerprinted.
         product: the files that make the result complete, and how it is used.
@@ -154,6 +155,7 @@ class Job(Protocol):
         steps_show_images: whether ``on_step`` receives images in [-1, 1] (and not latents).
     """
 
+    config: Any
     columns: tuple[str, ...]
     datasets: Sequence[ImageRecords]
     product: Product

@@ -99,7 +99,7 @@ def fast_sampler(scheduler: Any) -> str:
 
 def metrics_sampler(scheduler: Any) -> str:
     """The name of the sampler with which metrics are measured when none is named."""
-    return "euler" if is_flow(scheduler) else "ddim"
+    return "dpmsolver++" if is_flow(scheduler) else "ddim"
 
 
 def _make_flow_sampler(name: str, scheduler: Any, changes: dict[str, Any]) -> Any:

@@ -111,7 +111,8 @@ def check_is_apart(config: EngineConfig) -> None:
 def prepare(config: EngineConfig) -> Training:
     """All parts of a run, from its configuration. Raises what :func:`start_training` does, and DataError."""
     config, runtime = start_training(config)
-    return build_training(config, runtime, job_class(config).open(config, runtime))
+    job = job_class(config).open(config, runtime)
+    return build_training(job.config, runtime, job)
 
 
 def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training:

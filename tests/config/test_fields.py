@@ -32,7 +32,7 @@ LOCKED = {
 OF_IMAGES = {
     *("channels", "preserve_input_precision", "ddpm_num_steps", "ddpm_beta_schedule", "rescale_betas_zero_snr"),
     *("loss_weighting", "class_conditional", "label_dropout", "validation_split"),
-    *("objective", "flow_shift", "data_std", "augment_probability"),
+    *("objective", "flow_shift", "data_std", "augment_probability", "recipe"),
 }
 OF_TEXT = {"caption_dropout", "cache_latents", "rank", "lora_alpha", "lora_target_modules"}
 REPORTED = {

@@ -28,6 +28,13 @@ class TrainingConfig(ValidationConfig, EvaluationConfig, LabelConfig, NoiseSched
     preserve_input_precision: bool = setting(
         False, "keep 16-bit and float images at their precision instead of rounding them to 8 bits", resume="locked"
     )
+    recipe: str | None = setting(
+        None,
+        "best: choose objective, noise levels, averaging and augmentation by the number and the size of the images, "
+        "and say why; what is given stays",
+        choices=["best"],
+        resume="locked",
+    )
     augment_probability: float = setting(
         0.0,
         "for few images: flip, scale, rotate, stretch and move each with this probability, and tell the network, so "

@@ -9,6 +9,7 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
+from tqdm import tqdm
 
 from mindone_ddpm.config.groups import BUILT_IN_DATASETS
 from mindone_ddpm.data.augment import CONDITION_SIZE, draw_transform, warp
@@ -21,6 +22,7 @@ from mindone_ddpm.evaluation.validation_loss import NUM_BUCKETS, ValidationLoss
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.data import open_records
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
+from mindone_ddpm.jobs.unconditional.recipe import apply_recipe
 from mindone_ddpm.models import schedulers
 from mindone_ddpm.models.augment_condition import AugmentCondition
 from mindone_ddpm.models.dropout import DropoutKeys, draw_dropout_key
@@ -109,6 +111,10 @@ class UnconditionalJob:
     def open(cls, config: TrainingConfig, runtime: Runtime) -> UnconditionalJob:
         with distributed.main_first(runtime):
             (records,) = cls.open_data(config)
+        config, reasons = apply_recipe(config, len(records))
+        if runtime.is_main:
+            for line in reasons:
+                tqdm.write(f"  recipe: {line}")
         names = [] if records.labels is None else records.labels.names
         if config.pretrained_model_name_or_path is not None:
             unet, scheduler = load_unet(config, names)
