@@ -33,7 +33,8 @@ def train(settings: dict) -> None:
     torch.manual_seed(settings["seed"])
     unet = UNet2DModel(**settings["unet"])
     ema = EMAModel(unet.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
-    noise_scheduler = DDPMScheduler(num_train_timesteps=1000)
+    noise_scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule=settings.get("beta_schedule", "linear"))
+    network = torch.compile(unet) if settings.get("compile") else unet
     optimizer = torch.optim.AdamW(
         unet.parameters(), lr=settings["learning_rate"], betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8
     )
@@ -51,7 +52,7 @@ def train(settings: dict) -> None:
                 clean = torch.where(flipped[:, None, None, None], clean.flip(3), clean)
             noise = torch.randn_like(clean)
             timesteps = torch.randint(0, 1000, (len(clean),))
-            prediction = unet(noise_scheduler.add_noise(clean, noise, timesteps), timesteps).sample
+            prediction = network(noise_scheduler.add_noise(clean, noise, timesteps), timesteps).sample
             torch.nn.functional.mse_loss(prediction, noise).backward()
             torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
             optimizer.step()

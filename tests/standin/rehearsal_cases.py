@@ -104,6 +104,10 @@ LOSS_V = (
     "--prediction_type v_prediction --loss_type huber --snr_gamma 5 --noise_offset 0.1 --input_perturbation 0.1 "
     "--ddpm_beta_schedule squaredcos_cap_v2"
 )
+FLOW = (
+    "--objective flow_matching --flow_shift 2 --timestep_sampling logit_normal --augment_probability 0.5 "
+    "--snapshot_steps 2 --use_ema"
+)
 FEATURES = "fid,kid,precision_recall"
 EVALUATION = (
     (
@@ -129,7 +133,7 @@ INPAINT = (
 INTERPOLATE = (
     f"interpolate {EDIT} --image_a {{inputs}}/a.png --image_b {{inputs}}/b.png --num_images 3 --num_inference_steps 6"
 )
-PYNATIVE = ("float32", "fp16", "bf16", "dropout", "classes", "evaluation", "text", "text-lora", "text-latents")
+PYNATIVE = ("float32", "flow", "fp16", "bf16", "dropout", "classes", "evaluation", "text", "text-lora", "text-latents")
 
 FULL = Case(
     "float32",
@@ -187,6 +191,17 @@ CASES: list[Case] = [
     training("attention-fp16", "attention in fp16", f"{ATTENTION} --mixed_precision fp16", tolerance=HALF),
     training("loss-v", "v prediction, Huber loss, Min-SNR, noise offset, input perturbation", LOSS_V),
     training("loss-sample", "sample prediction, L1 loss", "--prediction_type sample --loss_type l1"),
+    Case(
+        "flow",
+        "flow matching, augmentation, averages for snapshots; resumed, averaged, sampled",
+        (
+            (*DIGITS, *OUT, *words(FLOW)),
+            (*DIGITS, *words(f"{FLOW} --output_dir {{out}}/resumed --resume_from_checkpoint {{out}}/run/checkpoint-2")),
+            (*SAMPLE, *words("--model {out}/run")),
+        ),
+        same=(("run", "resumed"),),
+    ),
+    training("flow-fp16", "the same in fp16", f"{FLOW} --mixed_precision fp16", tolerance=HALF),
     Case(
         "evaluation",
         "FID, KID, precision, recall and the loss on held-out images; the command evaluate",
