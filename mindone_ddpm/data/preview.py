@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
+from mindone_ddpm.data.augment import draw_transform, warp
 from mindone_ddpm.data.grids import SMALLEST_CELL_PIXELS, make_grid
 from mindone_ddpm.data.images import convert_channels
 from mindone_ddpm.data.randomness import SAMPLE_STREAM, random_stream
@@ -16,17 +17,21 @@ from mindone_ddpm.data.scaling import from_model_range, to_pixels
 GAP_PIXELS = 16
 
 
-def draw_preview(datasets: Sequence[ImageRecords], num_images: int, seed: int) -> Image.Image:
+def draw_preview(
+    datasets: Sequence[ImageRecords], num_images: int, seed: int, augment_probability: float = 0.0
+) -> Image.Image:
     """Two grids for each data set, one above the other: the first images of a run as stored, and below as augmented.
 
     Args:
         num_images: of each data set, at most.
-        seed: of the run.
+        seed, augment_probability: of the run.
 
     Raises:
         DataError: an image cannot be decoded; the message names it.
     """
-    grids = [grid for records in datasets for grid in _stored_and_augmented(records, num_images, seed)]
+    grids = [
+        grid for records in datasets for grid in _stored_and_augmented(records, num_images, seed, augment_probability)
+    ]
     width = max(grid.width for grid in grids)
     height = sum(grid.height for grid in grids) + GAP_PIXELS * (len(grids) - 1)
     page = Image.new("RGB", (width, height), "grey")
@@ -37,10 +42,15 @@ def draw_preview(datasets: Sequence[ImageRecords], num_images: int, seed: int) -
     return page
 
 
-def _stored_and_augmented(records: ImageRecords, num_images: int, seed: int) -> tuple[Image.Image, Image.Image]:
+def _stored_and_augmented(
+    records: ImageRecords, num_images: int, seed: int, augment_probability: float
+) -> tuple[Image.Image, Image.Image]:
     indices = records.order(seed, 0)[:num_images]
     rngs = [random_stream(seed, SAMPLE_STREAM, place) for place in range(len(indices))]
     augmented = np.stack([records.augmented_image(index, rng) for index, rng in zip(indices, rngs, strict=True)])
+    if augment_probability > 0.0:  # drawn where the job draws it
+        matrices = [draw_transform(rng, augment_probability).matrix for rng in rngs]
+        augmented = np.stack([warp(image, matrix) for image, matrix in zip(augmented, matrices, strict=True)])
     cell = max(SMALLEST_CELL_PIXELS, records.size)
     stored = []
     for index in indices:

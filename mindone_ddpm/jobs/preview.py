@@ -24,6 +24,7 @@ def write_preview(config: EngineConfig, path: Path, num_images: int = 16) -> Non
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output {path}: must end in .png, .jpg or .webp")
     quiet_libraries()
-    page = draw_preview(job_class(config).open_data(config), num_images, config.seed)
+    probability = getattr(config, "augment_probability", 0.0)  # which only training on images has
+    page = draw_preview(job_class(config).open_data(config), num_images, config.seed, probability)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)

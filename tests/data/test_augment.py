@@ -10,7 +10,10 @@ from data_helpers import digits_config, make_job
 from safetensors.numpy import load_file
 
 from mindone_ddpm.data.augment import CONDITION_SIZE, draw_transform, warp
-from mindone_ddpm.data.randomness import random_stream
+from mindone_ddpm.data.grids import make_grid
+from mindone_ddpm.data.preview import draw_preview
+from mindone_ddpm.data.randomness import SAMPLE_STREAM, random_stream
+from mindone_ddpm.data.scaling import from_model_range, to_pixels
 
 IMAGE = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8)).astype(np.float32)
 
@@ -47,6 +50,17 @@ def test_nothing_is_told_where_nothing_is_done():
     after = np.random.default_rng(1), np.random.default_rng(1)
     draw_transform(after[0], 0.0), draw_transform(after[1], 1.0)
     assert after[0].random() == after[1].random()  # the same number of draws
+
+
+def test_the_preview_shows_what_is_trained_on():
+    config = digits_config(augment_probability=0.9)
+    job = make_job(config)
+    order = job.records.order(config.seed, 0)[:4]
+    batch = job.make_batch(order, [random_stream(config.seed, SAMPLE_STREAM, place) for place in range(4)])
+    expected = make_grid(to_pixels(from_model_range(batch["images"])).transpose(0, 2, 3, 1)).convert("RGB")
+    page = draw_preview([job.records], 4, config.seed, 0.9)
+    shown = page.crop((0, page.height - expected.height, expected.width, page.height))
+    np.testing.assert_array_equal(np.asarray(shown), np.asarray(expected))
 
 
 def test_at_zero_the_network_is_the_plain_one(either_mode):

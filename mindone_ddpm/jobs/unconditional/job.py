@@ -147,7 +147,7 @@ class UnconditionalJob:
         what the augmentation did, float32 (batch, CONDITION_SIZE).
 
         The label of an image whose label is dropped is the number after the last class. Each sample draws from its own
-        generator, always in the same order: flip, crop, timestep, noise, label, key, augmentation.
+        generator, always in the same order: flip, crop, augmentation, timestep, noise, label, key.
         """
         records, config = self.records, self.config
         shape = (len(indices), records.channels, records.size, records.size)
@@ -157,6 +157,10 @@ class UnconditionalJob:
         batch["timesteps"] = np.zeros(len(indices), self.objective.time_dtype)
         for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
             batch["images"][row] = records.augmented_image(index, rng)
+            if self.augment is not None:
+                transform = draw_transform(rng, config.augment_probability)
+                batch["images"][row] = warp(batch["images"][row], transform.matrix)
+                batch["augmentation"][row] = transform.condition
             batch["timesteps"][row] = self.objective.draw_time(rng)
             perturbed = draw_noise(rng, batch["noise"][row], config)
             if perturbed is not None:
@@ -166,10 +170,6 @@ class UnconditionalJob:
                 batch["labels"][row] = self.num_classes if dropped else records.label(index)
             if self.keys is not None:
                 batch["dropout_keys"][row] = draw_dropout_key(rng)
-            if self.augment is not None:
-                transform = draw_transform(rng, config.augment_probability)
-                batch["images"][row] = warp(batch["images"][row], transform.matrix)
-                batch["augmentation"][row] = transform.condition
         return {name: batch[name] for name in self.columns}
 
     def loss_cell(self) -> UnconditionalLoss:
