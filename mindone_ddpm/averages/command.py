@@ -92,7 +92,7 @@ def write_best(run: Path, snapshots: Snapshots, config: AverageConfig, output_di
     assert config.best is not None
     settings = evaluation_settings(run, config, output_dir)
     settings.check()
-    runtime = start(config.device, "graph", config.seed, alone=True)
+    runtime = start(config.device, config.mode, config.seed, alone=True)
     values: dict[float, float] = {}
     for width in config.widths_to_try():
         trial = output_dir / ".trial"

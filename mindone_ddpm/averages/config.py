@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
-from mindone_ddpm.config.groups import DEVICES, FEATURES, HIGHER_IS_BETTER
+from mindone_ddpm.config.groups import DEVICES, FEATURES, HIGHER_IS_BETTER, MODES
 
 # What can be made from the two that are kept. An average of all steps alike has 0.2887.
 SMALLEST_WIDTH, LARGEST_WIDTH = 0.04, 0.25
@@ -39,6 +39,7 @@ class AverageConfig(Settings):
     batch_size: int = setting(64, "with --best: images per batch", low=1)
     seed: int = setting(0, "with --best: of the images", low=0, high=2**32 - 1)
     device: str = setting("auto", "with --best: auto takes the first that is there", choices=DEVICES)
+    mode: str = setting("graph", "with --best: graph compiles the networks", choices=MODES)
 
     def own_problems(self) -> list[str]:
         if (self.width is None) == (self.best is None):

@@ -87,7 +87,7 @@ OURS = {
 }
 
 
-SLOW = ("ddpm", "flow with classes")
+SLOW = ("ddpm", "flow with classes", "edm")
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in OURS])

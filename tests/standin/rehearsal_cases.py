@@ -197,7 +197,8 @@ CASES: list[Case] = [
         (
             (*DIGITS, *OUT, *words(FLOW)),
             (*DIGITS, *words(f"{FLOW} --output_dir {{out}}/resumed --resume_from_checkpoint {{out}}/run/checkpoint-2")),
-            (*SAMPLE, *words("--model {out}/run")),
+            words("average {out}/run --width 0.1 --output_dir {out}/averaged"),
+            (*SAMPLE, *words("--model {out}/averaged")),
         ),
         same=(("run", "resumed"),),
     ),
