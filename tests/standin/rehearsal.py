@@ -263,11 +263,13 @@ def compare_state(cpu: Path, npu: Path, found: Differences) -> None:
 
 def compare_weights(cpu: Path, npu: Path, found: Differences) -> None:
     """A network's difference, relative to how far it has moved since the run's first checkpoint."""
-    run = next(parent for parent in cpu.parents if (parent / "logs").is_dir())
-    first = run.parent / FIRST
+    out = next(parent for parent in cpu.parents if (parent / FIRST).is_dir())
+    first = out / FIRST
     if cpu.is_relative_to(first):
         return  # what movement is measured from
     a, b = load_file(cpu), load_file(npu)
+    if cpu.parent.name == "snapshots":  # of the averages of two widths, compare the wider
+        a, b = ({name.split("/", 2)[2]: array for name, array in c.items() if name.startswith("0.1")} for c in (a, b))
     start = {name: array for path in first.rglob("*.safetensors") for name, array in load_file(path).items()}
     if a.keys() != b.keys():
         found.faults.append(f"{npu.name}: not the same tensors")
@@ -279,7 +281,7 @@ def compare_weights(cpu: Path, npu: Path, found: Differences) -> None:
     found.faults += [f"{npu.parent.name}: {name} is not trained and differs" for name in frozen[:3]]
     if trained:
         moved = norm([a[name] - start[name] for name in trained])
-        where = str(npu.relative_to(npu.parents[len(cpu.relative_to(run).parts) - 1]))
+        where = str(npu.relative_to(npu.parents[len(cpu.relative_to(out).parts) - 1]))
         found.add("weights", norm([a[name] - b[name] for name in trained]) / max(moved, 1e-12), where)
 
 
