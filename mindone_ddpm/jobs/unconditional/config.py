@@ -30,7 +30,7 @@ class TrainingConfig(ValidationConfig, EvaluationConfig, LabelConfig, NoiseSched
     )
     recipe: str | None = setting(
         None,
-        "best: choose objective, noise levels, averaging and augmentation by the number and the size of the images, "
+        "best: choose objective, noise levels, averaging and augmentation by the images' size and how often each is seen, "
         "and say why; what is given stays",
         choices=["best"],
         resume="locked",

@@ -111,7 +111,7 @@ class UnconditionalJob:
     def open(cls, config: TrainingConfig, runtime: Runtime) -> UnconditionalJob:
         with distributed.main_first(runtime):
             (records,) = cls.open_data(config)
-        config, reasons = apply_recipe(config, len(records))
+        config, reasons = apply_recipe(config, len(records), runtime.world_size)
         if runtime.is_main:
             for line in reasons:
                 tqdm.write(f"  recipe: {line}")

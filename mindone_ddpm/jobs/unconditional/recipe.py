@@ -9,16 +9,20 @@ from mindone_ddpm.config.groups import BUILT_IN_DATASETS
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.objectives.config import OF_DDPM
 
-# Up to so many images: the probability of each transformation. 0.12 is that of Karras et al. 2022 for 50,000 images
-# and many passes over them; the fewer images, the sooner they are learnt by heart.
-AUGMENTATION = ((1_000, 0.15), (5_000, 0.12), (20_000, 0.06))
+# From so many passes over the images on they are learnt by heart, and augmentation helps; in fewer it costs quality:
+# measured in docs/quality.md. The probability is that of Karras et al. 2022 for 50,000 images and 4,000 passes.
+MANY_PASSES, AUGMENT_PROBABILITY = 200, 0.12
 UNSHIFTED_SIZE = 64  # pixels: larger images need more noise before they are hidden (Hoogeboom et al. 2023, section 3.1)
 
 
-def apply_recipe(config: TrainingConfig, num_images: int) -> tuple[TrainingConfig, list[str]]:
+def apply_recipe(config: TrainingConfig, num_images: int, world_size: int = 1) -> tuple[TrainingConfig, list[str]]:
     """The settings that the recipe of ``config`` chooses, and why, a line for each.
 
     A setting that was given, and is not its default, stays as it is.
+
+    Args:
+        num_images: that are trained on.
+        world_size: ranks.
     """
     if config.recipe is None:
         return config, []
@@ -34,12 +38,20 @@ def apply_recipe(config: TrainingConfig, num_images: int) -> tuple[TrainingConfi
         chosen["flow_shift"] = (shift, f"images of {config.image_size} pixels hide behind more noise than small ones")
     if not config.use_ema:
         chosen["use_ema"] = (True, "averaged weights make cleaner images")
-    probability = next((value for most, value in AUGMENTATION if num_images <= most), 0.0)
-    if config.augment_probability == 0.0 and probability and config.dataset_name not in BUILT_IN_DATASETS:
-        why = f"{num_images:,} images are few: seen as they are again and again, they would be learnt by heart"
-        chosen["augment_probability"] = (probability, why)
+    passes = num_passes(config, num_images, world_size)
+    if config.augment_probability == 0.0 and passes >= MANY_PASSES and config.dataset_name not in BUILT_IN_DATASETS:
+        why = f"seen as they are {passes:,.0f} times, {num_images:,} images would be learnt by heart"
+        chosen["augment_probability"] = (AUGMENT_PROBABILITY, why)
     lines = [f"{_as_flag(name, value)}: {why}" for name, (value, why) in chosen.items()]
     return replace(config, **{name: value for name, (value, _) in chosen.items()}), lines
+
+
+def num_passes(config: TrainingConfig, num_images: int, world_size: int) -> float:
+    """How often a run sees each image."""
+    if config.max_train_steps is None:
+        return config.num_epochs
+    batch = config.train_batch_size * config.gradient_accumulation_steps * world_size
+    return config.max_train_steps * batch / num_images
 
 
 def _as_flag(name: str, value: Any) -> str:
