@@ -30,8 +30,8 @@ class TrainingConfig(ValidationConfig, EvaluationConfig, LabelConfig, NoiseSched
     )
     recipe: str | None = setting(
         None,
-        "best: choose objective, noise levels, averaging and augmentation by the images' size and how often each is seen, "
-        "and say why; what is given stays",
+        "best: choose objective, noise levels, averaging and augmentation by the images' size and how often each is "
+        "seen, and say why; what is given stays",
         choices=["best"],
         resume="locked",
     )
