@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 from conftest import run_program
 from data_helpers import digits_config, make_job
+from PIL import Image
 from safetensors.numpy import load_file
 
 from mindone_ddpm.data.augment import CONDITION_SIZE, draw_transform, warp
 from mindone_ddpm.data.grids import make_grid
 from mindone_ddpm.data.preview import draw_preview
 from mindone_ddpm.data.randomness import SAMPLE_STREAM, random_stream
-from mindone_ddpm.data.scaling import from_model_range, to_pixels
+from mindone_ddpm.data.scaling import from_model_range, to_model_range, to_pixels
+from mindone_ddpm.evaluation.digits_network import load_digits_network
+from mindone_ddpm.evaluation.metrics import frechet_distance
 
 IMAGE = np.random.default_rng(0).uniform(-1, 1, (3, 8, 8)).astype(np.float32)
 
@@ -111,3 +114,38 @@ def test_a_run_resumes_to_the_bit_and_saves_a_plain_unet(digits_flags, tmp_path)
         load_file(path / "unet" / "diffusion_pytorch_model.safetensors") for path in (whole, tmp_path / "plain")
     )
     assert {key: value.shape for key, value in saved.items()} == {key: value.shape for key, value in expected.items()}
+
+
+@pytest.mark.slow
+def test_augmentation_does_not_show_in_samples(digits_flags, tmp_path):
+    """Features, borders and orientation of samples, against those of the digits as they are and as augmented."""
+    probability = 0.15
+    flags = ["--max_train_steps", 2500, "--objective", "flow_matching", "--augment_probability", probability]
+    result = run_program("train", *digits_flags, *flags, "--output_dir", tmp_path / "run", timeout_s=900)
+    assert result.returncode == 0, result.stderr
+    flags = ["--num_images", 1500, "--batch_size", 100, "--output_dir", tmp_path / "samples"]
+    result = run_program("sample", "--model", tmp_path / "run", *flags, timeout_s=600)
+    assert result.returncode == 0, result.stderr
+    paths = sorted((tmp_path / "samples").glob("0*.png"))
+    samples = np.stack([np.asarray(Image.open(path)) for path in paths])[..., None]
+    records = make_job(digits_config()).records
+    plain = np.stack([records.image(index) for index in range(len(records))])
+    transforms = [draw_transform(random_stream(1, 2, place), probability) for place in range(len(plain))]
+    warped = np.stack([warp(to_model_range(image), one.matrix) for image, one in zip(plain, transforms, strict=True)])
+    network = load_digits_network()
+
+    def distance(pixels: np.ndarray) -> float:
+        """Between features, to the digits as they are."""
+        found = [network(each)[0].astype(np.float64) for each in (pixels, plain.transpose(0, 2, 3, 1))]
+        return frechet_distance(*(part for each in found for part in (each.mean(0), np.cov(each.T))))
+
+    def sides(pixels: np.ndarray) -> float:
+        """Mean brightness of the first and the last column, which are dark in digits."""
+        return float(pixels[:, :, [0, -1]].mean()) / 255.0
+
+    augmented = to_pixels(from_model_range(warped)).transpose(0, 2, 3, 1)
+    as_is = plain.transpose(0, 2, 3, 1)
+    print(f"distance to the digits: {distance(samples):.2f} of samples, {distance(augmented):.2f} of augmented digits")
+    print(f"sides: digits {sides(as_is):.4f}, samples {sides(samples):.4f}, augmented {sides(augmented):.4f}")
+    assert distance(samples) < 0.5 * distance(augmented)
+    assert abs(sides(samples) - sides(as_is)) < 0.25 * abs(sides(augmented) - sides(as_is))
