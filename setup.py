@@ -32,7 +32,7 @@ setup(
         "ml_dtypes",  # mindone.diffusers.training_utils imports it and does not declare it
         "numpy<2",  # mindone 0.5.0
         "huggingface_hub<1.0",  # transformers 4.57.1, which mindone 0.5.0 pins
-        "datasets>=3.0",
+        "datasets>=4.0",  # earlier ones offer to run Python that comes with a data set
         "pyarrow<24",  # later wheels need numpy 2 when imported, which their metadata does not say
         "pandas<3",  # likewise
         "pillow>=10",
