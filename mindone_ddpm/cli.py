@@ -14,7 +14,8 @@ from typing import Any
 
 from mindone_ddpm import __version__
 from mindone_ddpm.averages.config import AverageConfig
-from mindone_ddpm.common.errors import ConfigError, UserError, device_failure
+from mindone_ddpm.common.errors import ConfigError, UserError, device_failure, first_line, is_out_of_memory
+from mindone_ddpm.common.machine import check_address_space
 from mindone_ddpm.config.fields import Settings
 from mindone_ddpm.config.groups import DEVICES
 from mindone_ddpm.config.parse import Parser, add_arguments, from_arguments, to_yaml
@@ -139,22 +140,29 @@ def run(action: Callable[[], int]) -> int:
     from mindone_ddpm.runtime.outcome import record_outcome
 
     interrupt_watch.start()
-    status = _status_of(action)
+    status = status_of(action)
     gc.collect()  # MindSpore's cells complain when they outlive its modules at the interpreter's exit
     record_outcome(status)
     leave_cluster(status)
     return status
 
 
-def _status_of(action: Callable[[], int]) -> int:
+def status_of(action: Callable[[], int]) -> int:
     try:
         return action()
     except UserError as error:
         for line in str(error).splitlines():
             print(error.prefix + line, file=sys.stderr)
         return error.exit_status
-    except RuntimeError as error:
-        failure = device_failure(error)
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            print(
+                f"error: not enough memory ({first_line(error)}); try smaller batches, or in training "
+                "--gradient_checkpointing; --dry_run says what a step takes",
+                file=sys.stderr,
+            )
+            return 1
+        failure = device_failure(error) if isinstance(error, RuntimeError) else None
         if failure is None:
             raise
         if os.environ.get(LOG_LEVEL, "3") < "3":  # 3 is errors only
@@ -181,6 +189,7 @@ def configured(arguments: argparse.Namespace, config_class: type[Settings]) -> A
     """The checked configuration. Raises ConfigError."""
     config = from_arguments(config_class, arguments)
     config.check()
+    check_address_space()
     return config
 
 

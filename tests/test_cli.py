@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, run_program
 
-from mindone_ddpm.cli import COMMANDS
+from mindone_ddpm.cli import COMMANDS, status_of
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.config.parse import from_dict, read_yaml, to_yaml
@@ -197,3 +197,31 @@ def test_a_working_directory_that_was_removed(tmp_path):
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == "error: the working directory was removed; change to another one\n"
+
+
+def test_a_limited_address_space_is_told_before_mindspore_is_imported(tmp_path):
+    command = f"ulimit -v 1500000; exec {sys.executable} -m mindone_ddpm sample --model nowhere --output_dir out"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: the address space is limited to 1.4 GiB (ulimit -v)"), result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Allocate memory failed\n\n- C++ Call Stack"), MemoryError(), RuntimeError("Out of Memory!")]
+)
+def test_too_little_memory_is_one_line(error, capsys):
+    def fail() -> int:
+        raise error
+
+    assert status_of(fail) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: not enough memory (") and "smaller batches" in line
+
+
+def test_other_errors_of_mindspore_keep_their_traceback():
+    def fail() -> int:
+        raise RuntimeError("For 'Add', the shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="the shapes do not fit"):
+        status_of(fail)

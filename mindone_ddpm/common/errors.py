@@ -46,3 +46,10 @@ def device_failure(error: RuntimeError) -> str | None:
         return None
     said = next((line for number, line in enumerate(lines[:place]) if number not in headings), "an operator failed")
     return f"{said}: {lines[place + 1]}" if place + 1 < len(lines) else said
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python's, NumPy's or MindSpore's error says that memory could not be had."""
+    text = str(error).lower()
+    said = ("allocate memory failed", "malloc memory failed", "memory not enough", "out of memory", "malloc failed")
+    return isinstance(error, MemoryError) or any(part in text for part in said)

@@ -1,9 +1,12 @@
-"""What this machine's CPU is."""
+"""What this machine's CPU is, and how much a process may use of its memory."""
 
 from __future__ import annotations
 
 import platform
+import resource
 from pathlib import Path
+
+from mindone_ddpm.common.errors import UserError
 
 
 def cpu_features() -> str:
@@ -14,3 +17,16 @@ def cpu_features() -> str:
         return platform.processor()
     # Each core repeats them.
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(("model name", "flags", "Features"))))
+
+
+LEAST_ADDRESS_SPACE_GIB = 6  # MindSpore reserves some 5 GiB for the smallest model; with 1.5 it aborts when imported
+
+
+def check_address_space() -> None:
+    """Raises UserError where the shell's limit leaves MindSpore too little to start."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST_ADDRESS_SPACE_GIB << 30:
+        raise UserError(
+            f"the address space is limited to {limit / 2**30:.1f} GiB (ulimit -v); MindSpore needs at least "
+            f"{LEAST_ADDRESS_SPACE_GIB}, most of which it never uses: ulimit -v unlimited"
+        )
