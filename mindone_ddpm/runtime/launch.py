@@ -29,6 +29,7 @@ from mindone_ddpm.runtime.signals import interrupt_watch
 
 PACKAGE = Path(mindone_ddpm.__file__).parent
 DEFAULT_PORT = 8118
+SCHEDULER_GRACE_S = 2.0  # a rank that fails takes the scheduler with it: then the rank is what is told
 
 
 # What MindSpore's C++ side logs of its connections whatever its log level.
@@ -200,6 +201,8 @@ class Job:
         self.process, self.log_dir, self.first_rank = process, log_dir, first_rank
         self.workers: dict[int, int] = {}  # process id -> rank
         self.seen: dict[int, psutil.Process] = {}
+        self.scheduler: psutil.Process | None = None
+        self.scheduler_gone_at: float | None = None
         self.asked_to_stop_at: float | None = None
         self.stop_signal = 0
         self.shown: IO[bytes] | None = None
@@ -214,6 +217,8 @@ class Job:
                 self.find_processes()
                 self.show_progress()
                 failure = self.find_failure()
+                if failure is None and self.scheduler_is_lost():
+                    break
                 if self.asked_to_stop_at and time.monotonic() - self.asked_to_stop_at > self.stop_timeout_s:
                     print(
                         f"warning: the ranks did not stop within {self.stop_timeout_s:g} s; ending them",
@@ -244,7 +249,11 @@ class Job:
                 with contextlib.suppress(psutil.Error):
                     # Between fork and exec a child still shows msrun's own environment: it is asked again next time.
                     environment = child.environ()
-                    if environment.get("MS_ROLE") == "MS_WORKER" and child.ppid() == self.process.pid:
+                    if child.ppid() != self.process.pid:
+                        continue
+                    if environment.get("MS_ROLE") == "MS_SCHED":
+                        self.scheduler = child
+                    if environment.get("MS_ROLE") == "MS_WORKER":
                         self.workers[child.pid] = int(environment.get("MS_NODE_ID", environment.get("RANK_ID", -1)))
 
     def show_progress(self) -> None:
@@ -265,6 +274,16 @@ class Job:
         text = (self.log_dir / "msrun.log").read_text(errors="replace")
         found = re.search(r"Worker process (\d+) exit with exception. Error code: (-?\d+)", text)
         return (int(found.group(1)), int(found.group(2))) if found else None
+
+    def scheduler_is_lost(self) -> bool:
+        """Whether MindSpore's scheduler, which runs beside rank 0, has ended seconds ago while ranks are at work."""
+        if self.scheduler is None or len(self.recorded()) == self.num_ranks:
+            return False
+        with contextlib.suppress(psutil.Error):
+            if self.scheduler.is_running() and self.scheduler.status() != psutil.STATUS_ZOMBIE:
+                return False
+        self.scheduler_gone_at = self.scheduler_gone_at or time.monotonic()
+        return time.monotonic() - self.scheduler_gone_at > SCHEDULER_GRACE_S
 
     def wait_for_the_others(self, status: int) -> None:
         """Ranks that were asked to stop end by themselves within moments of each other."""
@@ -299,6 +318,13 @@ class Job:
         recorded = self.recorded()
         if len(recorded) == self.num_ranks and not any(recorded.values()):
             return 0  # whatever happened when the cluster was taken down
+        if failure is None and self.scheduler_gone_at is not None and self.asked_to_stop_at is None:
+            print(
+                "error: MindSpore's scheduler, through which the ranks find each other, has ended or was killed; the "
+                f"ranks are ended too; its log is {self.log_dir / 'scheduler.log'}",
+                file=sys.stderr,
+            )
+            return 1
         if failure is None:
             status = self.process.returncode
             if self.asked_to_stop_at is not None:

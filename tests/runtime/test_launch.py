@@ -107,6 +107,21 @@ def test_a_worker_killed_is_named_all_end_and_the_same_command_goes_on(two_ranks
         assert_nearly_same_end(folder, reference, 20)
 
 
+def test_a_scheduler_killed_ends_the_job_and_is_told(run_flags, tmp_path):
+    folder = tmp_path / "run"
+    flags = ["launch", "-n", 2, "train", *run_flags, "--train_batch_size", 16, "--output_dir", folder]
+    process = start(*flags, "--max_train_steps", 3000, "--checkpointing_steps", 1)
+    wait_for((folder / "checkpoint-2").exists)
+    (scheduler,) = (one for one in processes_of(folder) if one.environ().get("MS_ROLE") == "MS_SCHED")
+    scheduler.kill()
+    killed_at = time.monotonic()
+    _, stderr = process.communicate(timeout=60)
+    print(f"seconds from the kill to the end: {time.monotonic() - killed_at:.1f}")
+    assert process.returncode == 1 and time.monotonic() - killed_at < 15
+    assert "error: MindSpore's scheduler, through which the ranks find each other, has ended" in stderr
+    wait_until_gone(folder)
+
+
 @pytest.mark.parametrize("mode", ["graph", pytest.param("pynative", marks=pytest.mark.slow)])
 def test_told_to_stop_it_writes_a_checkpoint_and_goes_on_to_the_same_end(two_ranks, run_flags, tmp_path, mode):
     reference, _ = two_ranks
