@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +216,16 @@ def folder_name(row: str) -> str:
 
 
 def format_table(root: Path, name: str) -> str:
-    """All runs that have ended: means over the seeds, in brackets the standard error of the mean."""
+    """All runs that have ended."""
+    paths = {row: sorted((root / name).glob(f"{folder_name(row)}-[0-9]-summary.json")) for row in row_names(name)}
+    return table_of_means(paths)
+
+
+def table_of_means(summaries: Mapping[str, Sequence[Path]]) -> str:
+    """Means over the seeds, in brackets the standard error of the mean, from the summaries of each row's runs."""
     lines: list[str] = []
-    for row in row_names(name):
-        summaries = (root / name).glob(f"{folder_name(row)}-[0-9]-summary.json")
-        runs = [json.loads(path.read_text()) for path in sorted(summaries)]
+    for row, paths in summaries.items():
+        runs = [json.loads(path.read_text()) for path in paths]
         if not runs:
             continue
         if not lines:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from results import ENVIRONMENT, ROOT, write_images
+from results import ENVIRONMENT, ROOT, folder_name, table_of_means, write_images
 
 from mindone_ddpm.models.presets import UNET_PRESETS
 
@@ -48,7 +47,7 @@ DATA = {
 HERE: dict[str, tuple[float, list[str]]] = {
     "here, best recipe": (1.0, ["--recipe", "best"]),
     "here, best recipe, a third of the steps": (1 / 3, ["--recipe", "best"]),
-    "here, the published script's settings": (1.0, ["--use_ema"]),
+    "here, published settings": (1.0, ["--use_ema"]),
 }
 TORCH: dict[str, dict[str, Any]] = {
     "PyTorch, published": {},
@@ -127,28 +126,6 @@ def measure(name: str, data: Data, root: Path, folder: Path) -> dict[str, float]
     return {key: value for key, value in found.items() if not key.endswith("_std")}
 
 
-def table(root: Path, rows: list[str]) -> str:
-    """Means over the seeds, with the standard error of the mean."""
-    lines: list[str] = []
-    for row in rows:
-        summaries = [json.loads(path.read_text()) for path in sorted(root.glob(f"{folder_name(row)}-[0-9].summary"))]
-        if not summaries:
-            continue
-        if not lines:
-            lines = ["| | seeds | " + " | ".join(summaries[0]) + " |", "|---" * (len(summaries[0]) + 2) + "|"]
-        cells = []
-        for key in summaries[0]:
-            values = [about[key] for about in summaries]
-            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-            cells.append(f"{statistics.mean(values):.3g} (± {error:.2g})")
-        lines.append(f"| {row} | {len(summaries)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def folder_name(row: str) -> str:
-    return row.replace(", ", "-").replace(" ", "-").replace("'", "")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=list(DATA))
@@ -170,7 +147,7 @@ def main() -> None:
                 minutes = (time.perf_counter() - started) / 60
                 summary.write_text(json.dumps({"minutes": minutes, **measure(name, data, root, folder)}))
             print(f"{name}, {row}, seed {seed}: {summary.read_text()}", flush=True)
-    print(table(root, arguments.rows))
+    print(table_of_means({row: sorted(root.glob(f"{folder_name(row)}-[0-9].summary")) for row in arguments.rows}))
 
 
 if __name__ == "__main__":

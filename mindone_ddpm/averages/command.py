@@ -15,17 +15,11 @@ from mindone_ddpm.averages.config import AverageConfig
 from mindone_ddpm.averages.snapshots import Snapshots
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import added_files, check_writable, save_safetensors
-from mindone_ddpm.common.yaml_files import read_yaml
 from mindone_ddpm.config.groups import HIGHER_IS_BETTER
-from mindone_ddpm.evaluation.config import EvaluateConfig
+from mindone_ddpm.evaluation.config import EvaluateConfig, metric_that_gives
+from mindone_ddpm.models.foreign import PIPELINE_INDEX, read_json
 
-INDEX, RUN_CONFIG = "model_index.json", "training_config.yaml"
 AVERAGE_RECORD = "average.json"
-# What the run's settings say of its images, as evaluate wants it.
-DATA_SETTINGS = (
-    *("dataset_name", "dataset_config_name", "dataset_split", "train_data_dir", "image_column", "max_train_samples"),
-    *("resize_mode", "image_interpolation_mode"),
-)
 
 
 def average(run: Path, config: AverageConfig) -> Path:
@@ -36,11 +30,11 @@ def average(run: Path, config: AverageConfig) -> Path:
     """
     config.check()
     snapshots = Snapshots(run, config.step)
-    if not (run / INDEX).is_file():
+    if not (run / PIPELINE_INDEX).is_file():
         raise ConfigError(f"{run}: holds no pipeline to take all but the weights from; let the training end")
     output_dir = folder_of(run, config)
     check_writable(output_dir)
-    if (output_dir / INDEX).exists():
+    if (output_dir / PIPELINE_INDEX).exists():
         raise ConfigError(f"--output_dir {output_dir}: already holds a pipeline; give another folder")
     if config.width is not None:
         write_average(run, snapshots, config.width, output_dir)
@@ -58,16 +52,16 @@ def write_average(
     run: Path, snapshots: Snapshots, width: float, output_dir: Path, more: Mapping[str, Any] | None = None
 ) -> None:
     """Copy a run's pipeline with other weights, and write what they are into ``average.json``."""
-    index = json.loads((run / INDEX).read_text(encoding="utf-8"))
+    index = read_json(run / PIPELINE_INDEX, "run", str(run))
     parts = [name for name, entry in index.items() if isinstance(entry, list) and (run / name).is_dir()]
     about = {"width": width, "step": snapshots.step, "snapshots": len(snapshots.kept) // 2, **(more or {})}
-    with added_files(output_dir, last=INDEX) as tmp_path:
+    with added_files(output_dir, last=PIPELINE_INDEX) as tmp_path:
         for part in parts:
             shutil.copytree(run / part, tmp_path / part)
         for network in set(snapshots.networks()) & set(parts):  # others serve training alone
             replace_weights(tmp_path / network, snapshots.average(width, network), run)
         (tmp_path / AVERAGE_RECORD).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        shutil.copy(run / INDEX, tmp_path / INDEX)
+        shutil.copy(run / PIPELINE_INDEX, tmp_path / PIPELINE_INDEX)
 
 
 def replace_weights(folder: Path, weights: Mapping[str, np.ndarray], run: Path) -> None:
@@ -102,8 +96,7 @@ def write_best(run: Path, snapshots: Snapshots, config: AverageConfig, output_di
         values[width] = measured.metrics[metric_name(config.best, measured.network.prefix)]
         print(f"width {width:g}: {config.best} {values[width]:.5g}")
         shutil.rmtree(trial, ignore_errors=True)
-    sign = -1.0 if HIGHER_IS_BETTER[config.best] else 1.0
-    best = min(values, key=lambda width: sign * values[width])
+    best = (max if HIGHER_IS_BETTER[config.best] else min)(values, key=values.__getitem__)
     tried = {f"{width:g}": value for width, value in values.items()}
     write_average(run, snapshots, best, output_dir, {"metric": config.best, "tried": tried})
     return output_dir
@@ -111,15 +104,17 @@ def write_best(run: Path, snapshots: Snapshots, config: AverageConfig, output_di
 
 def evaluation_settings(run: Path, config: AverageConfig, output_dir: Path) -> EvaluateConfig:
     """How to measure, from the settings that the run has recorded."""
-    path = run / RUN_CONFIG
-    if not path.is_file():
+    from mindone_ddpm.evaluation.measure import REAL_SETTINGS
+    from mindone_ddpm.output.report import read_settings
+    from mindone_ddpm.output.run_folder import RUN_CONFIG
+
+    recorded = read_settings(run)
+    if not recorded:
         raise ConfigError(f"{run}: has no {RUN_CONFIG}, which says what images to measure against")
-    recorded = read_yaml(path)
-    data = {name: recorded[name] for name in DATA_SETTINGS if recorded.get(name) is not None}
-    metric = "precision_recall" if config.best in ("precision", "recall") else str(config.best)
+    data = {name: recorded[name] for name in REAL_SETTINGS if recorded.get(name) is not None}
     return EvaluateConfig(
         model=str(output_dir / ".trial"),
-        metrics=metric,
+        metrics=metric_that_gives(str(config.best)),
         num_samples=config.num_samples,
         features=config.features,
         inception_weights=config.inception_weights,

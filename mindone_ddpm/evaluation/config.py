@@ -45,7 +45,7 @@ class EvaluationConfig(Settings):
         wanted = [] if self.eval_metrics is None else self.eval_metrics.split(",")
         if wanted and self.eval_features == "inception" and self.inception_weights is None:
             problems.append("--eval_metrics: give --inception_weights (see docs/metrics.md), or --eval_features digits")
-        needed = "precision_recall" if self.save_best in ("precision", "recall") else self.save_best
+        needed = None if self.save_best is None else metric_that_gives(self.save_best)
         if needed is not None and needed not in wanted:
             problems.append(f"--save_best {self.save_best}: needs --eval_metrics {needed}")
         if self.eval_metrics_steps and not wanted:
@@ -170,6 +170,11 @@ class EvaluateConfig(SamplingBase):
             problems.append("--held_out: goes with --train_data_dir or --dataset_name, which say how it is resized")
         problems += check_used(self)
         return problems
+
+
+def metric_that_gives(value: str) -> str:
+    """The metric to ask for, to find a value such as ``precision``."""
+    return "precision_recall" if value in ("precision", "recall") else value
 
 
 def check_used(config: EvaluateConfig) -> list[str]:

@@ -17,6 +17,7 @@ from mindone_ddpm.common.files import atomic_path, write_text
 from mindone_ddpm.config.values import COPIES_FILE, COPIES_GRID
 from mindone_ddpm.data.grids import make_grid
 from mindone_ddpm.evaluation.image_sources import ImageSource
+from mindone_ddpm.evaluation.metrics import squared_distances
 
 USUAL_SHARE = 0.05
 NUM_PAIRS = 8  # the closest, shown side by side
@@ -49,16 +50,16 @@ def nearest_rows(rows: np.ndarray, among: np.ndarray, skip_same_place: bool = Fa
         rows, among: float of shape (images, width).
         skip_same_place: the two are the same set, and no row is its own neighbour.
     """
-    squares = np.square(among, dtype=np.float64).sum(1)
+    among = among.astype(np.float64)
     distances, nearest = np.empty(len(rows)), np.empty(len(rows), np.int64)
     for first in range(0, len(rows), 256):
         part = rows[first : first + 256].astype(np.float64)
-        between = np.square(part).sum(1)[:, None] + squares - 2.0 * part @ among.T.astype(np.float64)
+        between = squared_distances(part, among)
         if skip_same_place:
             places = np.arange(len(part))
             between[places, first + places] = np.inf
         nearest[first : first + 256] = between.argmin(1)
-        distances[first : first + 256] = np.sqrt(np.maximum(between.min(1), 0.0))
+        distances[first : first + 256] = np.sqrt(between.min(1))
     return distances, nearest
 
 

@@ -115,7 +115,8 @@ def held_out_rows(config: EvaluateConfig, network: FeatureNetwork, runtime: Runt
         image_column=None,
         max_train_samples=None,
     )
-    records = real_records(of_folder, unet)
+    with distributed.main_first(runtime):
+        records = real_records(of_folder, unet)
     source, count, what = record_images(records)
     return cached_statistics(network, ["copies"], source, count, what, config.batch_size, runtime).rows()
 

@@ -109,7 +109,8 @@ def kid(real: np.ndarray, fake: np.ndarray, seed: int = 0) -> tuple[float, float
     return float(np.mean(found)), float(np.std(found))
 
 
-def _squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of each row of ``a`` to each of ``b``, of shape (len(a), len(b))."""
     squares = (a * a).sum(1)[:, None] + (b * b).sum(1)[None, :] - 2.0 * a @ b.T
     return np.clip(squares, 0.0, None)
 
@@ -118,7 +119,7 @@ def _radii(rows: np.ndarray, block: int = 1024) -> np.ndarray:
     """Squared distance of each row to its ``NEIGHBOURS``-th neighbour."""
     found = []
     for start in range(0, len(rows), block):
-        distances = _squared_distances(rows[start : start + block], rows)
+        distances = squared_distances(rows[start : start + block], rows)
         distances[np.arange(len(distances)), np.arange(start, start + len(distances))] = -1.0  # itself comes first
         found.append(np.partition(distances, NEIGHBOURS, axis=1)[:, NEIGHBOURS])
     return np.concatenate(found)
@@ -126,7 +127,7 @@ def _radii(rows: np.ndarray, block: int = 1024) -> np.ndarray:
 
 def _share_inside(rows: np.ndarray, centres: np.ndarray, radii: np.ndarray, block: int = 1024) -> float:
     inside = [
-        (_squared_distances(rows[start : start + block], centres) <= radii[None, :]).any(1)
+        (squared_distances(rows[start : start + block], centres) <= radii[None, :]).any(1)
         for start in range(0, len(rows), block)
     ]
     return float(np.concatenate(inside).mean())

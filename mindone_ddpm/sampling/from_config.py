@@ -72,7 +72,7 @@ def sample_values(pipeline: Pipeline, config: SampleConfig) -> tuple[np.ndarray,
 
 
 def _sample_unconditional(pipeline: DDPMPipeline, config: SampleConfig) -> tuple[np.ndarray, Trajectory | None]:
-    sampler = config.scheduler or schedulers.fast_sampler(pipeline.scheduler)
+    sampler = config.scheduler or schedulers.FAST_SAMPLER
     scheduler = schedulers.make_sampler(sampler, pipeline.scheduler, config.clip_sample, config.timestep_spacing)
     default_steps = DEFAULT_STEPS if config.scheduler is not None else schedulers.FAST_STEPS
     steps = inference_steps(config, sampler, scheduler, default_steps)
