@@ -62,7 +62,7 @@ setup(
         "docs": DOCS,
         "dev": [
             *DOCS,
-            "pytest",
+            "pytest>=9",  # ends a test that hangs
             "pytest-xdist",
             "hypothesis",
             "markdown-it-py",

@@ -24,7 +24,7 @@ from mindone_ddpm.jobs.base import JOBS, job_of_config
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.output.config import PushConfig
 from mindone_ddpm.runtime.signals import interrupt_watch
-from mindone_ddpm.sampling.config import InpaintConfig, InterpolateConfig, SampleConfig
+from mindone_ddpm.sampling.config import FuseConfig, InpaintConfig, InterpolateConfig, SampleConfig
 
 LOG_LEVEL = "GLOG_v"  # of MindSpore
 DEFAULT_JOB = "train"  # of a preview, and of a custom script that ranks run
@@ -208,7 +208,7 @@ def run_job(arguments: argparse.Namespace) -> int:
     from mindone_ddpm.training.loop import train_loop
     from mindone_ddpm.training.setup import prepare
 
-    training = prepare(config)
+    training = prepare(config, makes_data=not arguments.dry_run)
     if arguments.dry_run:
         from mindone_ddpm.training.memory import describe_memory
         from mindone_ddpm.training.resume import find_checkpoint
@@ -299,6 +299,14 @@ def run_average(arguments: argparse.Namespace) -> int:
     from mindone_ddpm.averages.command import average
 
     print(f"the pipeline with averaged weights is in {average(Path(arguments.run), config)}")
+    return 0
+
+
+def run_fuse(arguments: argparse.Namespace) -> int:
+    config = configured(arguments, FuseConfig)
+    from mindone_ddpm.sampling.fuse import fuse
+
+    print(f"the pipeline is in {fuse(config)}")
     return 0
 
 
@@ -420,6 +428,9 @@ COMMANDS: dict[str, Command] = {
         shared=True,
     ),
     "average": Command("average a run's weights afterwards, with any width", add_average, run_average, AverageConfig),
+    "fuse": Command(
+        "put LoRA adapters and learned words into a pipeline", _of_config(FuseConfig), run_fuse, FuseConfig
+    ),
     "convert_inception": Command("turn pytorch-fid's file of weights into safetensors", add_convert, run_convert),
     "push": Command("upload a pipeline to the Hugging Face Hub", _of_config(PushConfig), run_push, PushConfig),
     "report": Command("write one page about a run", add_report, run_report),

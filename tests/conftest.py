@@ -7,6 +7,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ import mindone_ddpm.runtime  # noqa: F401  sets environment variables before Min
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
+START_TIMEOUT_S = 120  # of a process that imports the libraries
 
 
 MINDSPORE_VERSION = tuple(map(int, importlib.metadata.version("mindspore").split(".")[:2]))
@@ -140,20 +142,27 @@ class StartedProcess:
     def __init__(self, pythonpath: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, str(PROGRAMS / "started_process.py")],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
             cwd=ROOT, env={**os.environ, "PYTHONPATH": pythonpath},
         )  # fmt: skip
+
+    def answer(self, timeout_s: float) -> int:
+        """A number that it prints. MindSpore's threads can keep a fork from ever coming back."""
+        if not select.select([self.process.stdout], [], [], timeout_s)[0]:
+            self.close()
+            raise TimeoutError("the started process does not answer")
+        return int(self.process.stdout.readline())
 
     def run(self, words: list[str], timeout_s: float, folder: str, environment: dict[str, str]):
         with tempfile.NamedTemporaryFile("r") as stdout, tempfile.NamedTemporaryFile("r") as stderr:
             command = {"arguments": words, "environment": environment, "folder": folder}
             command |= {"stdout": stdout.name, "stderr": stderr.name}
-            print(json.dumps(command), file=self.process.stdin, flush=True)
-            child = int(self.process.stdout.readline())
+            self.process.stdin.write(json.dumps(command).encode() + b"\n")
+            child = self.answer(START_TIMEOUT_S)
             killer = threading.Timer(timeout_s, os.kill, (child, signal.SIGKILL))
             killer.start()
             try:
-                status = int(self.process.stdout.readline())
+                status = self.answer(timeout_s + START_TIMEOUT_S)
             finally:
                 killer.cancel()
             return subprocess.CompletedProcess(words, status, stdout.read(), stderr.read())
@@ -171,8 +180,8 @@ def started_process(pythonpath: str) -> StartedProcess:
 
 
 FORKED = (  # the commands that import MindSpore and do their work in one process
-    *("train", "train_text_to_image", "train_two_networks"),
-    *("sample", "evaluate", "inpaint", "interpolate", "preview"),
+    *("train", "train_text_to_image", "train_two_networks", "train_dreambooth", "textual_inversion"),
+    *("sample", "evaluate", "inpaint", "interpolate", "preview", "fuse"),
 )
 
 
@@ -185,6 +194,9 @@ def run_program(*arguments: object, timeout_s: float = 300, cwd: Path | None = N
     words, environment = [*map(str, arguments)], {**os.environ, "PYTHONPATH": str(ROOT), **env}
     if words and words[0] in FORKED and not fresh and env.keys() <= {"MINDONE_DDPM_CACHE", "PYTHONPATH"}:
         process = started_process(environment["PYTHONPATH"])
+        if process.process.poll() is not None:  # given up before
+            started_process.cache_clear()
+            process = started_process(environment["PYTHONPATH"])
         return process.run(words, timeout_s, str(cwd or Path.cwd()), environment)
     return subprocess.run(
         [sys.executable, "-m", "mindone_ddpm", *words],
@@ -305,9 +317,26 @@ def text_flags(stable_diffusion, captioned_digits, tmp_path) -> list[object]:
     ]
 
 
-@pytest.fixture(params=["everything", *(pytest.param(one, marks=pytest.mark.slow) for one in ("text", "lora"))])
-def job(request, digits_flags, small_model, text_flags, tmp_path) -> tuple[str, list[object]]:
-    """A command and its flags: images with all that draws random numbers, text to image, and adapters."""
+@pytest.fixture
+def subject_images(tmp_path) -> Path:
+    """The first images of the digit three, as files."""
+    from mindone_ddpm.data.datasets import load_digits_dataset
+
+    digits = load_digits_dataset()
+    threes = [number for number, label in enumerate(digits["label"]) if label == 3][:4]
+    folder = tmp_path / "threes"
+    folder.mkdir()
+    for number in threes:
+        digits[number]["image"].convert("RGB").resize((16, 16)).save(folder / f"{number}.png")
+    return folder
+
+
+SLOW_JOBS = ("text", "lora", "dreambooth", "dreambooth-lora", "word")
+
+
+@pytest.fixture(params=["everything", *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW_JOBS)])
+def job(request, digits_flags, small_model, text_flags, subject_images, tmp_path) -> tuple[str, list[object]]:
+    """A command and its flags: all that draws random numbers, text to image, adapters, a subject, a word."""
     if request.param == "everything":
         settings = {**json.loads(small_model.read_text()), "dropout": 0.2}
         model = tmp_path / "dropout.json"
@@ -318,5 +347,24 @@ def job(request, digits_flags, small_model, text_flags, tmp_path) -> tuple[str, 
             *("--input_perturbation", 0.1, "--random_flip", "--snr_gamma", 5, "--optimizer", "lion"),
             *("--learning_rate", 1e-4, "--train_batch_size", 16),
         ]
-    adapters = ["--rank", 4, "--cache_latents"] if request.param == "lora" else []
-    return "train_text_to_image", [*text_flags, *adapters]
+    adapters = ["--rank", 4, "--cache_latents"] if "lora" in request.param else []
+    if request.param in ("text", "lora"):
+        return "train_text_to_image", [*text_flags, *adapters]
+    own = [word for word in text_flags if word not in ("--dataset_name", text_flags[3])]
+    own += ["--train_data_dir", subject_images, "--train_batch_size", 2]
+    if request.param == "word":
+        return "textual_inversion", [
+            *(*own, "--placeholder_token", "<three>", "--initializer_token", "digit", "--num_vectors", 2),
+            *("--learning_rate", 1e-2, "--random_flip"),
+        ]
+    return "train_dreambooth", [
+        *(*own, *adapters, "--instance_prompt", "a picture of a zzz", "--train_text_encoder", "--random_flip"),
+        *(
+            "--with_prior_preservation",
+            "--class_data_dir",
+            tmp_path / "class",
+            "--class_prompt",
+            "a picture of a digit",
+        ),
+        *("--num_class_images", 6, "--sample_batch_size", 2),
+    ]

@@ -327,6 +327,12 @@ class OutputConfig(Settings):
     save_image_epochs: int = setting(
         10, "epochs between grids of samples; 0: never", aliases=["save_images_epochs"], low=0
     )
+    save_image_steps: int = setting(
+        0,
+        "optimizer steps between grids of samples; decides over save_image_epochs when given",
+        aliases=["validation_steps"],
+        low=0,
+    )
     save_model_epochs: int = setting(30, "epochs between saved pipelines (and one at the end)", low=0)
     save_dtype: str = setting("float32", "type of the saved pipeline's weights", choices=["float32", "fp16", "bf16"])
     logging_dir: str = setting("logs", "folder for the trackers, inside output_dir", private=True)

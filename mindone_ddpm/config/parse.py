@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser, config_class: type) -> None:
             group.add_argument(*names, action=argparse.BooleanOptionalAction, **options)
         else:
             if is_list(plain):
-                options["nargs"] = "+"
+                options |= {"nargs": "+", "action": "extend"}
             metavar = "|".join(item.metadata["choices"]) or ("TEXT" if is_list(plain) else plain.__name__.upper())
             group.add_argument(*names, metavar=metavar, **options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -23,6 +23,19 @@ from mindone_ddpm.data.images import (
 from mindone_ddpm.data.labels import Labels
 from mindone_ddpm.data.randomness import epoch_order
 from mindone_ddpm.data.scaling import to_model_range
+
+
+class Samples(Protocol):
+    """What decides the samples of an epoch."""
+
+    def __len__(self) -> int:
+        """How many an epoch has."""
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        """The indices of an epoch's samples in their order, int64 of shape (len(self),)."""
+
+    def fingerprint(self) -> str:
+        """A digest of their content."""
 
 
 class Augmentation(NamedTuple):
@@ -150,3 +163,20 @@ class ImageRecords:
         for index in np.linspace(0, len(self) - 1, num=min(most, len(self))).astype(int):
             digest.update(content_digest(self.record(int(index))[self.column] or {}))
         return digest.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class RepeatedSamples:
+    """Images that an epoch goes through several times. Index ``i`` is image ``i % len(records)``."""
+
+    records: ImageRecords
+    repeats: int
+
+    def __len__(self) -> int:
+        return len(self.records) * self.repeats
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        return epoch_order(seed, epoch, len(self))
+
+    def fingerprint(self) -> str:
+        return self.records.fingerprint()

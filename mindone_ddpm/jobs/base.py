@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.config.parse import command_in, read_yaml
+from mindone_ddpm.jobs.dreambooth.config import DreamBoothConfig
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
+from mindone_ddpm.jobs.textual_inversion.config import TextualInversionConfig
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from mindspore import Parameter, Tensor
     from mindspore.nn import Cell
 
-    from mindone_ddpm.data.records import ImageRecords
+    from mindone_ddpm.data.records import ImageRecords, Samples
     from mindone_ddpm.evaluation.evaluator import Evaluator
     from mindone_ddpm.models.weights import NetworkWeights
     from mindone_ddpm.output.product import Product
@@ -49,6 +51,16 @@ BUILT_IN: dict[str, JobSpec] = {
         TextToImageConfig,
         "mindone_ddpm.jobs.text_to_image.job:TextToImageJob",
         "fine-tune Stable Diffusion on captioned images",
+    ),
+    "train_dreambooth": JobSpec(
+        DreamBoothConfig,
+        "mindone_ddpm.jobs.dreambooth.job:DreamBoothJob",
+        "teach Stable Diffusion a subject from a few images",
+    ),
+    "textual_inversion": JobSpec(
+        TextualInversionConfig,
+        "mindone_ddpm.jobs.textual_inversion.job:TextualInversionJob",
+        "teach Stable Diffusion a new word from a few images",
     ),
 }
 
@@ -157,7 +169,7 @@ class Job(Protocol):
 
     config: Any
     columns: tuple[str, ...]
-    datasets: Sequence[ImageRecords]
+    datasets: Sequence[Samples]
     product: Product
     num_samples: int
     num_sampling_steps: int

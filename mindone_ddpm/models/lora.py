@@ -7,14 +7,17 @@ they cost no time.
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import mint
+from mindspore import mint, nn
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
@@ -23,6 +26,13 @@ from mindone_ddpm.models.precision import half, linear
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # in diffusers' format
 STATE_FILE = "adapters.safetensors"  # in a checkpoint
+# What stands in a file after the name of a layer, for each network; and what the files of peft have there.
+LAYER_ENDINGS = {"unet": "lora", "text_encoder": "lora_linear_layer"}
+TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # as in the published scripts
+NAME_IN_FILE = re.compile(
+    r"(unet|text_encoder)\.(.+?)(?:\.processor)?\.(lora\.down|lora_linear_layer\.down|lora_A)\.weight"
+)
+UP_FOR_DOWN = {"lora.down": "lora.up", "lora_linear_layer.down": "lora_linear_layer.up", "lora_A": "lora_B"}
 
 
 class AdaptedLinear(mint.nn.Linear):
@@ -41,36 +51,58 @@ class AdaptedLinear(mint.nn.Linear):
         return linear(x, weight, bias) + update
 
 
-def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence[str]) -> None:
-    """Freeze a network and add an adapter to each Linear whose name ends in one of ``targets``, in place.
+class AdaptedDense(nn.Dense):
+    """The same for the linear layers of mindone's text encoders, which compute in float32."""
+
+    def construct(self, x):
+        low = mint.nn.functional.linear(x, self.lora_down)
+        update = mint.nn.functional.linear(low, self.lora_up)
+        if self.adapter_scale != 1.0:
+            update = self.adapter_scale * update
+        return mint.nn.functional.linear(x, self.weight, self.bias) + update
+
+
+def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence[str], name_of: str = "UNet") -> None:
+    """Freeze a network and add an adapter to each linear layer whose name ends in one of ``targets``, in place.
 
     A is drawn from N(0, 1 / rank^2), B is zero, so the output of the network does not change.
 
     Args:
         alpha: None: equal to the rank, so that the scale is 1.
+        name_of: what the network is called in errors; each has its own random numbers.
 
     Raises:
         ConfigError: no layer has such a name.
     """
     for parameter in network.get_parameters():
         parameter.requires_grad = False
-    generator = np.random.default_rng(ms.get_seed() or 0)
+    seed = ms.get_seed() or 0
+    generator = np.random.default_rng(seed if name_of == "UNet" else [seed, *name_of.encode()])
     found = set()
     for name, cell in network.cells_and_names():
         target = next((target for target in targets if name == target or name.endswith(f".{target}")), None)
-        if target is None or type(cell) is not mint.nn.Linear:
+        if target is None or type(cell) not in (mint.nn.Linear, nn.Dense):
             continue
         found.add(target)
-        down = generator.standard_normal((rank, cell.in_features)) / rank
+        num_outputs, num_inputs = cell.weight.shape
+        down = generator.standard_normal((rank, num_inputs)) / rank
         cell.lora_down = ms.Parameter(ms.Tensor(down, ms.float32), name=f"{name}.lora_down")
-        cell.lora_up = ms.Parameter(ms.Tensor(np.zeros((cell.out_features, rank)), ms.float32), name=f"{name}.lora_up")
+        cell.lora_up = ms.Parameter(ms.Tensor(np.zeros((num_outputs, rank)), ms.float32), name=f"{name}.lora_up")
         cell.adapter_scale = (rank if alpha is None else alpha) / rank
+        if type(cell) is nn.Dense:
+            cell.__class__ = AdaptedDense
+            continue
         cell.compute_dtype = ms.float32
         cell.weight_copy = cell.bias_copy = cell.lora_down_copy = cell.lora_up_copy = None
         cell.__class__ = AdaptedLinear
     missing = [target for target in targets if target not in found]
     if missing:
-        raise ConfigError(f"--lora_target_modules {','.join(missing)}: no linear layer of the UNet has such a name")
+        raise ConfigError(
+            f"--lora_target_modules {','.join(missing)}: no linear layer of the {name_of} has such a name"
+        )
+
+
+ADAPTED = (AdaptedLinear, AdaptedDense)
 
 
 def named_adapters(network: Any) -> list[tuple[str, ms.Parameter]]:
@@ -78,7 +110,7 @@ def named_adapters(network: Any) -> list[tuple[str, ms.Parameter]]:
     return [
         (f"{name}.{kind}", getattr(cell, kind))
         for name, cell in network.cells_and_names()
-        if isinstance(cell, AdaptedLinear)
+        if isinstance(cell, ADAPTED)
         for kind in ("lora_down", "lora_up")
     ]
 
@@ -89,55 +121,101 @@ def save_state(network: Any, folder: Path) -> None:
     save_safetensors({name: parameter.asnumpy() for name, parameter in named_adapters(network)}, folder / STATE_FILE)
 
 
-def save_adapters(network: Any, folder: Path) -> None:
-    """Write the adapters of a UNet into a folder, in diffusers' format; B is multiplied by alpha / rank."""
+def save_adapters(networks: Mapping[str, Any], folder: Path) -> None:
+    """Write the adapters of networks into a folder, in diffusers' format; B is multiplied by alpha / rank.
+
+    Args:
+        networks: by their names in a pipeline, ``unet`` or ``text_encoder``.
+    """
     weights = {}
-    for name, cell in network.cells_and_names():
-        if isinstance(cell, AdaptedLinear):
-            weights[f"unet.{name}.lora.down.weight"] = cell.lora_down.asnumpy()
-            weights[f"unet.{name}.lora.up.weight"] = cell.lora_up.asnumpy() * np.float32(cell.adapter_scale)
+    for network_name, network in networks.items():
+        for name, cell in network.cells_and_names():
+            if isinstance(cell, ADAPTED):
+                layer = f"{network_name}.{name}.{LAYER_ENDINGS[network_name]}"
+                weights[f"{layer}.down.weight"] = cell.lora_down.asnumpy()
+                weights[f"{layer}.up.weight"] = cell.lora_up.asnumpy() * np.float32(cell.adapter_scale)
     folder.mkdir(parents=True, exist_ok=True)
     save_safetensors(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
-def merge_adapters(network: Any, source: str) -> int:
-    """Add adapters to the weights of a UNet, in place.
-
-    Args:
-        source: a file in diffusers' format, or a folder that holds one.
-
-    Returns:
-        The number of layers that have changed.
+def split_weight(source: str) -> tuple[str, float]:
+    """``FILE:0.8`` as a file or folder and its weight; without a number the weight is 1.
 
     Raises:
-        ConfigError: the file cannot be read, or is not for this UNet.
+        ConfigError: the weight is not finite.
     """
-    path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
+    path, separator, number = source.rpartition(":")
+    if not separator or not path or Path(source).exists():
+        return source, 1.0
     try:
-        arrays = load_file(path)
-    except Exception as error:  # OSError, or safetensors' own
-        raise ConfigError(f"--lora {source}: no adapters can be read from {path} ({first_line(error)})") from error
-    others = [name for name in arrays if not name.startswith("unet.")]
-    if others:
-        raise ConfigError(f"--lora {source}: holds {others[0]}; adapters for the UNet alone can be used")
-    cells = dict(network.cells_and_names())
-    merged = 0
-    for name, down in arrays.items():
-        found = re.fullmatch(r"unet\.(.+?)(?:\.processor)?\.(lora\.down|lora_A)\.weight", name)
-        if not found:
-            continue
-        layer = found.group(1)
-        up = arrays.get(name.replace("lora.down", "lora.up").replace("lora_A", "lora_B"))
-        cell = cells.get(layer)
-        change = None if up is None else (up.reshape(len(up), -1) @ down.reshape(len(down), -1))
-        if change is None or cell is None or change.size != cell.weight.size:
-            raise ConfigError(f"--lora {source}: {name} fits no layer of this UNet")
-        if f"unet.{layer}.alpha" in arrays:
-            change = change * (float(arrays[f"unet.{layer}.alpha"]) / len(down))
+        weight = float(number)
+    except ValueError:
+        return source, 1.0
+    if not math.isfinite(weight):
+        raise ConfigError(f"--lora {source}: the weight must be a finite number")
+    return path, weight
+
+
+def merge_adapters(pipeline: Any, sources: Sequence[str]) -> int:
+    """Add adapters to the weights of a pipeline's UNet and text encoder, in place.
+
+    Args:
+        sources: files in diffusers' format, or folders that hold one, each with its weight behind a colon if that is
+            not 1.
+
+    Returns:
+        The number of layers that have changed, each as often as it has.
+
+    Raises:
+        ConfigError: a file cannot be read, or is not for this pipeline; nothing was changed then.
+    """
+    changes = [change for source in sources for change in _changes(pipeline, source)]
+    for cell, change in changes:
         weight = cell.weight.asnumpy()
         changed = weight + change.reshape(weight.shape).astype(weight.dtype)
         cell.weight.set_data(ms.Tensor(changed, cell.weight.dtype))
-        merged += 1
-    if not merged:
-        raise ConfigError(f"--lora {source}: holds no adapters in diffusers' format")
-    return merged
+    return len(changes)
+
+
+def _changes(pipeline: Any, source: str) -> list[tuple[Any, np.ndarray]]:
+    """The layers that a file of adapters changes, and what is added to the weights of each."""
+    file, weight = split_weight(source)
+    path = Path(file) / WEIGHTS_FILE if Path(file).is_dir() else Path(file)
+    flag = f"--lora {source}"
+    try:
+        arrays = load_file(path)
+        scale_of = {network: _scale_in_metadata(path, network) for network in LAYER_ENDINGS}
+    except Exception as error:  # OSError, safetensors' own, or metadata that are no JSON
+        raise ConfigError(f"{flag}: no adapters can be read from {path} ({first_line(error)})") from error
+    others = [name for name in arrays if not name.startswith(tuple(f"{network}." for network in LAYER_ENDINGS))]
+    if others:
+        raise ConfigError(f"{flag}: holds {others[0]}; adapters for the UNet and the text encoder can be used")
+    magnitudes = [name for name in arrays if "magnitude" in name]
+    if magnitudes:
+        raise ConfigError(f"{flag}: holds {magnitudes[0]}; adapters of DoRA cannot be used, only those of LoRA")
+    changes = []
+    cells = {name: dict(getattr(pipeline, name).cells_and_names()) for name in LAYER_ENDINGS}
+    for name, down in arrays.items():
+        found = NAME_IN_FILE.fullmatch(name)
+        if not found:
+            continue
+        network, layer, kind = found.groups()
+        up = arrays.get(name.replace(kind, UP_FOR_DOWN[kind]))
+        cell = cells[network].get(layer)
+        if up is None or cell is None or up.shape[1] != len(down) or len(up) * down[0].size != cell.weight.size:
+            raise ConfigError(f"{flag}: {name} fits no layer of this pipeline; the adapters are for another model")
+        change = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
+        alpha = arrays.get(f"{network}.{layer}.alpha")
+        change = change * (scale_of[network] if alpha is None else float(alpha) / len(down))
+        changes.append((cell, np.asarray(change, np.float32) * np.float32(weight)))
+    if not changes:
+        raise ConfigError(f"{flag}: holds no adapters in diffusers' format")
+    return changes
+
+
+def _scale_in_metadata(path: Path, network: str) -> float:
+    """alpha / rank, where a file of today's diffusers says it (as peft's settings in JSON); else 1."""
+    with safe_open(path, "np") as file:
+        settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    rank, alpha = settings.get(f"{network}.r"), settings.get(f"{network}.lora_alpha")
+    return float(alpha) / float(rank) if rank and alpha is not None else 1.0

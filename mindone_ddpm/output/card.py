@@ -187,7 +187,7 @@ def snippet(product: Product, repository: str, library: str, images: str) -> str
         lines.append(f"pipeline = {kind}.from_pretrained(repository)")
     else:
         lines.append(f"pipeline = {kind}.from_pretrained({in_python(without_path(product.adapters_of))})")
-        lines.append("pipeline.load_lora_weights(repository)")
+        lines.append(f"pipeline.{product.load_method}(repository)")
     return "\n".join([*lines, f"images = {product.call}{images}"])
 
 

@@ -19,7 +19,8 @@ class Product:
         pipeline_tag, tags: how the Hub files it.
         pipeline_class: of mindone and diffusers, that loads it; None where their pipelines cannot use it fully.
         call: a Python expression that makes images with ``pipeline``.
-        adapters_of: the base model of adapters; None where the product is a whole pipeline.
+        adapters_of: the base model of adapters or embeddings; None where the product is a whole pipeline.
+        load_method: of that pipeline, which loads them.
         base_model: what training started from.
         sample_options: what the ``sample`` command needs besides ``--model``.
         advice: a line for the end of a run; empty for none.
@@ -34,6 +35,7 @@ class Product:
     pipeline_class: str | None = None
     call: str = "pipeline()"
     adapters_of: str | None = None
+    load_method: str = "load_lora_weights"
     base_model: str | None = None
     sample_options: tuple[str, ...] = field(default=())
     advice: str = ""

@@ -10,6 +10,7 @@ from pathlib import Path
 from mindone_ddpm.common.files import added_files, remove_leftovers, save_safetensors
 from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
+from mindone_ddpm.models.new_tokens import WEIGHTS_FILE as EMBEDDING_FILE
 from mindone_ddpm.output.checkpoint import CHECKPOINTS
 from mindone_ddpm.output.product import SNAPSHOTS, Product
 from mindone_ddpm.sampling.images import TRAJECTORY_STRIP
@@ -21,8 +22,8 @@ BEST = "best"  # folder of the best product
 BEST_RECORD = "best.json"  # in there: what it is the best of
 SNAPSHOT_PREFIX = ".upload-"  # folders of files that are being uploaded
 
-# What diffusers writes, for folders whose job is not known: a pipeline, or adapters.
-DIFFUSERS_INDEX_FILES = {PIPELINE_INDEX: "pipeline", ADAPTERS_FILE: "adapters"}
+# What diffusers writes, for folders whose job is not known: a pipeline, adapters, or an embedding.
+DIFFUSERS_INDEX_FILES = {PIPELINE_INDEX: "pipeline", ADAPTERS_FILE: "adapters", EMBEDDING_FILE: "embedding"}
 DIFFUSERS_PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "feature_extractor")
 
 

@@ -37,6 +37,7 @@ class Runtime:
         rank: of this process among all, from 0.
         world_size: the number of processes.
         local_rank: of this process among those of this machine, from 0.
+        makes_data: whether a job may make data that it needs; not in a dry run.
         rendezvous: where ranks wait for each other, if the device's collectives do not wait long enough.
     """
 
@@ -46,6 +47,7 @@ class Runtime:
     world_size: int = 1
     local_rank: int = 0
     rendezvous: Rendezvous | None = None
+    makes_data: bool = True
 
     @property
     def device(self) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.data.scaling import to_pixels
 from mindone_ddpm.models import lora as adapters
+from mindone_ddpm.models import new_tokens
 from mindone_ddpm.models.foreign import pipeline_kind
 from mindone_ddpm.models.pipelines import load_pipeline, load_text_pipeline
 from mindone_ddpm.runtime.start import start_once
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 def load(
     model: str | PathLike[str],
     *,
-    lora: str | PathLike[str] | None = None,
+    lora: str | PathLike[str] | Sequence[str] | None = None,
+    embedding: str | PathLike[str] | Sequence[str] | None = None,
     device: str = "auto",
     mode: str | None = None,
 ) -> Pipeline:
@@ -36,7 +38,9 @@ def load(
 
     Args:
         model: a folder, such as a run's ``output_dir``, or a name on the Hugging Face Hub.
-        lora: folder or file of LoRA adapters to add to a Stable Diffusion pipeline's UNet.
+        lora: folder or file of LoRA adapters to add to a Stable Diffusion pipeline, or several, each with its weight
+            behind a colon: ``"A:0.8"``.
+        embedding: folder or file of a word learned by textual inversion, or several.
         device: ``Ascend``, ``GPU`` or ``CPU``; ``auto``: the one in use, or the first that is there.
         mode: ``graph`` or ``pynative``; None: the one in use, at first graph.
 
@@ -49,13 +53,20 @@ def load(
     """
     start_once(device, mode)
     if "StableDiffusion" not in pipeline_kind(str(model)):
-        if lora is not None:
-            raise ConfigError(f"lora: is for text-to-image models; {model} is an unconditional one")
+        for name, value in (("lora", lora), ("embedding", embedding)):
+            if value is not None:
+                raise ConfigError(f"{name}: is for text-to-image models; {model} is an unconditional one")
         return load_pipeline(str(model))
     pipeline = load_text_pipeline(str(model))
     if lora is not None:
-        adapters.merge_adapters(pipeline.unet, str(lora))
+        adapters.merge_adapters(pipeline, _listed(lora))
+    if embedding is not None:
+        new_tokens.load_into(pipeline, _listed(embedding))
     return pipeline
+
+
+def _listed(sources: str | PathLike[str] | Sequence[str]) -> list[str]:
+    return [str(sources)] if isinstance(sources, str | PathLike) else [str(source) for source in sources]
 
 
 def sample(

@@ -13,7 +13,7 @@ from mindone_ddpm.common.files import check_writable
 from mindone_ddpm.data.grids import make_grid
 from mindone_ddpm.data.images import IMAGE_ENDINGS, convert_channels, decode_image, resize
 from mindone_ddpm.data.scaling import to_model_range, to_pixels
-from mindone_ddpm.models import lora, pipelines, schedulers
+from mindone_ddpm.models import lora, new_tokens, pipelines, schedulers
 from mindone_ddpm.models.foreign import pipeline_kind
 from mindone_ddpm.runtime.start import start
 from mindone_ddpm.sampling import editing
@@ -48,7 +48,9 @@ def sample_to_folder(config: SampleConfig) -> Path:
     else:
         pipeline = pipelines.load_pipeline(config.model)
     if config.lora is not None:
-        lora.merge_adapters(pipeline.unet, config.lora)
+        lora.merge_adapters(pipeline, config.lora)
+    if config.embedding is not None:
+        new_tokens.load_into(pipeline, config.embedding)
     values, trajectory = sample_values(pipeline, config)
     grid = write_images(values, output_dir, config.bit_depth)
     if trajectory is not None:

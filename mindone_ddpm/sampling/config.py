@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
@@ -78,7 +79,10 @@ class SampleConfig(ImagesBase):
     negative_prompt: str | None = setting(None, "what the images should not show")
     height: int | None = setting(None, "of a text-to-image model, in pixels; by default as trained", low=8)
     width: int | None = setting(None, "like height", low=8)
-    lora: str | None = setting(None, "folder or file of LoRA adapters to put on the model")
+    lora: list[str] | None = setting(
+        None, "folders or files of LoRA adapters to put on the model, each with its weight behind a colon: A:0.8 B:0.5"
+    )
+    embedding: list[str] | None = setting(None, "folders or files of words learned by textual inversion")
 
     def own_problems(self) -> list[str]:
         problems = []
@@ -88,6 +92,32 @@ class SampleConfig(ImagesBase):
             problems.append("--clip_sample: is a setting of --scheduler ddpm and ddim")
         if self.prompt is not None and self.prompts_file is not None:
             problems.append("--prompt and --prompts_file: give only one of them")
+        return problems
+
+
+@dataclass
+class FuseConfig(Settings):
+    """Writing a pipeline with adapters and learned words in it."""
+
+    heading: ClassVar[str] = "fusing"
+
+    model: str = setting("", "folder of a saved text-to-image pipeline, or its name on the Hub")
+    lora: list[str] | None = setting(
+        None, "folders or files of LoRA adapters, each with its weight behind a colon: A:0.8 B:0.5"
+    )
+    embedding: list[str] | None = setting(None, "folders or files of words learned by textual inversion")
+    output_dir: str = setting("fused", "folder for the pipeline")
+    device: str = setting("auto", "auto takes the first that is there", choices=DEVICES)
+
+    def own_problems(self) -> list[str]:
+        problems = []
+        if not self.model:
+            problems.append("--model: give the folder of a saved pipeline")
+        if self.lora is None and self.embedding is None:
+            problems.append("--lora or --embedding: give what is to be put into the pipeline")
+        folder = Path(self.output_dir)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            problems.append(f"--output_dir {self.output_dir}: is there already; give a new folder")
         return problems
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 DEFAULT_STEPS = 50  # with all samplers but ddpm
 DEFAULT_TEXT_GUIDANCE = 7.5
 # Settings that only text-to-image models have, and those that only unconditional ones have, with their defaults.
-TEXT_SETTINGS = ("prompt", "prompts_file", "negative_prompt", "height", "width", "lora")
+TEXT_SETTINGS = ("prompt", "prompts_file", "negative_prompt", "height", "width", "lora", "embedding")
 UNCONDITIONAL_SETTINGS = {"class_label": None, "save_trajectory": "none", "clip_sample": None}
 
 

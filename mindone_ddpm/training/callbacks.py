@@ -127,7 +127,9 @@ class ProgressReport:
 
 @dataclass
 class SampleGrids:
-    """Grids of samples, ``samples/<epoch>.png``, from generators of their own: training's randomness stays as it is.
+    """Grids of samples, from generators of their own: training's randomness stays as it is.
+
+    They are ``samples/<epoch>.png``, or ``samples/step-<step>.png`` with ``save_image_steps``.
 
     Each rank makes its share of the images. ``trajectory.png`` shows how the first few come out of the noise.
     """
@@ -139,31 +141,43 @@ class SampleGrids:
 
     @property
     def are_wanted(self) -> bool:
-        return self.training.config.save_image_epochs > 0 and self.training.job.num_samples > 0
+        config = self.training.config
+        return (config.save_image_epochs > 0 or config.save_image_steps > 0) and self.training.job.num_samples > 0
 
-    def path(self, epoch: int) -> Path:
-        return self.training.output_dir / "samples" / f"{epoch:04d}.png"
+    def are_due(self, epoch: int, epoch_ends: bool, step: int) -> bool:
+        config = self.training.config
+        if config.save_image_steps > 0:
+            return is_due(step, config.save_image_steps)
+        return epoch_ends and is_due(epoch, config.save_image_epochs)
+
+    def path(self, epoch: int, step: int) -> Path:
+        name = f"step-{step:06d}" if self.training.config.save_image_steps > 0 else f"{epoch:04d}"
+        return self.training.output_dir / "samples" / f"{name}.png"
 
     def save(self, epoch: int, step: int) -> None:
-        """Make and write the grid of an epoch; a request to stop leaves it unwritten."""
+        """Make and write a grid; a request to stop leaves it unwritten."""
         job, runtime = self.training.job, self.training.runtime
         share = -(-job.num_samples // runtime.world_size)
         sample_ids = range(runtime.rank * share, (runtime.rank + 1) * share)
         trajectory = Trajectory(job.num_sampling_steps)
-        with self._bar(epoch) as bar, contextlib.suppress(EvaluationStopped), self.training.averaged_weights():
+        with (
+            self._bar(f"epoch {epoch}, step {step}") as bar,
+            contextlib.suppress(EvaluationStopped),
+            self.training.averaged_weights(),
+        ):
             values = job.sample(sample_ids, self._make_on_step(bar, trajectory))
             values = distributed.gather_rows(runtime, values)[: job.num_samples]
             if runtime.is_main:
                 grid = make_grid(to_pixels(values))
-                if write_grid(grid, self.path(epoch)):
+                if write_grid(grid, self.path(epoch, step)):
                     self.tracker.image(step, "samples", grid)
                 if trajectory.frames:
                     write_grid(trajectory.strip(), self.training.output_dir / TRAJECTORY_STRIP)
 
-    def _bar(self, epoch: int) -> tqdm:
+    def _bar(self, when: str) -> tqdm:
         return tqdm(
             total=self.training.job.num_sampling_steps,
-            desc=f"sampling, epoch {epoch}",
+            desc=f"sampling, {when}",
             unit="step",
             leave=False,
             dynamic_ncols=True,

@@ -11,7 +11,7 @@ from mindone_ddpm.config.fields import as_dict, settings_by_resume, settings_out
 from mindone_ddpm.runtime import graph_cache
 
 if TYPE_CHECKING:
-    from mindone_ddpm.data.records import ImageRecords
+    from mindone_ddpm.data.records import Samples
     from mindone_ddpm.training.run import Training
 
 
@@ -23,7 +23,7 @@ def identity_of(training: Training) -> dict[str, Any]:
     return json.loads(json.dumps(found))  # as it is read back: keys are strings, and tuples are lists
 
 
-def identity_of_data(datasets: Sequence[ImageRecords]) -> dict[str, str]:
+def identity_of_data(datasets: Sequence[Samples]) -> dict[str, str]:
     """Size and fingerprint of each data set, under ``data``, ``data_2``, ..."""
     texts = [f"{len(records)} images, {records.fingerprint()}" for records in datasets]
     return {"data" if number == 1 else f"data_{number}": text for number, text in enumerate(texts, 1)}

@@ -120,6 +120,7 @@ def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
                 or is_due(progress.step, config.logging_steps)
                 or is_due(progress.step, config.checkpointing_steps)
                 or is_due(progress.step, config.snapshot_steps)
+                or is_due(progress.step, config.save_image_steps)
                 or stopping
                 or runner.any_is_due()
             ):
@@ -146,7 +147,7 @@ def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
                 saves = over or (epoch_ends and is_due(epoch, config.save_model_epochs))
                 if saves:
                     save_product(training)
-                if samples.are_wanted and (over or (epoch_ends and is_due(epoch, config.save_image_epochs))):
+                if samples.are_wanted and (over or samples.are_due(epoch, epoch_ends, progress.step)):
                     samples.save(epoch, progress.step)
                 if saves and not over:
                     publish(training, progress, uploader)
@@ -155,7 +156,7 @@ def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
         if runtime.is_main and not (training.output_dir / job.product.index_file).exists():
             save_product(training)
         epoch, _ = schedule.epoch(progress.batch_number)
-        missing = samples.are_wanted and not samples.path(epoch).exists()
+        missing = samples.are_wanted and not samples.path(epoch, progress.step).exists()
         if distributed.broadcast_object(runtime, missing) and not stop.requested:
             samples.save(epoch, progress.step)
         watchdog.enter("waiting for the others to end")

@@ -108,9 +108,14 @@ def check_is_apart(config: EngineConfig) -> None:
                 )
 
 
-def prepare(config: EngineConfig) -> Training:
-    """All parts of a run, from its configuration. Raises what :func:`start_training` does, and DataError."""
+def prepare(config: EngineConfig, makes_data: bool = True) -> Training:
+    """All parts of a run, from its configuration. Raises what :func:`start_training` does, and DataError.
+
+    Args:
+        makes_data: whether data that a job needs and that are missing are made; a dry run does without.
+    """
     config, runtime = start_training(config)
+    runtime = replace(runtime, makes_data=makes_data)
     job = job_class(config).open(config, runtime)
     return build_training(job.config, runtime, job)
 

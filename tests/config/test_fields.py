@@ -34,14 +34,27 @@ OF_IMAGES = {
     *("loss_weighting", "class_conditional", "label_dropout", "validation_split"),
     *("objective", "flow_shift", "data_std", "augment_probability", "recipe"),
 }
-OF_TEXT = {"caption_dropout", "cache_latents", "rank", "lora_alpha", "lora_target_modules"}
+OF_TEXT = {"caption_dropout", "cache_latents"}
+ADAPTERS = {*OF_TEXT, "rank", "lora_alpha", "lora_target_modules", "train_text_encoder", "instance_prompt"}
+OF_JOBS = {
+    "train": OF_IMAGES,
+    "train_text_to_image": {*ADAPTERS, "trigger_word"},
+    "train_dreambooth": {
+        *ADAPTERS,
+        *("with_prior_preservation", "class_prompt", "prior_loss_weight", "num_class_images"),
+    },
+    "textual_inversion": {
+        *OF_TEXT,
+        *("placeholder_token", "initializer_token", "learnable_property", "num_vectors", "repeats"),
+    },
+}
 REPORTED = {
     *("train_batch_size", "num_epochs", "max_train_steps", "learning_rate", "scale_lr", "lr_scheduler"),
     *("lr_warmup_steps", "lr_num_cycles", "lr_power", "lr_step_rules", "loss_scaling", "loss_scale"),
 }
 
 
-@pytest.mark.parametrize(("config", "own"), list(zip(CONFIGS, (OF_IMAGES, OF_TEXT), strict=True)))
+@pytest.mark.parametrize(("config", "own"), [(BUILT_IN[name].config, own) for name, own in OF_JOBS.items()])
 def test_what_a_resumed_run_must_have_as_it_was(config, own):
     assert set(settings_by_resume(config, "locked")) == LOCKED | own
     assert set(settings_by_resume(config, "report")) == REPORTED

@@ -13,10 +13,14 @@ from conftest import ROOT, cpu_runtime, peer_python, run_program
 
 from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.randomness import random_stream
+from mindone_ddpm.jobs.dreambooth.config import DreamBoothConfig
+from mindone_ddpm.jobs.dreambooth.job import DreamBoothJob
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.text_to_image.job import TextToImageJob
-from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents
-from mindone_ddpm.models import lora, pipelines, schedulers
+from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, TextEmbeddings
+from mindone_ddpm.jobs.textual_inversion.config import TextualInversionConfig
+from mindone_ddpm.jobs.textual_inversion.job import TextualInversionJob
+from mindone_ddpm.models import lora, new_tokens, pipelines, schedulers
 
 pytestmark = pytest.mark.peer
 STEPS, FLOW_STEPS = 50, 25
@@ -131,11 +135,63 @@ def test_the_loss_of_a_captioned_batch_is_that_of_diffusers(
         adapters = [tmp_path / "adapters"]
     run_peer("peer_text_to_image.py", stable_diffusion, tmp_path / "batch.npz", *adapters)
     answer = np.load(tmp_path / "answer.npz")
-    frozen = FrozenLatents(job.base.vae, job.base.text_encoder).set_train(False)
-    latents, embeddings = frozen(batch["images"], batch["posterior_noise"], batch["tokens"])
+    latents = FrozenLatents(job.base.vae)(batch["images"], batch["posterior_noise"])
+    embeddings = TextEmbeddings(job.base.text_encoder, trains=False)(batch["tokens"])
     np.testing.assert_allclose(latents.asnumpy(), answer["latents"], atol=1e-4)
     np.testing.assert_allclose(embeddings.asnumpy(), answer["embeddings"], atol=1e-4)
     theirs = answer["loss"]
     print(f"loss of a captioned batch, rank {rank}: largest difference {np.abs(ours - theirs).max():.1e}")
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert ours.std() > 0.01
+
+
+def instance_job(kind: str, pipeline: Path, subject: Path):
+    """A job on a subject's images whose trained weights are no longer those it began with."""
+    common = {
+        "pretrained_model_name_or_path": str(pipeline),
+        "train_data_dir": str(subject),
+        "image_size": 16,
+        "center_crop": True,
+        "mixed_precision": "no",
+    }
+    if kind == "word":
+        word = {"placeholder_token": "<three>", "initializer_token": "digit", "num_vectors": 2}
+        job = TextualInversionJob.open(TextualInversionConfig(**common, **word), cpu_runtime())
+    else:
+        subject_of = {"instance_prompt": "a picture of a zzz", "train_text_encoder": True}
+        rank = 4 if kind == "lora" else None
+        job = DreamBoothJob.open(DreamBoothConfig(**common, **subject_of, rank=rank), cpu_runtime())
+    generator = np.random.default_rng(0)
+    for name, parameter in job.trainable().items():
+        if not name.endswith("lora_down"):
+            scale = 0.1 if kind == "lora" else 0.1 * float(np.abs(parameter.asnumpy()).mean())
+            noise = scale * generator.standard_normal(parameter.shape)
+            parameter.set_data(ms.Tensor(parameter.asnumpy() + noise.astype(np.float32)))
+    return job
+
+
+@pytest.mark.parametrize("kind", [pytest.param("whole", marks=pytest.mark.slow), "lora", "word"])
+def test_a_subject_is_the_same_in_diffusers(graph_mode, stable_diffusion, subject_images, tmp_path, kind):
+    """Loss of a batch, and the image of a prompt, with what a job saves as diffusers loads it."""
+    job = instance_job(kind, stable_diffusion, subject_images)
+    made = job.make_batch(np.arange(4), [random_stream(0, 2, place) for place in range(4)])
+    prompt = "a picture of a <three>" if kind == "word" else "a picture of a zzz"
+    np.savez(tmp_path / "batch.npz", **made, prompt=prompt)
+    batch = {name: ms.Tensor(array) for name, array in made.items()}
+    ours = CalledByName(job.loss_cell(), job.columns).set_train(False)(*batch.values()).asnumpy()
+    job.save(tmp_path / "saved")
+    others = [tmp_path / "saved"] if kind == "whole" else [stable_diffusion, tmp_path / "saved"]
+    run_peer("peer_text_to_image.py", others[0], tmp_path / "batch.npz", *others[1:])
+    answer = np.load(tmp_path / "answer.npz")
+    print(f"{kind}: largest difference of a loss {np.abs(ours - answer['loss']).max():.1e}")
+    np.testing.assert_allclose(ours, answer["loss"], atol=1e-4)
+
+    pipeline = pipelines.load_text_pipeline(str(others[0]))
+    if kind == "lora":
+        lora.merge_adapters(pipeline, [str(tmp_path / "saved")])
+    elif kind == "word":
+        new_tokens.load_into(pipeline, [str(tmp_path / "saved")])
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(prompt, num_inference_steps=4, guidance_scale=3.0, latents=batch["noise"][:1], output_type="np")[0]
+    print(f"{kind}: largest difference of a pixel {np.abs(image - answer['image']).max():.1e}")
+    np.testing.assert_allclose(image, answer["image"], atol=1e-3)

@@ -21,10 +21,10 @@ from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.randomness import random_stream
-from mindone_ddpm.jobs.text_to_image.captions import Captions, find_caption_column
+from mindone_ddpm.jobs.text_to_image.captions import Captions, find_caption_column, known_texts
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 from mindone_ddpm.jobs.text_to_image.job import TextToImageJob
-from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, cache_key
+from mindone_ddpm.jobs.text_to_image.latents import TextEmbeddings, cache_key
 from mindone_ddpm.models import lora, pipelines
 from mindone_ddpm.models.unet import num_parameters
 from mindone_ddpm.objectives.flow_matching import FlowMatchingObjective
@@ -87,28 +87,21 @@ class Words:
         return type("Encoding", (), {"input_ids": ids})()
 
 
-class Records:
-    def __init__(self, texts):
-        self.dataset = {"text": texts}
+def captions_of(*texts):
+    return Captions(known_texts("column", texts), Words())
 
 
 def test_one_of_several_captions_is_chosen_and_long_ones_are_counted():
-    captions = Captions(Records([["a", "b", "c"], "one two three four five six", ""]), "text", Words())
+    captions = captions_of(["a", "b", "c"], ["one two three four five six", ""])
     assert [captions.choose(0, choice) for choice in (0.0, 0.4, 0.99)] == ["a", "b", "c"]
-    assert captions.choose(2, 0.5) == ""
-    assert captions.remark() == "; 1 are longer than 5 tokens and are cut off there"
+    assert captions.choose(1, 0.5) == ""
+    assert captions.describe() == "column; 1 are longer than 5 tokens and are cut off there"
     assert captions.tokens(["one three", ""]).tolist() == [[3, 5, 0, 0, 0], [0] * 5]
-
-
-@pytest.mark.parametrize("value", [None, [], [None]])
-def test_an_image_without_a_caption_is_named(value):
-    with pytest.raises(DataError, match="image 1 of the data set, column 'text': has no caption"):
-        Captions(Records(["a", value]), "text", Words())
 
 
 def test_captions_are_left_out_in_their_share(graph_mode, config):
     job = make_job(replace(config, caption_dropout=0.3))
-    empty = job.captions.tokens([""])[0]
+    empty = job.sources[0].captions.tokens([""])[0]
     tokens = np.concatenate([batch_of(job, [0] * 50, place=50 * n)["tokens"] for n in range(10)])
     share = (tokens == empty).all(1).mean()
     assert 0.23 < share < 0.37
@@ -135,9 +128,9 @@ def test_frozen_networks_do_not_train(graph_mode, config):
     job = TextToImageJob.open(config, cpu_runtime())
     for layer in job.base.text_encoder.text_model.encoder.layers:
         layer.self_attn.dropout = 0.5
-    tokens = ms.Tensor(job.captions.tokens(["a handwritten three"]))
+    tokens = ms.Tensor(job.sources[0].captions.tokens(["a handwritten three"]))
     before = job.base.text_encoder(tokens)[0].asnumpy()
-    frozen = FrozenLatents(job.base.vae, job.base.text_encoder)
+    frozen = TextEmbeddings(job.base.text_encoder, trains=False)
     nn.SequentialCell(frozen).set_train()
     assert not any(cell.training for _, cell in frozen.cells_and_names())
     np.testing.assert_array_equal(frozen.text_encoder(tokens)[0].asnumpy(), before)
@@ -178,16 +171,16 @@ def test_the_cache_is_taken_up_and_left_when_anything_changes(graph_mode, config
     monkeypatch.setattr("mindone_ddpm.jobs.text_to_image.latents._encode_images", None)  # it must not be made again
     again = make_job(config)
     again.before_training(show_progress=False)
-    keys = {cache_key(config, job.records, job.captions, job.base)}
+    keys = {cache_key(config, job.sources[0].records, job.sources[0].captions, job.base)}
     turned = make_job(replace(config, random_flip=True))
-    keys.add(cache_key(config, turned.records, turned.captions, turned.base))
+    keys.add(cache_key(config, turned.sources[0].records, turned.sources[0].captions, turned.base))
     fewer = make_job(replace(config, max_train_samples=100))
-    keys.add(cache_key(config, fewer.records, fewer.captions, fewer.base))
-    job.captions.known[0] = ["another text"]
-    keys.add(cache_key(config, job.records, job.captions, job.base))
+    keys.add(cache_key(config, fewer.sources[0].records, fewer.sources[0].captions, fewer.base))
+    job.sources[0].captions.texts.known[0] = ["another text"]
+    keys.add(cache_key(config, job.sources[0].records, job.sources[0].captions, job.base))
     weight = next(iter(again.base.vae.get_parameters()))
     weight.set_data(weight + 1)
-    keys.add(cache_key(config, again.records, again.captions, again.base))
+    keys.add(cache_key(config, again.sources[0].records, again.sources[0].captions, again.base))
     assert len(keys) == 5
 
 
@@ -216,9 +209,10 @@ def test_saved_adapters_merged_are_the_adapted_model(graph_mode, config, tmp_pat
     timesteps = ms.Tensor([3, 700], ms.int32)
     expected = job.unet.set_train(False)(inputs[0], timesteps, inputs[1])[0].asnumpy()
     job.save(tmp_path)
-    other = make_job(config).unet
+    pipeline = make_job(config).base
+    other = pipeline.unet
     before = other.set_train(False)(inputs[0], timesteps, inputs[1])[0].asnumpy()
-    assert lora.merge_adapters(other, str(tmp_path)) == len(lora.named_adapters(job.unet)) // 2
+    assert lora.merge_adapters(pipeline, [str(tmp_path)]) == len(lora.named_adapters(job.unet)) // 2
     found = other(inputs[0], timesteps, inputs[1])[0].asnumpy()
     np.testing.assert_allclose(found, expected, atol=2e-5)
     assert np.abs(expected - before).max() > 1e-2
@@ -227,12 +221,12 @@ def test_saved_adapters_merged_are_the_adapted_model(graph_mode, config, tmp_pat
 def test_adapters_that_fit_nothing_are_refused(graph_mode, config, tmp_path):
     with pytest.raises(ConfigError, match="--lora_target_modules to_nothing: no linear layer"):
         make_job(replace(config, rank=4, lora_target_modules="to_k,to_nothing"))
-    unet = make_job(config).unet
+    pipeline = make_job(config).base
     with pytest.raises(ConfigError, match=r"--lora .*: no adapters can be read"):
-        lora.merge_adapters(unet, str(tmp_path))
+        lora.merge_adapters(pipeline, [str(tmp_path)])
     save_file({"unet.nowhere.lora.down.weight": np.zeros((2, 2), np.float32)}, tmp_path / lora.WEIGHTS_FILE)
     with pytest.raises(ConfigError, match=r"unet\.nowhere\.lora\.down\.weight fits no layer"):
-        lora.merge_adapters(unet, str(tmp_path))
+        lora.merge_adapters(pipeline, [str(tmp_path)])
 
 
 def test_a_pipeline_of_flow_matching_is_trained_as_one(graph_mode, config, stable_diffusion, tmp_path):

@@ -1,6 +1,9 @@
 """Runs in an environment of its own, with PyTorch and diffusers: the other side of test_peer.py for text to image.
 
-python peer_text_to_image.py PIPELINE BATCH [ADAPTERS]     each sample's loss, into answer.npz in BATCH's folder
+python peer_text_to_image.py PIPELINE BATCH [ADAPTERS | EMBEDDING]
+
+Each image's loss, into answer.npz in BATCH's folder; and the image that the pipeline makes from the batch's first noise
+for PROMPT of the batch, if it has one.
 """
 
 from __future__ import annotations
@@ -16,10 +19,14 @@ from diffusers import DDPMScheduler, StableDiffusionPipeline
 @torch.no_grad()
 def main(pipeline: str, batch: str, *rest: str) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(pipeline, safety_checker=None)
-    if rest:
+    if rest and (Path(rest[0]) / "learned_embeds.safetensors").exists():
+        pipe.load_textual_inversion(rest[0])
+    elif rest:
         pipe.load_lora_weights(rest[0])
     scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
-    data = {name: torch.from_numpy(array) for name, array in np.load(batch).items()}
+    loaded = dict(np.load(batch))
+    prompt = str(loaded.pop("prompt", ""))
+    data = {name: torch.from_numpy(array) for name, array in loaded.items()}
     posterior = pipe.vae.encode(data["images"]).latent_dist
     latents = (posterior.mean + posterior.std * data["posterior_noise"]) * pipe.vae.config.scaling_factor
     embeddings = pipe.text_encoder(data["tokens"].long())[0]
@@ -28,6 +35,11 @@ def main(pipeline: str, batch: str, *rest: str) -> None:
     output = pipe.unet(noisy, timesteps, embeddings).sample
     loss = torch.nn.functional.mse_loss(output, data["noise"], reduction="none").mean((1, 2, 3))
     parts = {"latents": latents, "embeddings": embeddings, "output": output, "loss": loss}
+    if prompt:
+        tokens = pipe.tokenizer(pipe.maybe_convert_prompt(prompt, pipe.tokenizer)).input_ids
+        parts["prompt_tokens"] = torch.tensor(tokens)
+        made = pipe(prompt, num_inference_steps=4, guidance_scale=3.0, latents=data["noise"][:1], output_type="np")
+        parts["image"] = torch.from_numpy(made.images)
     np.savez(Path(batch).with_name("answer.npz"), **{name: part.numpy() for name, part in parts.items()})
 
 

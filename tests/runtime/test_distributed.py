@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROGRAMS, run_program
+from conftest import PROGRAMS, SLOW_JOBS, run_program
 from PIL import Image
 from safetensors.numpy import load_file
 from test_checkpoint import assert_same_end, loss_log, wait_for, weight_files
@@ -95,7 +95,7 @@ def test_two_ranks_equal_one_with_twice_the_batch(two_ranks, run_flags, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("job", ["everything", "text", "lora"], indirect=True)
+@pytest.mark.parametrize("job", ["everything", *SLOW_JOBS], indirect=True)
 def test_every_job_is_the_same_on_two_ranks(job, tmp_path):
     command, flags = job
     flags = [*flags, "--max_train_steps", 6, "--checkpointing_steps", 6]

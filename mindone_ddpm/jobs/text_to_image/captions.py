@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,64 @@ from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 
 USUAL_NAMES = ("text", "caption", "captions", "prompt")
+MOST_CAPTION_BYTES = 100_000  # of a text file
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The captions of each image of a data set.
+
+    Attributes:
+        origin: where they were found, for the plan.
+        read: those of an image by its index, at least one.
+        known: those of all images; None for a stream.
+    """
+
+    origin: str
+    read: Callable[[int], Sequence[str]]
+    known: Sequence[Sequence[str]] | None = None
+
+
+def known_texts(origin: str, texts: Sequence[Sequence[str]]) -> Texts:
+    return Texts(origin, lambda index: texts[index], texts)
+
+
+def same_texts(texts: Sequence[str], count: int, origin: str) -> Texts:
+    """The same captions for each of ``count`` images."""
+    return known_texts(origin, [texts] * count)
+
+
+# --- finding them --------------------------------------------------------------------------------------------------
+
+
+def open_captioned(config: TextToImageConfig) -> tuple[ImageRecords, Texts]:
+    """The images of a data set and their captions: the one that is given for all, those of a column, or those of text
+    files beside the images.
+
+    Raises:
+        DataError: see :func:`mindone_ddpm.data.open_dataset` and :func:`find_caption_column`; or images have none.
+    """
+    dataset, column = open_dataset(config)
+    if config.instance_prompt is not None:
+        records = make_records(config, dataset, column, channels=3, seed=config.seed)
+        texts = [_with_trigger(config.instance_prompt, config.trigger_word)]
+        known = None if config.streaming else [texts] * len(records)
+        return records, Texts(f"one caption for all: {texts[0]}", lambda index: texts, known)
+    if config.caption_column is None and not text_columns(dataset) and _has_text_files(dataset, column):
+        records = make_records(config, dataset, column, channels=3, seed=config.seed)
+        return records, _texts_of_files(config, records)
+    caption_column = find_caption_column(dataset, config.caption_column)
+    records = make_records(config, dataset, column, channels=3, other_columns=[caption_column], seed=config.seed)
+    return records, _texts_of_column(config, records, caption_column)
+
+
+def _with_trigger(text: str, trigger_word: str | None) -> str:
+    return text if trigger_word is None else f"{trigger_word}, {text}" if text else trigger_word
+
+
+def text_columns(dataset: Any) -> list[str]:
+    """The columns that hold a text, or a list of texts."""
+    return [name for name, feature in dataset.features.items() if _is_text(feature)]
 
 
 def find_caption_column(dataset: Any, wanted: str | None) -> str:
@@ -23,8 +83,7 @@ def find_caption_column(dataset: Any, wanted: str | None) -> str:
     Raises:
         DataError: there is none, there are several, or the one named holds no text.
     """
-    features = dataset.features
-    texts = [name for name, feature in features.items() if _is_text(feature)]
+    features, texts = dataset.features, text_columns(dataset)
     if wanted is not None:
         if wanted not in features:
             raise DataError(f"--caption_column {wanted}: the data set has {', '.join(features)}")
@@ -39,8 +98,8 @@ def find_caption_column(dataset: Any, wanted: str | None) -> str:
             f"several columns hold text ({', '.join(texts)}); name one"
             if texts
             else (
-                f"no column of captions among {', '.join(features)}; a folder of images needs a metadata.jsonl with "
-                "file_name and text"
+                f"no column of captions among {', '.join(features)}; give images a metadata.jsonl or metadata.csv with "
+                "file_name and text, a .txt file each, or one --instance_prompt for all"
             )
         )
         raise DataError(f"--caption_column: {held}")
@@ -52,27 +111,81 @@ def _is_text(feature: Any) -> bool:
     return getattr(inner, "dtype", None) in ("string", "large_string")
 
 
-class Captions:
-    """The captions of a data set, and their tokens.
-
-    Raises:
-        DataError: an image has no caption.
-    """
-
-    def __init__(self, records: ImageRecords, column: str, tokenizer: Any, is_stream: bool = False):
-        self.records, self.column, self.tokenizer = records, column, tokenizer
-        self.known: list[list[str]] | None = None
-        self.num_truncated = 0
-        if not is_stream:
-            values = records.dataset[column][:]
-            self.known = [self._texts(value, f"image {number} of the data set") for number, value in enumerate(values)]
-            self.num_truncated = self._count_truncated()
-
-    def _texts(self, value: Any, where: str) -> list[str]:
+def _texts_of_column(config: TextToImageConfig, records: ImageRecords, column: str) -> Texts:
+    def checked(value: Any, where: str) -> list[str]:
         texts = [value] if isinstance(value, str) else list(value or [])
         if not texts or any(not isinstance(text, str) for text in texts):
-            raise DataError(f"{where}, column '{self.column}': has no caption; give one, if only an empty text")
+            raise DataError(f"{where}, column '{column}': has no caption; give one, if only an empty text")
+        return [_with_trigger(text, config.trigger_word) for text in texts]
+
+    origin = f"captions from column '{column}'"
+    if config.streaming:
+        return Texts(origin, lambda index: checked(records.record(index)[column], f"image {index} of the stream"))
+    values = records.dataset[column][:]
+    return known_texts(origin, [checked(value, f"image {n} of the data set") for n, value in enumerate(values)])
+
+
+def _text_file(stored: dict[str, Any]) -> Path | None:
+    """Where the captions of a stored image would be; None if it is no file of its own."""
+    return Path(stored["path"]).with_suffix(".txt") if stored.get("path") and not stored.get("bytes") else None
+
+
+def _has_text_files(dataset: Any, column: str) -> bool:
+    first = next(iter(dataset.select_columns([column]).take(1)), None)
+    path = None if first is None else _text_file(first[column])
+    return path is not None and any(path.parent.glob("*.txt"))
+
+
+def _texts_of_files(config: TextToImageConfig, records: ImageRecords) -> Texts:
+    """Each line of an image's text file that is not empty is a caption; an empty file is an empty caption."""
+
+    def read(index: int) -> list[str]:
+        path = _text_file(records.record(index)[records.column])
+        if path is None or not path.is_file():
+            return []
+        try:
+            if path.stat().st_size > MOST_CAPTION_BYTES:
+                raise ValueError(f"more than {MOST_CAPTION_BYTES:,} bytes")
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: the caption cannot be read ({error})") from error
+        return [_with_trigger(line, config.trigger_word) for line in lines if line] or [
+            _with_trigger("", config.trigger_word)
+        ]
+
+    def read_or_refuse(index: int) -> list[str]:
+        texts = read(index)
+        if not texts:
+            name = Path(records.record(index)[records.column]["path"]).name
+            raise DataError(
+                f"{name}: has no caption; put it into {Path(name).stem}.txt beside it, if only an empty one"
+            )
         return texts
+
+    origin = "captions from the .txt files beside the images"
+    if config.streaming:
+        return Texts(origin, read_or_refuse)
+    known = [read(index) for index in range(len(records))]
+    missing = [index for index, texts in enumerate(known) if not texts]
+    if missing:
+        names = [Path(records.record(index)[records.column]["path"]).name for index in missing[:3]]
+        more = ", ..." if len(missing) > len(names) else ""
+        raise DataError(
+            f"{len(missing):,} of {len(known):,} images have no .txt file with a caption beside them "
+            f"({', '.join(names)}{more}); give them one, if only an empty one"
+        )
+    return known_texts(origin, known)
+
+
+# --- using them ----------------------------------------------------------------------------------------------------
+
+
+class Captions:
+    """The captions of a data set, and their tokens."""
+
+    def __init__(self, texts: Texts, tokenizer: Any):
+        self.texts, self.tokenizer = texts, tokenizer
+        self.num_truncated = self._count_truncated()
 
     def _count_truncated(self) -> int:
         texts = self.all_texts
@@ -84,19 +197,16 @@ class Captions:
             for tokens in self.tokenizer(texts[start : start + 1000], truncation=False, verbose=False).input_ids
         )
 
-    def remark(self) -> str:
-        """For the plan: how many captions the tokenizer cuts off."""
+    def describe(self) -> str:
+        """For the plan: where they are from, and how many the tokenizer cuts off."""
         if not self.num_truncated:
-            return ""
+            return self.texts.origin
         longest = self.tokenizer.model_max_length
-        return f"; {self.num_truncated:,} are longer than {longest} tokens and are cut off there"
+        return f"{self.texts.origin}; {self.num_truncated:,} are longer than {longest} tokens and are cut off there"
 
     def choose(self, index: int, choice: float) -> str:
         """One of an image's captions, by a number from 0 to 1."""
-        if self.known is not None:
-            texts = self.known[int(index)]
-        else:
-            texts = self._texts(self.records.record(int(index))[self.column], f"image {index} of the stream")
+        texts = self.texts.read(int(index))
         return texts[int(choice * len(texts))]
 
     def tokens(self, texts: Sequence[str]) -> np.ndarray:
@@ -108,17 +218,5 @@ class Captions:
 
     @property
     def all_texts(self) -> list[str]:
-        """Every caption once, and the empty one."""
-        return sorted({"", *(text for group in self.known or [] for text in group)})
-
-
-def open_captioned(config: TextToImageConfig) -> tuple[ImageRecords, str]:
-    """The images of a data set, and the column of their captions.
-
-    Raises:
-        DataError: see :func:`mindone_ddpm.data.open_dataset` and :func:`find_caption_column`.
-    """
-    dataset, column = open_dataset(config)
-    caption_column = find_caption_column(dataset, config.caption_column)
-    records = make_records(config, dataset, column, channels=3, other_columns=[caption_column], seed=config.seed)
-    return records, caption_column
+        """Every caption once, and the empty one; of a stream, only that."""
+        return sorted({"", *(text for group in self.texts.known or [] for text in group)})

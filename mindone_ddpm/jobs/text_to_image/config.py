@@ -1,4 +1,4 @@
-"""The settings of the text-to-image job. Free of MindSpore."""
+"""The settings of every fine-tuning of Stable Diffusion, and those of text to image. Free of MindSpore."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mindone_ddpm.objectives.config import TimestepConfig
 
 
 @dataclass
-class TextToImageConfig(TimestepConfig, EngineConfig):
-    """Fine-tuning Stable Diffusion's UNet on captioned images. Names and defaults follow the published scripts."""
+class FineTuneConfig(TimestepConfig, EngineConfig):
+    """What every fine-tuning of Stable Diffusion has. Names and defaults follow the published scripts."""
 
-    heading: ClassVar[str] = "text to image"
+    heading: ClassVar[str] = "fine-tuning"
 
     image_size: int = setting(
         512, "side of the square images in pixels", aliases=["resolution"], low=8, high=MOST_PIXELS, resume="locked"
@@ -55,32 +55,21 @@ class TextToImageConfig(TimestepConfig, EngineConfig):
         choices=["epsilon", "v_prediction"],
         resume="locked",
     )
-    rank: int | None = setting(
-        None, "train low-rank adapters (LoRA) of this rank instead of the UNet's weights", low=1, resume="locked"
-    )
-    lora_alpha: float | None = setting(
-        None,
-        "scale of the adapters times rank: they are multiplied by alpha / rank; by default by 1",
-        above=0,
-        resume="locked",
-    )
-    lora_target_modules: str = setting(
-        "to_k,to_q,to_v,to_out.0", "layers that get adapters, with commas between", resume="locked"
-    )
 
-    # captions
-    caption_column: str | None = setting(None, "column of captions: text, or lists of texts; found when not given")
     caption_dropout: float = setting(
         0.0, "share of captions dropped in training, for guidance; 0.1 is usual", low=0, high=1, resume="locked"
     )
     cache_latents: bool = setting(
         False,
-        "run the autoencoder and the text encoder once over the data and cache their outputs on disk",
+        "run the autoencoder and the frozen text encoder once over the data and cache their outputs on disk",
         resume="locked",
     )
 
     # evaluation
-    validation_prompts: list[str] | None = setting(None, "texts for which images are made during training")
+    validation_prompts: list[str] | None = setting(
+        None, "texts for which images are made during training", aliases=["validation_prompt"]
+    )
+    num_validation_images: int = setting(1, "images for each of them", low=1)
     num_validation_inference_steps: int = setting(20, "denoising steps of those images", low=1)
     guidance_scale: float = setting(7.5, "of those images: 1 is none", low=0)
 
@@ -100,13 +89,58 @@ class TextToImageConfig(TimestepConfig, EngineConfig):
             problems.append(
                 "--use_8bit_adam: MindSpore has no 8-bit Adam; --optimizer adafactor or lion keep less state too"
             )
-        if self.snapshot_steps and self.rank is not None:
-            problems.append("--snapshot_steps and --rank: snapshots are of whole networks, not of adapters")
-        if self.lora_alpha is not None and self.rank is None:
-            problems.append("--lora_alpha: has a meaning with --rank only")
         cropped_at_random = self.resize_mode == "crop" and not self.center_crop
         if self.cache_latents and cropped_at_random:
             problems.append("--cache_latents: random crops cannot be kept; give --center_crop, or --resize_mode squash")
         if self.cache_latents and self.streaming:
             problems.append("--cache_latents and --streaming: what is streamed is not kept; give only one of them")
         return problems
+
+
+@dataclass
+class AdapterConfig(FineTuneConfig):
+    """Which weights train: those of the networks, or low-rank adapters on them."""
+
+    heading: ClassVar[str] = "adapters (LoRA)"
+
+    rank: int | None = setting(
+        None, "train low-rank adapters (LoRA) of this rank instead of the networks' weights", low=1, resume="locked"
+    )
+    lora_alpha: float | None = setting(
+        None,
+        "scale of the adapters times rank: they are multiplied by alpha / rank; by default by 1",
+        above=0,
+        resume="locked",
+    )
+    lora_target_modules: str = setting(
+        "to_k,to_q,to_v,to_out.0", "layers of the UNet that get adapters, with commas between", resume="locked"
+    )
+    train_text_encoder: bool = setting(
+        False, "train the text encoder too: its weights, or with --rank adapters on its attention", resume="locked"
+    )
+
+    def own_problems(self) -> list[str]:
+        problems = []
+        if self.snapshot_steps and (self.rank is not None or self.train_text_encoder):
+            problems.append("--snapshot_steps: snapshots are of a whole UNet alone, without --rank and other networks")
+        if self.lora_alpha is not None and self.rank is None:
+            problems.append("--lora_alpha: has a meaning with --rank only")
+        return problems
+
+
+@dataclass
+class TextToImageConfig(AdapterConfig):
+    """Fine-tuning Stable Diffusion on captioned images."""
+
+    heading: ClassVar[str] = "text to image"
+
+    caption_column: str | None = setting(None, "column of captions: text, or lists of texts; found when not given")
+    instance_prompt: str | None = setting(
+        None, "one caption for all images, where they have none of their own", resume="locked"
+    )
+    trigger_word: str | None = setting(None, "word to put in front of every caption, before a comma", resume="locked")
+
+    def own_problems(self) -> list[str]:
+        if self.instance_prompt is not None and self.caption_column is not None:
+            return ["--instance_prompt and --caption_column: give only one of them"]
+        return []

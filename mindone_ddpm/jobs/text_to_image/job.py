@@ -1,12 +1,13 @@
-"""The text-to-image job: fine-tune Stable Diffusion's UNet, or LoRA adapters on it, on captioned images.
+"""Fine-tuning Stable Diffusion on captioned images: the text-to-image job, on which the others are built.
 
-The autoencoder and the text encoder are frozen: they run inside the compiled step without gradients or, with
+The autoencoder is frozen, and mostly the text encoder: they run inside the compiled step without gradients or, with
 ``cache_latents``, once over the data before it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,19 @@ from mindspore import Parameter, Tensor, nn
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.values import near_multiples
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.data.records import ImageRecords
+from mindone_ddpm.data.records import ImageRecords, Samples
 from mindone_ddpm.evaluation.evaluator import Evaluator
 from mindone_ddpm.jobs.text_to_image.captions import Captions, open_captioned
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, LatentCache
-from mindone_ddpm.jobs.text_to_image.product import text_to_image_product
+from mindone_ddpm.jobs.text_to_image.config import FineTuneConfig, TextToImageConfig
+from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, LatentCache, TextEmbeddings
+from mindone_ddpm.jobs.text_to_image.product import fine_tuned_product
+from mindone_ddpm.jobs.text_to_image.trained import TrainedParts, trained_parts
 from mindone_ddpm.jobs.unconditional.job import network_identity
-from mindone_ddpm.models import lora
-from mindone_ddpm.models.pipelines import latent_factor, load_text_pipeline, save_text_pipeline, size_divisor
+from mindone_ddpm.models.pipelines import latent_factor, load_text_pipeline, size_divisor
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.schedulers import is_flow
-from mindone_ddpm.models.unet import num_parameters, prepare_network
-from mindone_ddpm.models.weights import AdapterWeights, NetworkWeights, WholeNetwork
+from mindone_ddpm.models.unet import prepare_network
+from mindone_ddpm.models.weights import NetworkWeights
 from mindone_ddpm.objectives.base import Objective, draw_noise
 from mindone_ddpm.objectives.choose import make_objective, training_scheduler
 from mindone_ddpm.output.product import Product
@@ -40,19 +41,33 @@ from mindone_ddpm.sampling.prompts import generate_from_prompts
 NOT_STRUCTURE = ("_name_or_path", "architectures", "transformers_version")
 
 
+@dataclass
+class Source:
+    """Images with captions, of which each row of a batch has one, and the weight of their loss."""
+
+    records: ImageRecords
+    captions: Captions
+    weight: float = 1.0
+
+
 class TextToImageLoss(nn.Cell):
-    """The loss of each captioned image. The parameters of :meth:`construct` are the columns of a batch, by name.
+    """The loss of each row. The parameters of :meth:`construct` are the columns of a batch, by name.
 
     Args:
-        frozen: maps (images, posterior noise, tokens) to (latents, embeddings); None where a batch has those two.
+        latents: maps (images, posterior noise) to latents; used where a batch has no latents.
+        text: maps tokens to embeddings; used where a batch has no embeddings.
+        weights: of the sources. A batch holds the images of all rows from the first source, then those from the second.
     """
 
-    def __init__(self, unet: nn.Cell, objective: Objective, frozen: nn.Cell | None):
+    def __init__(
+        self, unet: nn.Cell, objective: Objective, latents: nn.Cell, text: nn.Cell, weights: Sequence[float] = (1.0,)
+    ):
         super().__init__(auto_prefix=False)
         self.unet = unet
         self.objective = objective
-        self.is_cached = frozen is None
-        self.frozen: Any = frozen
+        self.latents: Any = latents
+        self.text: Any = text
+        self.weights = tuple(weights)
 
     def construct(
         self,
@@ -65,53 +80,199 @@ class TextToImageLoss(nn.Cell):
         embeddings=None,
         input_noise=None,
     ):
-        """Float32 of shape (batch,)."""
-        if not self.is_cached:
-            latents, embeddings = self.frozen(images, posterior_noise, tokens)
+        """Float32 of shape (rows,)."""
+        if latents is None:
+            latents = self.latents(images, posterior_noise)
+        if embeddings is None:
+            embeddings = self.text(tokens)
         model_input, time, target, weight = self.objective.corrupt(latents, noise, timesteps, input_noise)
         prediction = self.unet(model_input, time, embeddings)[0]
-        return self.objective.loss(prediction, target, weight)
+        losses = self.objective.loss(prediction, target, weight)
+        if len(self.weights) == 1:
+            return losses
+        losses = losses.reshape(len(self.weights), -1)
+        total = losses[0] * self.weights[0]
+        for number in range(1, len(self.weights)):
+            total = total + losses[number] * self.weights[number]
+        return total
 
 
-class TextToImageJob:
-    """See :class:`mindone_ddpm.jobs.base.Job`."""
+class FineTuneJob:
+    """See :class:`mindone_ddpm.jobs.base.Job`. What every fine-tuning of Stable Diffusion shares.
+
+    Args:
+        base: the StableDiffusionPipeline to fine-tune, as :meth:`open_base` gives it.
+        sources: of each row's images, such as those of a subject and those of its class. An epoch is as long as the
+            longest of them; the others are gone through again.
+        trained: which weights train.
+    """
 
     steps_show_images = False  # but latents
 
     def __init__(
-        self, config: TextToImageConfig, runtime: Runtime, records: ImageRecords, captions: Captions, base: Any
+        self,
+        config: FineTuneConfig,
+        runtime: Runtime,
+        base: Any,
+        sources: Sequence[Source],
+        trained: TrainedParts,
+        product: Product,
     ):
-        """``base`` is the StableDiffusionPipeline to fine-tune."""
-        self.config, self.runtime, self.records, self.captions, self.base = config, runtime, records, captions, base
+        self.config, self.runtime, self.base = config, runtime, base
+        self.sources, self.trained, self.product = list(sources), trained, product
         self.unet = base.unet
-        self.datasets = [records]
-        scheduler = training_scheduler(base.scheduler)
-        if config.prediction_type is not None:
-            if is_flow(scheduler):
-                raise ConfigError(
-                    f"--prediction_type {config.prediction_type}: --pretrained_model_name_or_path "
-                    f"{config.pretrained_model_name_or_path} was trained by flow matching; leave the flag"
-                )
-            scheduler.register_to_config(prediction_type=config.prediction_type)
-            base.scheduler.register_to_config(prediction_type=config.prediction_type)
-        self.objective: Objective = make_objective(scheduler, config, weighting="uniform")
+        self.datasets: Sequence[Samples] = sorted((source.records for source in sources), key=len, reverse=True)
+        self.objective = objective_of(config, base)
         self.latent_size = config.image_size // latent_factor(base.vae)
-        self.unet.register_to_config(sample_size=self.latent_size)
-        for frozen in (base.vae, base.text_encoder):
-            frozen.set_train(False)
-            set_compute_precision(frozen, config.mixed_precision)
-            for parameter in frozen.get_parameters():
-                parameter.requires_grad = False
-        if config.rank is not None:
-            lora.add_adapters(self.unet, config.rank, config.lora_alpha, config.lora_target_modules.split(","))
-        fused_attention = config.enable_xformers_memory_efficient_attention and runtime.backend.fused_attention
-        prepare_network(self.unet, config.mixed_precision, fused_attention, config.gradient_checkpointing)
-        self.cache: LatentCache | None = None
-        inputs = ("latents", "embeddings") if config.cache_latents else ("images", "posterior_noise", "tokens")
-        self.columns = ("noise", "timesteps", *inputs, *(["input_noise"] if config.input_perturbation else []))
-        self.product: Product = text_to_image_product(config)
-        self.num_samples = len(config.validation_prompts or [])  # an image for each prompt
-        self.num_sampling_steps = config.num_validation_inference_steps
+        self.caches: list[LatentCache] = []
+        self.caches_texts = config.cache_latents and not trained.text_encoder_trains
+        inputs = ("latents",) if config.cache_latents else ("images", "posterior_noise")
+        text = "embeddings" if self.caches_texts else "tokens"
+        self.columns = ("noise", "timesteps", *inputs, text, *(["input_noise"] if config.input_perturbation else []))
+        self.num_samples = len(config.validation_prompts or []) * config.num_validation_images
+        self.num_sampling_steps = self._num_sampling_steps()
+
+    def _num_sampling_steps(self) -> int:
+        """Of all images that a rank makes, one by one; some samplers evaluate the model more often than asked for."""
+        scheduler = self.base.scheduler
+        scheduler.set_timesteps(self.config.num_validation_inference_steps)
+        return len(scheduler.timesteps) * -(-self.num_samples // self.runtime.world_size)
+
+    # --- training --------------------------------------------------------------------------------------------------
+
+    def trainable(self) -> dict[str, Parameter]:
+        return self.trained.trainable()
+
+    def weights(self) -> dict[str, NetworkWeights]:
+        return self.trained.weights()
+
+    def identity(self) -> dict[str, Any]:
+        text_encoder = self.base.text_encoder.config.to_dict()
+        return {
+            "unet": network_identity(self.unet),
+            "noise": self.objective.identity(),
+            "vae": network_identity(self.base.vae),
+            "text_encoder": {name: value for name, value in text_encoder.items() if name not in NOT_STRUCTURE},
+        }
+
+    def before_training(self, show_progress: bool) -> None:
+        """Fill the caches of latents and embeddings, or load them from disk; else decode the images once."""
+        config = self.config
+        if not config.cache_latents:
+            for source in self.sources:
+                source.records.cache(config.cache_images_mib // len(self.sources), show_progress)
+            return
+        with distributed.main_first(self.runtime):
+            self.caches = [
+                LatentCache.open(
+                    config, source.records, source.captions, self.base, show_progress, with_texts=self.caches_texts
+                )
+                for source in self.sources
+            ]
+
+    def make_batch(self, indices: np.ndarray, rngs: list[np.random.Generator]) -> dict[str, np.ndarray]:
+        """Noise, float32 (images, latent channels, latent size, latent size); times (images,); then the images in
+        [-1, 1], float32 (images, 3, size, size), and the noise of the autoencoder's posterior, like the noise, or
+        latents; tokens, int32 (images, length), or embeddings; and input noise where it is used.
+
+        A row has an image from each source: first come those of all rows from the first. Each row draws from its own
+        generator, for each source in the same order: flip, crop, time, posterior, noise, caption.
+        """
+        config, count = self.config, len(indices)
+        if config.cache_latents and not self.caches:
+            raise DataError("--cache_latents: nothing is cached before training begins")
+        num_images = count * len(self.sources)
+        shape = (num_images, self.base.vae.config.latent_channels, self.latent_size, self.latent_size)
+        batch = {name: np.empty(shape, np.float32) for name in ("noise", "posterior_noise", "input_noise")}
+        batch["timesteps"] = np.empty(num_images, self.objective.time_dtype)
+        if not self.caches:
+            batch["images"] = np.empty((num_images, 3, config.image_size, config.image_size), np.float32)
+        texts, flips = [""] * num_images, [(False, False)] * num_images
+        for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
+            for number, source in enumerate(self.sources):
+                place = number * count + row
+                image = int(index) if config.streaming else int(index) % len(source.records)
+                if self.caches:
+                    flips[place] = source.records.draw_augmentation(rng)[:2]  # (horizontally, vertically)
+                else:
+                    batch["images"][place] = source.records.augmented_image(image, rng)
+                batch["timesteps"][place] = self.objective.draw_time(rng)
+                rng.standard_normal(out=batch["posterior_noise"][place], dtype=np.float32)
+                perturbed = draw_noise(rng, batch["noise"][place], config)
+                if perturbed is not None:
+                    batch["input_noise"][place] = perturbed
+                choice, dropped = rng.random(2)
+                if dropped >= config.caption_dropout:
+                    texts[place] = source.captions.choose(image, choice)
+        if self.caches:
+            batch["latents"] = self._cached_latents(indices, flips, batch["posterior_noise"])
+        if self.caches_texts:
+            batch["embeddings"] = self._in_parts(texts, lambda number, part: self.caches[number].embeddings(part))
+        else:
+            batch["tokens"] = self.sources[0].captions.tokens(texts)
+        return {name: batch[name] for name in self.columns}
+
+    def _in_parts(self, values: Sequence[Any], made_of: Callable[[int, Any], np.ndarray]) -> np.ndarray:
+        """What is made of each source's part of a batch."""
+        count = len(values) // len(self.sources)
+        parts = [made_of(number, values[number * count : (number + 1) * count]) for number in range(len(self.sources))]
+        return np.concatenate(parts)
+
+    def _cached_latents(
+        self, indices: np.ndarray, flips: Sequence[tuple[bool, bool]], posterior_noise: np.ndarray
+    ) -> np.ndarray:
+        def of_source(number: int, part: list[int]) -> np.ndarray:
+            places = np.asarray(part)
+            chosen = [flips[place] for place in part]
+            images = np.asarray(indices)[places % len(indices)] % len(self.sources[number].records)
+            return self.caches[number].latents(images, chosen, posterior_noise[places])
+
+        return self._in_parts(range(len(flips)), of_source)
+
+    def loss_cell(self) -> TextToImageLoss:
+        return TextToImageLoss(
+            self.unet,
+            self.objective,
+            FrozenLatents(self.base.vae),
+            TextEmbeddings(self.base.text_encoder, self.trained.text_encoder_trains),
+            [source.weight for source in self.sources],
+        )
+
+    # --- results ---------------------------------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        self.trained.save(folder)
+
+    def describe(self) -> dict[str, str]:
+        config = self.config
+        size = f"{config.image_size}x{config.image_size}"
+        texts = [f"{len(one.records):,} images at {size}, {one.captions.describe()}" for one in self.sources]
+        count = sum(parameter.size for parameter in self.trainable().values())
+        return {
+            "data": "; ".join(texts),
+            "model": f"{config.pretrained_model_name_or_path}: {self.trained.description}, {count:,} parameters train",
+        }
+
+    def sample(self, sample_ids: Sequence[int], on_step: Callable[[Tensor], object]) -> np.ndarray:
+        """Images for the validation prompts: several for the first, then as many for the second, and so on."""
+        prompts, each = self.config.validation_prompts or [], self.config.num_validation_images
+        return generate_from_prompts(
+            self.base,
+            [prompts[sample_id // each % len(prompts)] for sample_id in sample_ids],
+            sample_ids=sample_ids,
+            batch_size=1,  # a UNet of real size needs its time and memory for one
+            num_inference_steps=self.config.num_validation_inference_steps,
+            guidance_scale=self.config.guidance_scale,
+            seed=self.config.seed,
+            on_step=on_step,
+        )
+
+    def evaluators(self) -> list[Evaluator]:
+        return []
+
+
+class TextToImageJob(FineTuneJob):
+    """See :class:`mindone_ddpm.jobs.base.Job`."""
 
     @classmethod
     def open_data(cls, config: TextToImageConfig) -> list[ImageRecords]:
@@ -124,121 +285,61 @@ class TextToImageJob:
             ConfigError: the pipeline cannot be fine-tuned here, or the size of the images does not fit it.
         """
         with distributed.main_first(runtime):
-            records, caption_column = open_captioned(config)
-        base = load_text_pipeline(
-            str(config.pretrained_model_name_or_path),
-            "--pretrained_model_name_or_path",
-            revision=config.revision,
-            variant=config.variant,
+            records, texts = open_captioned(config)
+        base = open_base(config)
+        trained = trained_parts(base, config)
+        prepare_base(config, runtime, base)
+        source = Source(records, Captions(texts, base.tokenizer))
+        return cls(config, runtime, base, [source], trained, fine_tuned_product(config, "train_text_to_image"))
+
+
+# --- the pipeline to fine-tune -------------------------------------------------------------------------------------
+
+
+def open_base(config: FineTuneConfig) -> Any:
+    """The pipeline to fine-tune.
+
+    Raises:
+        ConfigError: it cannot be loaded or fine-tuned, or the size of the images does not fit it.
+    """
+    flag = f"--pretrained_model_name_or_path {config.pretrained_model_name_or_path}"
+    base = load_text_pipeline(
+        str(config.pretrained_model_name_or_path),
+        "--pretrained_model_name_or_path",
+        revision=config.revision,
+        variant=config.variant,
+    )
+    divisor = size_divisor(base)
+    if config.image_size % divisor:
+        raise ConfigError(
+            f"--resolution {config.image_size}: the autoencoder and the UNet of this pipeline need a multiple of "
+            f"{divisor}, for example {near_multiples(config.image_size, divisor)}"
         )
-        divisor = size_divisor(base)
-        if config.image_size % divisor:
-            raise ConfigError(
-                f"--resolution {config.image_size}: the autoencoder and the UNet of this pipeline need a multiple of "
-                f"{divisor}, for example {near_multiples(config.image_size, divisor)}"
-            )
-        if base.unet.config.in_channels != base.vae.config.latent_channels:
-            raise ConfigError(
-                f"--pretrained_model_name_or_path {config.pretrained_model_name_or_path}: its UNet takes "
-                f"{base.unet.config.in_channels} channels (inpainting?); a text-to-image pipeline is needed"
-            )
-        captions = Captions(records, caption_column, base.tokenizer, config.streaming)
-        return cls(config, runtime, records, captions, base)
-
-    # --- training --------------------------------------------------------------------------------------------------
-
-    def trainable(self) -> dict[str, Parameter]:
-        return {name: parameter for name, parameter in self.unet.parameters_and_names() if parameter.requires_grad}
-
-    def weights(self) -> dict[str, NetworkWeights]:
-        return {"unet": AdapterWeights(self.unet) if self.config.rank is not None else WholeNetwork(self.unet)}
-
-    def identity(self) -> dict[str, Any]:
-        text_encoder = self.base.text_encoder.config.to_dict()
-        return {
-            "unet": network_identity(self.unet),
-            "noise": self.objective.identity(),
-            "vae": network_identity(self.base.vae),
-            "text_encoder": {name: value for name, value in text_encoder.items() if name not in NOT_STRUCTURE},
-        }
-
-    def before_training(self, show_progress: bool) -> None:
-        """Fill the cache of latents and embeddings, or load it from disk; else decode the images once."""
-        if not self.config.cache_latents:
-            self.records.cache(self.config.cache_images_mib, show_progress)
-            return
-        with distributed.main_first(self.runtime):
-            self.cache = LatentCache.open(self.config, self.records, self.captions, self.base, show_progress)
-
-    def make_batch(self, indices: np.ndarray, rngs: list[np.random.Generator]) -> dict[str, np.ndarray]:
-        """Noise, float32 (batch, latent channels, latent size, latent size); timesteps, int32 (batch,); then images in
-        [-1, 1], float32 (batch, 3, size, size), the noise of the autoencoder's posterior, like the noise, and tokens,
-        int32 (batch, length); or latents and embeddings; and input noise where it is used.
-
-        Each sample draws from its own generator, always in the same order: flip, crop, timestep, posterior, noise,
-        caption.
-        """
-        config, records = self.config, self.records
-        if config.cache_latents and self.cache is None:
-            raise DataError("--cache_latents: nothing is cached before training begins")
-        shape = (len(indices), self.base.vae.config.latent_channels, self.latent_size, self.latent_size)
-        batch = {name: np.empty(shape, np.float32) for name in ("noise", "posterior_noise", "input_noise")}
-        batch["timesteps"] = np.empty(len(indices), self.objective.time_dtype)
-        images, chosen, flips = [], [], []
-        for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
-            if self.cache is None:
-                images.append(records.augmented_image(index, rng))
-            else:
-                flips.append(records.draw_augmentation(rng)[:2])  # (horizontally, vertically)
-            batch["timesteps"][row] = self.objective.draw_time(rng)
-            rng.standard_normal(out=batch["posterior_noise"][row], dtype=np.float32)
-            perturbed = draw_noise(rng, batch["noise"][row], config)
-            if perturbed is not None:
-                batch["input_noise"][row] = perturbed
-            choice, dropped = rng.random(2)
-            chosen.append("" if dropped < config.caption_dropout else self.captions.choose(index, choice))
-        if self.cache is None:
-            batch |= {"images": np.stack(images), "tokens": self.captions.tokens(chosen)}
-        else:
-            batch["latents"] = self.cache.latents(indices, flips, batch["posterior_noise"])
-            batch["embeddings"] = self.cache.embeddings(chosen)
-        return {name: batch[name] for name in self.columns}
-
-    def loss_cell(self) -> TextToImageLoss:
-        frozen = None if self.config.cache_latents else FrozenLatents(self.base.vae, self.base.text_encoder)
-        return TextToImageLoss(self.unet, self.objective, frozen)
-
-    # --- results ---------------------------------------------------------------------------------------------------
-
-    def save(self, folder: Path) -> None:
-        """The whole pipeline, or the adapters alone. The scheduler is the one that the pipeline came with."""
-        if self.config.rank is not None:
-            lora.save_adapters(self.unet, folder)
-        else:
-            save_text_pipeline(self.base, folder)
-
-    def describe(self) -> dict[str, str]:
-        config = self.config
-        kind = f"LoRA adapters of rank {config.rank} on it" if config.rank is not None else "its UNet"
-        return {
-            "data": f"{len(self.records):,} images at {config.image_size}x{config.image_size}, captions from "
-            f"'{self.captions.column}'{self.captions.remark()}",
-            "model": f"{config.pretrained_model_name_or_path}: {kind}, {num_parameters(self.unet):,} parameters train",
-        }
-
-    def sample(self, sample_ids: Sequence[int], on_step: Callable[[Tensor], object]) -> np.ndarray:
-        """Images for the validation prompts."""
-        prompts = self.config.validation_prompts or []
-        return generate_from_prompts(
-            self.base,
-            [prompts[sample_id % len(prompts)] for sample_id in sample_ids],
-            sample_ids=sample_ids,
-            batch_size=1,  # a UNet of real size needs its time and memory for one
-            num_inference_steps=self.num_sampling_steps,
-            guidance_scale=self.config.guidance_scale,
-            seed=self.config.seed,
-            on_step=on_step,
+    if base.unet.config.in_channels != base.vae.config.latent_channels:
+        raise ConfigError(
+            f"{flag}: its UNet takes {base.unet.config.in_channels} channels (inpainting?); a text-to-image pipeline "
+            "is needed"
         )
+    if config.prediction_type is not None:
+        if is_flow(training_scheduler(base.scheduler)):
+            raise ConfigError(
+                f"--prediction_type {config.prediction_type}: {flag} was trained by flow matching; leave the flag"
+            )
+        base.scheduler.register_to_config(prediction_type=config.prediction_type)
+    return base
 
-    def evaluators(self) -> list[Evaluator]:
-        return []
+
+def prepare_base(config: FineTuneConfig, runtime: Runtime, base: Any) -> None:
+    """Put the networks in the precision of training, once it is known what trains; the autoencoder is frozen."""
+    base.unet.register_to_config(sample_size=config.image_size // latent_factor(base.vae))
+    for parameter in base.vae.get_parameters():
+        parameter.requires_grad = False
+    for network in (base.vae, base.text_encoder):
+        network.set_train(False)
+        set_compute_precision(network, config.mixed_precision)
+    fused_attention = config.enable_xformers_memory_efficient_attention and runtime.backend.fused_attention
+    prepare_network(base.unet, config.mixed_precision, fused_attention, config.gradient_checkpointing)
+
+
+def objective_of(config: FineTuneConfig, base: Any) -> Objective:
+    return make_objective(training_scheduler(base.scheduler), config, weighting="uniform")

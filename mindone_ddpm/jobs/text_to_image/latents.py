@@ -20,9 +20,10 @@ from mindone_ddpm.data.images import content_digest
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.data.scaling import to_model_range
 from mindone_ddpm.jobs.text_to_image.captions import Captions
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
+from mindone_ddpm.jobs.text_to_image.config import FineTuneConfig
 
 BATCH_SIZE = 16
+EMBEDDINGS = "embeddings.npy"
 
 
 class LatentMoments(nn.Cell):
@@ -42,25 +43,40 @@ class LatentMoments(nn.Cell):
         return (mean - self.shift) * self.scale, deviation * self.scale
 
 
-class FrozenLatents(nn.Cell):
-    """(images, posterior noise, tokens) to (latents, text embeddings), without gradients."""
-
-    def __init__(self, vae: Any, text_encoder: Any):
-        super().__init__(auto_prefix=False)
-        self.moments = LatentMoments(vae)
-        self.text_encoder = text_encoder
-        self.set_train(False)
+class InferenceCell(nn.Cell):
+    """A cell that ``set_train`` of the train step does not reach: it would make a text encoder drop attention."""
 
     def add_flags_recursive(self, **flags):
-        """``set_train`` of the train step ends here: with ``training``, the text encoder would drop attention."""
         if "training" in flags:
             flags["training"] = False
         return super().add_flags_recursive(**flags)
 
-    def construct(self, images, posterior_noise, tokens):
+
+class FrozenLatents(InferenceCell):
+    """(images, posterior noise) to latents, without gradients."""
+
+    def __init__(self, vae: Any):
+        super().__init__(auto_prefix=False)
+        self.moments = LatentMoments(vae)
+        self.set_train(False)
+
+    def construct(self, images, posterior_noise):
         mean, deviation = self.moments(images)
+        return ops.stop_gradient(mean + deviation * posterior_noise)
+
+
+class TextEmbeddings(InferenceCell):
+    """Tokens to text embeddings; without gradients, unless something of the text encoder trains."""
+
+    def __init__(self, text_encoder: Any, trains: bool):
+        super().__init__(auto_prefix=False)
+        self.text_encoder = text_encoder
+        self.trains = trains
+        self.set_train(False)
+
+    def construct(self, tokens):
         embeddings = self.text_encoder(tokens)[0]
-        return ops.stop_gradient(mean + deviation * posterior_noise), ops.stop_gradient(embeddings)
+        return embeddings if self.trains else ops.stop_gradient(embeddings)
 
 
 def flip_variants(records: ImageRecords) -> list[tuple[bool, bool]]:
@@ -71,16 +87,19 @@ def flip_variants(records: ImageRecords) -> list[tuple[bool, bool]]:
 
 
 class LatentCache:
-    """Means and deviations of every image in each of its flip variants, and the embedding of every caption.
+    """Means and deviations of every image in each of its flip variants, and the embedding of every caption where the
+    text encoder is frozen.
 
     They are memory-mapped ``.npy`` files in a folder named by a digest of all that they depend on: another image,
     caption, weight or setting gives another folder.
     """
 
     def __init__(self, folder: Path, records: ImageRecords, captions: Captions):
+        self.records = records
         self.means = np.load(folder / "means.npy", mmap_mode="r")
         self.deviations = np.load(folder / "deviations.npy", mmap_mode="r")
-        self.texts = np.load(folder / "embeddings.npy", mmap_mode="r")
+        has_texts = (folder / EMBEDDINGS).exists()
+        self.texts = np.load(folder / EMBEDDINGS, mmap_mode="r") if has_texts else np.zeros(0)
         self.place_of_text = {text: number for number, text in enumerate(captions.all_texts)}
         self.place_of_variant = {variant: number for number, variant in enumerate(flip_variants(records))}
 
@@ -101,35 +120,45 @@ class LatentCache:
 
     @staticmethod
     def open(
-        config: TextToImageConfig, records: ImageRecords, captions: Captions, base: Any, show_progress: bool
+        config: FineTuneConfig,
+        records: ImageRecords,
+        captions: Captions,
+        base: Any,
+        show_progress: bool,
+        with_texts: bool = True,
     ) -> LatentCache:
-        """Load what is on disk, or compute it."""
+        """Load what is on disk, or compute it. ``with_texts``: the embeddings too."""
         root = cache_dir() if config.cache_dir is None else Path(config.cache_dir).expanduser() / "mindone_ddpm"
-        folder = root / "latents" / cache_key(config, records, captions, base)
-        if not (folder / "embeddings.npy").exists():
-            with added_files(folder, last="embeddings.npy") as tmp_path:
+        folder = root / "latents" / cache_key(config, records, captions, base, with_texts)
+        last = EMBEDDINGS if with_texts else "deviations.npy"
+        if not (folder / last).exists():
+            with added_files(folder, last=last) as tmp_path:
                 _encode_images(tmp_path, records, base.vae, show_progress)
-                _encode_texts(tmp_path, captions, base.text_encoder)
+                if with_texts:
+                    _encode_texts(tmp_path, captions, base.text_encoder)
         return LatentCache(folder, records, captions)
 
 
-def cache_key(config: TextToImageConfig, records: ImageRecords, captions: Captions, base: Any) -> str:
+def cache_key(
+    config: FineTuneConfig, records: ImageRecords, captions: Captions, base: Any, with_texts: bool = True
+) -> str:
     """A digest of all that the cached values depend on."""
     digest = hashlib.sha256()
-    settings = {
+    settings: dict[str, Any] = {
         "size": records.size,
         "resize": [records.resize_mode, records.interpolation],
         "flip": records.random_flip,
         **({"vertical_flip": True} if records.random_vertical_flip else {}),
         "precision": config.mixed_precision,
         "scale": base.vae.config.scaling_factor,
-        "texts": captions.all_texts,
-        "tokens": captions.tokens(captions.all_texts[:64]).tolist(),
     }
+    if with_texts:
+        settings["texts"] = captions.all_texts
+        settings["tokens"] = captions.tokens(captions.all_texts[:64]).tolist()
     digest.update(json.dumps(settings).encode())
     for index in range(len(records)):
         digest.update(content_digest(records.record(index)[records.column]))
-    for network in (base.vae, base.text_encoder):
+    for network in (base.vae, base.text_encoder) if with_texts else (base.vae,):
         for name, parameter in network.parameters_and_names():
             digest.update(name.encode())
             digest.update(parameter.asnumpy().tobytes())
@@ -164,4 +193,4 @@ def _encode_texts(folder: Path, captions: Captions, text_encoder: Any) -> None:
     def embed(texts: list[str]) -> np.ndarray:
         return text_encoder(ms.Tensor(captions.tokens(texts)))[0].asnumpy().astype(np.float32)
 
-    np.save(folder / "embeddings.npy", map_batches(embed, captions.all_texts, BATCH_SIZE))
+    np.save(folder / EMBEDDINGS, map_batches(embed, captions.all_texts, BATCH_SIZE))

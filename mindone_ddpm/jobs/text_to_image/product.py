@@ -1,27 +1,36 @@
-"""What the text-to-image job saves: a Stable Diffusion pipeline, or LoRA adapters for one."""
+"""What fine-tuning Stable Diffusion saves: a pipeline, or LoRA adapters for one."""
 
 from __future__ import annotations
 
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
+from mindone_ddpm.jobs.text_to_image.config import AdapterConfig
 from mindone_ddpm.models import lora
 from mindone_ddpm.models.foreign import PIPELINE_INDEX
+from mindone_ddpm.output.card import in_python
 from mindone_ddpm.output.product import Product
 
 PARTS = ("unet", "scheduler", "vae", "text_encoder", "tokenizer", "feature_extractor")
+TAGS = ("mindspore", "mindone", "stable-diffusion")
 
 
-def text_to_image_product(config: TextToImageConfig) -> Product:
+def fine_tuned_product(
+    config: AdapterConfig, command: str, prompt: str = "a prompt", tags: tuple[str, ...] = ()
+) -> Product:
+    """
+    Args:
+        command: the job's.
+        prompt: one that shows what was trained.
+    """
     is_lora, base = config.rank is not None, config.pretrained_model_name_or_path
     return Product(
-        command="train_text_to_image",
+        command=command,
         noun="adapters" if is_lora else "pipeline",
         index_file=lora.WEIGHTS_FILE if is_lora else PIPELINE_INDEX,
         parts=() if is_lora else PARTS,
         pipeline_tag="text-to-image",
-        tags=("mindspore", "mindone", "stable-diffusion", *(["lora"] if is_lora else [])),
+        tags=(*TAGS, *tags, *(["lora"] if is_lora else [])),
         pipeline_class="StableDiffusionPipeline",
-        call='pipeline("a prompt")',
+        call=f"pipeline({in_python(prompt)})",
         adapters_of=base if is_lora else None,
         base_model=base,
-        sample_options=() if is_lora else ("--prompt", "a prompt"),
+        sample_options=() if is_lora else ("--prompt", prompt),
     )
