@@ -366,5 +366,5 @@ def job(request, digits_flags, small_model, text_flags, subject_images, tmp_path
             "--class_prompt",
             "a picture of a digit",
         ),
-        *("--num_class_images", 6, "--sample_batch_size", 2),
+        *("--num_class_images", 20, "--sample_batch_size", 5),
     ]

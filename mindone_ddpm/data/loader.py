@@ -15,9 +15,19 @@ from typing import Any
 
 import numpy as np
 
+from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.data.columns import WEIGHTS, pack
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.randomness import SAMPLE_STREAM, epoch_order, random_stream
+
+
+def check_batch_size(batch_size: int, num_samples: int, world_size: int) -> None:
+    """Raises ConfigError if all ranks together take more for a batch than an epoch has."""
+    if batch_size * world_size > num_samples:
+        raise ConfigError(
+            f"--train_batch_size {batch_size}: the data set has only {num_samples} images; "
+            f"use at most {num_samples // world_size}"
+        )
 
 
 @dataclass(frozen=True)

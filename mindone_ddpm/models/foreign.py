@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ KNOWN_CLASSES: dict[str, dict[str, str]] = {
 }
 NEVER_LOADED = ("safety_checker", "image_encoder")
 WITH_WEIGHTS = ("unet", "vae", "text_encoder")
+VOCABULARY = "vocab.json"  # of a tokenizer as transformers 4 writes it
+VARIANT = re.compile(r"(?:model|diffusion_pytorch_model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # What is fetched from the Hub. Weights of other precisions lie beside those that are wanted.
 FETCHED = (PIPELINE_INDEX, "*/*.json", "*/*.txt", "*/*.safetensors")
@@ -68,14 +71,23 @@ class CheckedPipeline:
             ConfigError: it cannot be loaded.
         """
         name = self.classes[part]
+        if part == "tokenizer" and not (self.folder / part / VOCABULARY).exists():
+            name = "CLIPTokenizerFast"  # transformers 5 writes tokenizer.json alone, which only this class reads
         with quiet_imports():
             kind = getattr(importlib.import_module(KNOWN_CLASSES[part][name]), name)
         if part in WITH_WEIGHTS:
-            options = {"use_safetensors": True, **options}
+            options = {"use_safetensors": True, "variant": only_variant(self.folder / part), **options}
         try:
             return kind.from_pretrained(str(self.folder / part), **options)
         except Exception as error:  # mindone and transformers raise many kinds
             raise ConfigError(f"{self.flag} {self.model}: its {part} cannot be loaded ({first_line(error)})") from error
+
+
+def only_variant(folder: Path) -> str | None:
+    """The variant of a part's weight files, such as fp16, where there are no others; else None."""
+    found = {VARIANT.match(path.name) for path in folder.glob("*.safetensors")}
+    variants = {match.group(1) for match in found if match is not None}  # None: plain
+    return next(iter(variants)) if len(variants) == 1 else None
 
 
 def open_pipeline(
@@ -196,5 +208,10 @@ def _check_part(folder: Path, part: str, name: str, flag: str, model: str) -> No
             raise ConfigError(f"{flag} {model}: its {part} is a {str(kind)[:100]}; a {name} is needed")
     if part in WITH_WEIGHTS and not list(folder.glob("*.safetensors")):
         pickled = any(path.suffix in PICKLES for path in folder.iterdir())
-        hint = "; its weights are pickled, which is not loaded: save them as safetensors" if pickled else ""
+        hint = (
+            "; its weights are pickled, which is not loaded: with PyTorch, diffusers' from_pretrained reads it and "
+            "save_pretrained writes it as safetensors"
+            if pickled
+            else ""
+        )
         raise ConfigError(f"{flag} {model}: is not a whole pipeline; {part} has no weights as safetensors{hint}")

@@ -16,13 +16,14 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import mint, nn
+from mindspore import mint
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import save_safetensors
 from mindone_ddpm.models.precision import half, linear
+from mindone_ddpm.models.text_encoder import Dense
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # in diffusers' format
 STATE_FILE = "adapters.safetensors"  # in a checkpoint
@@ -51,7 +52,7 @@ class AdaptedLinear(mint.nn.Linear):
         return linear(x, weight, bias) + update
 
 
-class AdaptedDense(nn.Dense):
+class AdaptedDense(Dense):
     """The same for the linear layers of mindone's text encoders, which compute in float32."""
 
     def construct(self, x):
@@ -81,7 +82,7 @@ def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence
     found = set()
     for name, cell in network.cells_and_names():
         target = next((target for target in targets if name == target or name.endswith(f".{target}")), None)
-        if target is None or type(cell) not in (mint.nn.Linear, nn.Dense):
+        if target is None or type(cell) not in (mint.nn.Linear, Dense):
             continue
         found.add(target)
         num_outputs, num_inputs = cell.weight.shape
@@ -89,7 +90,7 @@ def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence
         cell.lora_down = ms.Parameter(ms.Tensor(down, ms.float32), name=f"{name}.lora_down")
         cell.lora_up = ms.Parameter(ms.Tensor(np.zeros((num_outputs, rank)), ms.float32), name=f"{name}.lora_up")
         cell.adapter_scale = (rank if alpha is None else alpha) / rank
-        if type(cell) is nn.Dense:
+        if type(cell) is Dense:
             cell.__class__ = AdaptedDense
             continue
         cell.compute_dtype = ms.float32

@@ -13,11 +13,12 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
-from mindspore import nn, ops
+from mindspore import mint, nn, ops
 from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import save_safetensors
+from mindone_ddpm.models.text_encoder import Embedding
 
 WEIGHTS_FILE = "learned_embeds.safetensors"
 
@@ -44,7 +45,7 @@ class ExtendedEmbedding(nn.Cell):
         ids = ids.astype(ms.int32)
         chosen = (ids.expand_dims(-1) == self.new_ids).astype(ms.float32)
         new = ops.matmul(chosen, self.new_rows)
-        old = ops.gather(self.embedding_table, ops.minimum(ids, self.last_old), 0)
+        old = mint.nn.functional.embedding(ops.minimum(ids, self.last_old), self.embedding_table)
         return ops.where(chosen.sum(-1, keepdims=True) > 0, new, old)
 
 
@@ -89,7 +90,7 @@ def join_rows(pipeline: Any) -> None:
     extended = text_encoder.get_input_embeddings()
     first_id = int(extended.new_ids[0])
     table = np.concatenate([extended.embedding_table.asnumpy()[:first_id], extended.new_rows.asnumpy()])
-    embedding = nn.Embedding(*table.shape)
+    embedding = Embedding(*table.shape)
     embedding.embedding_table = ms.Parameter(ms.Tensor(table), name=extended.embedding_table.name)
     text_encoder.set_input_embeddings(embedding)
     text_encoder.config.vocab_size = len(table)

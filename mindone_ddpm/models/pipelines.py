@@ -12,6 +12,7 @@ from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import save_safetensors
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.models.foreign import open_pipeline
+from mindone_ddpm.models.text_encoder import use_mint_operators
 
 if TYPE_CHECKING:
     from mindone.diffusers import DDPMPipeline, StableDiffusionPipeline
@@ -76,6 +77,7 @@ def load_text_pipeline(
         raise ConfigError(f"{flag} {model}: is not a whole pipeline; it has no {', '.join(missing)}")
     of_variant = {"variant": variant} if variant is not None else {}
     parts = {part: checked.load(part, **of_variant) for part in ("unet", "vae", "text_encoder")}
+    use_mint_operators(parts["text_encoder"])
     parts |= {part: checked.load(part) for part in ("tokenizer", "scheduler")}
     extractor = checked.load("feature_extractor") if "feature_extractor" in checked.classes else None
     return pipeline_class("StableDiffusionPipeline")(

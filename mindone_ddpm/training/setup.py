@@ -13,7 +13,7 @@ from mindone_ddpm.common.files import check_writable
 from mindone_ddpm.common.locks import FolderLock
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.columns import CalledByName
-from mindone_ddpm.data.loader import Plan
+from mindone_ddpm.data.loader import Plan, check_batch_size
 from mindone_ddpm.jobs.base import Job, job_class
 from mindone_ddpm.output import checkpoint, hub, run_folder
 from mindone_ddpm.runtime import distributed
@@ -133,11 +133,7 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training
     plan = Plan(
         config.seed, num_images, config.train_batch_size, runtime.rank, runtime.world_size, config.dataloader_drop_last
     )
-    if plan.global_batch_size > num_images:
-        raise ConfigError(
-            f"--train_batch_size {config.train_batch_size}: the data set has only {num_images} images; "
-            f"use at most {num_images // plan.world_size}"
-        )
+    check_batch_size(config.train_batch_size, num_images, plan.world_size)
     schedule = Schedule(plan, config.gradient_accumulation_steps, config.num_epochs, config.max_train_steps)
     if schedule.total_steps > MOST_STEPS:
         flag = "--num_epochs" if config.max_train_steps is None else "--max_train_steps"

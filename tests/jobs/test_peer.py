@@ -195,3 +195,22 @@ def test_a_subject_is_the_same_in_diffusers(graph_mode, stable_diffusion, subjec
     image = pipeline(prompt, num_inference_steps=4, guidance_scale=3.0, latents=batch["noise"][:1], output_type="np")[0]
     print(f"{kind}: largest difference of a pixel {np.abs(image - answer['image']).max():.1e}")
     np.testing.assert_allclose(image, answer["image"], atol=1e-3)
+
+
+def test_pipelines_as_diffusers_saves_them_today(graph_mode, stable_diffusion, tmp_path):
+    """Tokenizers of transformers 5, half precision, variants, weights in several files; and back."""
+    run_peer("peer_save.py", stable_diffusion, tmp_path)
+    assert not (tmp_path / "plain" / "tokenizer" / "vocab.json").exists()
+    assert len(list((tmp_path / "parts" / "unet").glob("*.fp16-*.safetensors"))) > 1
+    ours = pipelines.load_text_pipeline(str(stable_diffusion))
+    for name, tolerance in (("plain", 0.0), ("parts", 1e-3)):
+        theirs = pipelines.load_text_pipeline(str(tmp_path / name))
+        for part in ("unet", "vae", "text_encoder"):
+            expected = dict(getattr(ours, part).parameters_and_names())
+            for key, parameter in getattr(theirs, part).parameters_and_names():
+                assert parameter.dtype == ms.float32
+                np.testing.assert_allclose(parameter.asnumpy(), expected[key].asnumpy(), atol=tolerance, err_msg=key)
+        text = "a handwritten three"
+        assert theirs.tokenizer(text).input_ids == ours.tokenizer(text).input_ids
+    pipelines.save_text_pipeline(theirs, tmp_path / "back")
+    assert run_peer("peer_save.py", tmp_path / "back").strip() == str(ours.tokenizer(text).input_ids)

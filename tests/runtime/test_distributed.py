@@ -104,7 +104,9 @@ def test_every_job_is_the_same_on_two_ranks(job, tmp_path):
     assert run_program(command, *flags, "--train_batch_size", 16, "--output_dir", alone).returncode == 0
     result = run_program("launch", "-n", 2, command, *flags, "--train_batch_size", 8, "--output_dir", together)
     assert result.returncode == 0, result.stderr
-    for name in ("unet", "unet_ema"):
+    networks = [name for name in ("unet", "text_encoder", "new_token") if (alone / "checkpoint-6" / name).exists()]
+    assert networks
+    for name in [*networks, *(f"{name}_ema" for name in networks)]:
         found, expected = (weight_files(path / "checkpoint-6" / name) for path in (together, alone))
         differences = [
             np.abs(found[file][key] - array).max() for file, arrays in expected.items() for key, array in arrays.items()

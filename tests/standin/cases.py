@@ -197,6 +197,12 @@ def _(draw):
     return [[In(g), In(x), Out(g * (s + x * s * (1 - s)))]]
 
 
+@case("aclnnSigmoidBackward")
+def _(draw):
+    g, y = draw(3, 4), sigmoid(draw(3, 4))
+    return [[In(g), In(y), Out(g * y * (1 - y))]]
+
+
 @case("aclnnCast")
 def _(draw):
     a = draw(3, 4)

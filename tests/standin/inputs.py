@@ -92,6 +92,16 @@ def captioned(folder: Path) -> None:
     digits.remove_columns("label").add_column("text", texts).save_to_disk(folder)
 
 
+def some_digits(folder: Path) -> None:
+    """Four images of a digit as files: threes as a subject, sevens as a class."""
+    from mindone_ddpm.data.datasets import load_digits_dataset
+
+    digits, wanted = load_digits_dataset(), {"subject": 3, "class": 7}[folder.name]
+    folder.mkdir()
+    for number in [place for place, label in enumerate(digits["label"]) if label == wanted][:4]:
+        digits[number]["image"].convert("RGB").resize((16, 16)).save(folder / f"{number}.png")
+
+
 def inception(folder: Path) -> None:
     """Inception-v3 with random weights, and two folders of three images; made with PyTorch, see scripts/peer.sh."""
     python = Path(os.environ.get("PEER_PYTHON", ROOT / ".peer" / "bin" / "python"))
@@ -118,6 +128,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     **{f"{name}.json": configuration for name in CONFIGURATIONS},
     **{"a.png": image, "b.png": image, "mask.png": mask},
     **{"digits": pipeline, "classes": pipeline, "stable-diffusion": stable_diffusion, "captioned": captioned},
+    **{"subject": some_digits, "class": some_digits},
     "inception": inception,
 }
 

@@ -277,6 +277,13 @@ LIMITS = {
         rules=("broadcast condition self other out",),
     ),
     "aclnnSigmoid": Limit({"self": FLOATS, "out": FLOATS}, "ops-nn:activation/sigmoid", rules=("same_shape self out",)),
+    "aclnnSigmoidBackward": Limit(
+        {"gradOutput": FLOATS + " float64", "output": FLOATS + " float64", "gradInput": FLOATS + " float64"},
+        "ops-nn:activation/sigmoid_grad",
+        rules=("same_shape gradOutput output gradInput", "same_type gradOutput output gradInput"),
+        ranks={"gradOutput": (1, 8)},
+        without_910="bfloat16",
+    ),
     "aclnnSign": Limit(
         {"self": REALS + " int32 int64 bool", "out": REALS + " int32 int64 bool"},
         "ops-math:math/sign",

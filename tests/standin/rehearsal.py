@@ -271,10 +271,15 @@ def compare_weights(cpu: Path, npu: Path, found: Differences) -> None:
     if cpu.parent.name == "snapshots":  # of the averages of two widths, compare the wider
         a, b = ({name.split("/", 2)[2]: array for name, array in c.items() if name.startswith("0.1")} for c in (a, b))
     start = {name: array for path in first.rglob("*.safetensors") for name, array in load_file(path).items()}
+    start |= {re.sub(r"\w+$", lambda last: TORCH_NAMES.get(last[0], last[0]), name): start[name] for name in [*start]}
     if a.keys() != b.keys():
         found.faults.append(f"{npu.name}: not the same tensors")
         return
     if npu.name == ADAPTERS_FILE:  # under other names than in a checkpoint; half of them start from zero
+        start = {name: np.zeros_like(array) for name, array in a.items()}
+    elif npu.name == EMBEDDING_FILE:
+        start = dict.fromkeys(a, start["new_rows"])
+    elif "fused" in npu.parts:  # no result of a run: measured from zero
         start = {name: np.zeros_like(array) for name, array in a.items()}
     trained = [name for name in a if name in start and a[name].shape == start[name].shape]
     frozen = [name for name in a if name not in trained and not np.array_equal(a[name], b[name])]
@@ -287,6 +292,8 @@ def compare_weights(cpu: Path, npu: Path, found: Differences) -> None:
 
 FIRST = "run/checkpoint-1"
 ADAPTERS_FILE = "pytorch_lora_weights.safetensors"
+EMBEDDING_FILE = "learned_embeds.safetensors"
+TORCH_NAMES = {"gamma": "weight", "beta": "bias", "embedding_table": "weight"}  # in saved text encoders
 
 
 def norm(arrays: list[np.ndarray]) -> float:

@@ -78,6 +78,21 @@ TEXT = (
     *words("--mixed_precision no --cache_dir {out}/cache"),
     *RUN,
 )
+SUBJECT = (
+    *words("--pretrained_model_name_or_path {inputs}/stable-diffusion/pipeline --train_data_dir {inputs}/subject"),
+    *words("--resolution 16 --center_crop --train_batch_size 2 --max_train_steps 4 --mixed_precision no"),
+    *RUN,
+)
+DREAMBOOTH = (
+    *("train_dreambooth", "--instance_prompt", "a picture of a zzz", "--class_prompt", "a picture of a digit"),
+    *words("--with_prior_preservation --class_data_dir {inputs}/class --num_class_images 4 --train_text_encoder"),
+    *SUBJECT,
+)
+WORD = (
+    *words("textual_inversion --placeholder_token <three> --initializer_token digit --num_vectors 2"),
+    *SUBJECT,
+    *words("--learning_rate 1e-2 --use_ema"),
+)
 SAMPLE = words("sample --num_images 4 --num_inference_steps 4 --bit_depth 16 --output_dir {out}/images")
 LORA = words("--rank 4 --learning_rate 1e-2")
 PROMPT = ("--prompt", "a handwritten three", "--guidance_scale", "3")
@@ -133,7 +148,19 @@ INPAINT = (
 INTERPOLATE = (
     f"interpolate {EDIT} --image_a {{inputs}}/a.png --image_b {{inputs}}/b.png --num_images 3 --num_inference_steps 6"
 )
-PYNATIVE = ("float32", "flow", "fp16", "bf16", "dropout", "classes", "evaluation", "text", "text-lora", "text-latents")
+PYNATIVE = (
+    "float32",
+    "flow",
+    "fp16",
+    "bf16",
+    "dropout",
+    "classes",
+    "evaluation",
+    "text",
+    "text-lora",
+    "text-latents",
+    "word",
+)
 
 FULL = Case(
     "float32",
@@ -218,6 +245,35 @@ CASES: list[Case] = [
     Case("interpolate", "images between two images", ((*words(INTERPOLATE),),)),
     TEXT_FULL,
     TEXT_LORA,
+    training(
+        "dreambooth",
+        "DreamBooth of UNet and text encoder, prior preservation",
+        job=DREAMBOOTH,
+        tolerance=HALF_ATTENTION,
+    ),
+    Case(
+        "dreambooth-lora",
+        "DreamBooth with adapters on both networks in fp16; fused, sampled",
+        (
+            (*DREAMBOOTH, *OUT, *LORA, *words("--mixed_precision fp16 --cache_latents --cache_dir {out}/cache")),
+            words("fuse --model {inputs}/stable-diffusion/pipeline --lora {out}/run:0.5 --output_dir {out}/fused"),
+            (*SAMPLE, *words("--model {out}/fused"), *PROMPT),
+        ),
+        tolerance=HALF,
+    ),
+    Case(
+        "word",
+        "textual inversion, sampled with the new word",
+        (
+            (*WORD, *OUT),
+            (
+                *SAMPLE,
+                *words("--model {inputs}/stable-diffusion/pipeline --embedding {out}/run"),
+                *("--prompt", "a picture of a <three>", "--guidance_scale", "3"),
+            ),
+        ),
+        tolerance=HALF_ATTENTION,
+    ),
     training("text-latents", "text to image: cached latents", "--cache_latents", job=TEXT, tolerance=HALF_ATTENTION),
     training("text-fp16", "text to image in fp16", "--mixed_precision fp16", job=TEXT, tolerance=HALF),
     training(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindone_ddpm.data.images import DataError
+from mindone_ddpm.data.loader import check_batch_size
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.jobs.dreambooth.class_images import make_class_images, missing_numbers
@@ -64,6 +65,8 @@ def open_class(config: DreamBoothConfig, runtime: Runtime, base: Any, size: int,
         subject: its images.
     """
     prompt, folder = str(config.class_prompt), Path(str(config.class_data_dir))
+    # Before images are made: an epoch is as long as the larger of both.
+    check_batch_size(config.train_batch_size, max(len(subject), config.num_class_images), runtime.world_size)
     missing = len(missing_numbers(folder, config.num_class_images))
     if runtime.makes_data:
         make_class_images(config, runtime, base, size)

@@ -103,6 +103,10 @@ KERNEL(aclnnSiluBackward, (const T *gradOutput, const T *self, T *gradInput, PLA
          });
        })
 
+// From y = sigmoid(x): dy / dx = y (1 - y)
+KERNEL(aclnnSigmoidBackward, (const T *gradOutput, const T *output, T *gradInput, PLAN), IN(gradOutput, output),
+       OUT(gradInput), { binary(gradOutput, output, gradInput, [](auto grad, auto y) { return grad * y * (1 - y); }); })
+
 // From the bits: the compiler takes infinities and NaN in arithmetic as it likes.
 static bool is_finite(double x) {
   uint64_t bits;
