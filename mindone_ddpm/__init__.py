@@ -12,6 +12,8 @@ _PUBLIC = {
     # configurations
     "TrainingConfig": "jobs.unconditional.config",
     "TextToImageConfig": "jobs.text_to_image.config",
+    "DreamBoothConfig": "jobs.dreambooth.config",
+    "TextualInversionConfig": "jobs.textual_inversion.config",
     "EngineConfig": "config.groups",
     "SampleConfig": "sampling.config",
     "InpaintConfig": "sampling.config",
@@ -37,6 +39,8 @@ _PUBLIC = {
     "make_noise_scheduler": "objectives.choose",
     "UnconditionalJob": "jobs.unconditional.job",
     "TextToImageJob": "jobs.text_to_image.job",
+    "DreamBoothJob": "jobs.dreambooth.job",
+    "TextualInversionJob": "jobs.textual_inversion.job",
     "main_first": "runtime.distributed",
     # images
     "make_grid": "data.grids",

@@ -153,7 +153,7 @@ def status_of(action: Callable[[], int]) -> int:
     except UserError as error:
         for line in str(error).splitlines():
             print(error.prefix + line, file=sys.stderr)
-        return error.exit_status
+        return error.exit_status()
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             print(

@@ -11,18 +11,23 @@ FRAME = re.compile(r"-{3,}|--? .+:( \(.*\))?")
 class UserError(Exception):
     """An error that a user can correct: the message is for them, one line for each problem."""
 
-    exit_status = 1
     prefix = "error: "
+
+    def exit_status(self) -> int:
+        """Of the program: 2 for wrong use, where every line begins with the flag that is wrong; else 1."""
+        lines = str(self).splitlines()
+        return 2 if lines and all(line.startswith("--") for line in lines) else 1
 
 
 class ConfigError(UserError):
     """One or more settings are wrong. ``problems`` holds one line for each."""
 
-    exit_status = 2
-
     def __init__(self, *problems: str):
         super().__init__("\n".join(problems))
         self.problems = list(problems)
+
+    def exit_status(self) -> int:
+        return 2
 
 
 def plain_lines(text: str) -> list[str]:

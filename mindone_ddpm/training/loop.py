@@ -38,17 +38,17 @@ from mindone_ddpm.training.setup import prepare
 
 
 class Stopped(UserError):
-    """A signal, or ``max_hours``, stopped the run, after a checkpoint was written.
-
-    Attributes:
-        exit_status: 128 + the signal's number; 0 where the time was over.
-    """
+    """A signal, or ``max_hours``, stopped the run, after a checkpoint was written."""
 
     prefix = ""
 
     def __init__(self, signal_number: int | None, message: str):
         super().__init__(message)
-        self.exit_status = 0 if signal_number is None else 128 + signal_number
+        self.signal_number = signal_number
+
+    def exit_status(self) -> int:
+        """128 + the signal's number; 0 where the time was over."""
+        return 0 if self.signal_number is None else 128 + self.signal_number
 
 
 @dataclass(frozen=True)

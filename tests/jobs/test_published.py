@@ -1,4 +1,4 @@
-"""The command lines of the published train_unconditional.py scripts, and what their own tests look for."""
+"""The command lines of the published scripts, and what their own tests look for."""
 
 from __future__ import annotations
 
@@ -141,3 +141,53 @@ def test_defaults_are_the_scripts(stand_ins):
     assert (config["image_size"], config["num_epochs"], config["save_model_epochs"]) == (64, 100, 10)
     assert (config["output_dir"], config["preset"], config["resize_mode"]) == ("ddpm-model-64", "tutorial-128", "crop")
     assert config["random_flip"] is False and config["mixed_precision"] == "no"
+
+
+# As in the published guides, with a folder in the place of the model's name.
+GUIDES = {
+    "text_to_image/train_text_to_image_lora.py": (
+        "--pretrained_model_name_or_path=model --dataset_name=lambdalabs/naruto-blip-captions "
+        "--dataloader_num_workers=8 --resolution=512 --center_crop --random_flip --train_batch_size=1 "
+        "--gradient_accumulation_steps=4 --max_train_steps=15000 --learning_rate=1e-04 --max_grad_norm=1 "
+        "--lr_scheduler=cosine --lr_warmup_steps=0 --output_dir=out --push_to_hub --hub_model_id=naruto-lora "
+        "--report_to=wandb --checkpointing_steps=500 --validation_prompt='A naruto with blue eyes.' --seed=1337"
+    ),
+    "dreambooth/train_dreambooth.py": (
+        "--pretrained_model_name_or_path=model --train_text_encoder --instance_data_dir=dog --class_data_dir=dogs "
+        "--output_dir=out --with_prior_preservation --prior_loss_weight=1.0 "
+        "--instance_prompt='a photo of sks dog' --class_prompt='a photo of dog' --resolution=512 --train_batch_size=1 "
+        "--gradient_checkpointing --learning_rate=2e-6 --lr_scheduler=constant --lr_warmup_steps=0 "
+        "--num_class_images=200 --max_train_steps=800 --push_to_hub --set_grads_to_none --mixed_precision=fp16 "
+        "--sample_batch_size=1 --enable_xformers_memory_efficient_attention"
+    ),
+    "dreambooth/train_dreambooth_lora.py": (
+        "--pretrained_model_name_or_path=model --instance_data_dir=dog --output_dir=out "
+        "--instance_prompt='a photo of sks dog' --resolution=512 --train_batch_size=1 "
+        "--gradient_accumulation_steps=1 --checkpointing_steps=100 --learning_rate=1e-4 --report_to=wandb "
+        "--lr_scheduler=constant --lr_warmup_steps=0 --max_train_steps=500 "
+        "--validation_prompt='A photo of sks dog in a bucket' --validation_epochs=50 --seed=0 --push_to_hub"
+    ),
+    "textual_inversion/textual_inversion.py": (
+        "--pretrained_model_name_or_path=model --train_data_dir=cat --learnable_property=object "
+        "--placeholder_token='<cat-toy>' --initializer_token=toy --resolution=512 --train_batch_size=1 "
+        "--gradient_accumulation_steps=4 --max_train_steps=3000 --learning_rate=5.0e-04 --scale_lr "
+        "--lr_scheduler=constant --lr_warmup_steps=0 --push_to_hub --output_dir=out --num_vectors 5 --save_steps 500 "
+        "--validation_prompt 'A <cat-toy> backpack' --validation_steps 100 --num_validation_images 4 --allow_tf32"
+    ),
+}
+
+
+@pytest.mark.parametrize("script", GUIDES)
+def test_the_guides_of_stable_diffusion_are_taken_as_they_are(script, tmp_path):
+    for name in ("model", "dog", "cat"):
+        (tmp_path / name).mkdir()
+    result = subprocess.run(
+        [sys.executable, ROOT / "examples" / script, *shlex.split(GUIDES[script]), "--print_config"],
+        capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    config = yaml.safe_load(result.stdout)
+    assert config["image_size"] == 512 and config["output_dir"] == "out" and config["train_batch_size"] == 1
+    if "dreambooth" in script:
+        assert (config["train_data_dir"], config["rank"]) == ("dog", 4 if "lora" in script else None)
+    assert config.get("num_validation_images") == 4 or "validation_prompt" not in GUIDES[script]

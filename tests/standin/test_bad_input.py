@@ -33,11 +33,11 @@ def test_a_kernel_that_is_missing_is_named_in_the_last_line(mode):
 def test_without_an_npu_ascend_is_refused_in_one_line(tmp_path):
     flags = ["train", "--device", "Ascend", "--dataset_name", "digits", "--output_dir", tmp_path / "run"]
     result = run_program(*flags)
-    assert result.returncode == 1 and not (tmp_path / "run").exists()
+    assert result.returncode == 2 and not (tmp_path / "run").exists()
     assert result.stderr == "error: --device Ascend: not found on this machine; there is CPU\n"
 
     # An NPU without CANN.
     (tmp_path / "davinci0").touch()
     result = run_program(*flags, MINDONE_DDPM_NPU_FOLDER=str(tmp_path))
-    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1
     assert result.stderr.startswith("error: --device Ascend: MindSpore cannot use it (")
