@@ -65,7 +65,10 @@ def test_answers_come_at_once(arguments):
         (["doctor", "--device", "TPU"], "error: --device TPU: must be one of auto, Ascend, GPU, CPU"),
         (["train", "digits"], "error: digits: belongs to no option"),
         (["train", "--learning_rate"], "error: --learning_rate: expected one argument"),
-        (["launch", "-n", 2, "sample"], "error: sample: ranks can share train, train_text_to_image, evaluate, or a"),
+        (
+            ["launch", "-n", 2, "sample"],
+            "error: sample: ranks can share train, train_text_to_image, train_",
+        ),
         (["preview", "--job", "nothing"], "error: --job nothing: must be one of train, train_text_to_image"),
     ],
 )
@@ -225,3 +228,39 @@ def test_other_errors_of_mindspore_keep_their_traceback():
 
     with pytest.raises(RuntimeError, match="the shapes do not fit"):
         status_of(fail)
+
+
+STATUSES = [
+    (0, ["--version"], ""),
+    (0, ["train", "--dataset_name", "digits", "--print_config"], ""),
+    (2, ["report", "{folder}"], "{folder}: holds no run"),
+    (1, ["train", "--train_data_dir", "{images}", "--image_size", 8, "--train_batch_size", 1], "a.png: not a readable"),
+    (2, ["nothing"], "nothing: unknown command"),
+    (2, ["train"], "--dataset_name or --train_data_dir: give one of them"),
+    (2, ["train", "--train_data_dir", "{folder}/nowhere"], "--train_data_dir {folder}/nowhere: no such folder"),
+    (2, ["train", "--train_data_dir", "{folder}"], "--train_data_dir {folder}: the folder is empty"),
+    (2, ["train", "--dataset_name", "digits", "--device", "GPU"], "--device GPU: not found on this machine"),
+    (
+        2,
+        ["train", "--dataset_name", "digits", "--image_column", "x"],
+        "--image_column x: the data set has image, label",
+    ),
+    (2, ["train", "--dataset_name", "digits", "--resume_from_checkpoint", "x"], "--resume_from_checkpoint x: "),
+    (2, ["sample", "--model", "{folder}"], "--model {folder}: is not a pipeline"),
+]
+
+
+@pytest.mark.parametrize(("status", "arguments", "message"), STATUSES)
+def test_exit_statuses(status, arguments, message, tmp_path):
+    """Those of docs/reliability.md. Signals: tests/training/test_checkpoint.py, tests/runtime/test_launch.py."""
+    folder, images = tmp_path / "folder", tmp_path / "images"
+    folder.mkdir()
+    images.mkdir()
+    (images / "a.png").write_bytes(b"no image")
+    words = [str(word).format(folder=folder, images=images) for word in arguments]
+    result = run_program(*words, cwd=tmp_path)
+    assert result.returncode == status, result.stderr
+    if status:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 and message.format(folder=folder) in errors[0], result.stderr
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "images"]

@@ -25,6 +25,7 @@ from mindone_ddpm.backends.choose import max_local_ranks
 from mindone_ddpm.common.errors import ConfigError, first_line, plain_lines
 from mindone_ddpm.runtime.launchers import ranks_of
 from mindone_ddpm.runtime.outcome import OUTCOMES
+from mindone_ddpm.runtime.restarts import resuming, supervise
 from mindone_ddpm.runtime.signals import interrupt_watch
 
 PACKAGE = Path(mindone_ddpm.__file__).parent
@@ -56,6 +57,13 @@ def add_launch_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--bind_core", action="store_true", help="give each rank the cores that are near its NPU, as msrun finds them"
+    )
+    parser.add_argument(
+        "--max_restarts",
+        metavar="INT",
+        type=int,
+        default=0,
+        help="after a failure start again so often from the last checkpoint, as long as that goes further (default: 0)",
     )
     parser.add_argument(
         "job", nargs=argparse.REMAINDER, help="the command to run: train ..., or a script and its flags"
@@ -121,6 +129,12 @@ def check(arguments: argparse.Namespace, shared: Sequence[str]) -> None:
         socket.getaddrinfo(arguments.master_addr, None)
     except (OSError, UnicodeError) as error:
         problems.append(f"--master_addr {arguments.master_addr}: is no host that can be found ({first_line(error)})")
+    if arguments.max_restarts < 0:
+        problems.append(f"--max_restarts {arguments.max_restarts}: must be at least 0")
+    elif arguments.max_restarts and arguments.job and arguments.job[0] == "evaluate":
+        problems.append(
+            "--max_restarts: is for training; an evaluation that failed goes on by itself when started again"
+        )
     if arguments.node_rank < 0:
         problems.append(f"--node_rank {arguments.node_rank}: must be at least 0")
     port = arguments.master_port or (DEFAULT_PORT if several_machines else None)
@@ -142,12 +156,22 @@ def launch(arguments: argparse.Namespace, output_dir: Path) -> int:
     Args:
         arguments: as :func:`check` has found them good.
     """
+
+    def start(again: bool) -> tuple[int, bool]:
+        return launch_once(arguments, resuming(arguments.job) if again else arguments.job, output_dir)
+
+    return supervise(start, output_dir, arguments.max_restarts)
+
+
+def launch_once(arguments: argparse.Namespace, words: Sequence[str], output_dir: Path) -> tuple[int, bool]:
+    """Run the job ``words`` once. Returns 0 or the status of the first rank that failed, and whether it was asked to
+    stop."""
     local = arguments.local_workers or arguments.workers
     log_dir = output_dir / "logs" / "workers"
     log_dir.mkdir(parents=True, exist_ok=True)
     for old in log_dir.glob("*.log"):
         old.unlink()
-    job, token = without_token(arguments.job)
+    job, token = without_token(words)
     port = arguments.master_port or (DEFAULT_PORT if local < arguments.workers else find_free_port())
     bin_dir = str(Path(sys.executable).parent)
     script = job if job[0].endswith(".py") else [str(PACKAGE / "__main__.py"), *job]
@@ -179,7 +203,8 @@ def launch(arguments: argparse.Namespace, output_dir: Path) -> int:
             command, stdout=msrun_log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
         )
     try:
-        return Job(process, log_dir, outcomes, arguments.node_rank * local, local, arguments.stop_timeout_s).watch()
+        running = Job(process, log_dir, outcomes, arguments.node_rank * local, local, arguments.stop_timeout_s)
+        return running.watch(), running.asked_to_stop_at is not None
     finally:
         shutil.rmtree(outcomes, ignore_errors=True)
 
@@ -210,7 +235,7 @@ class Job:
 
     def watch(self) -> int:
         interrupt_watch.receiver = self.ask_to_stop
-        signal.signal(signal.SIGTERM, self.ask_to_stop)
+        previous = signal.signal(signal.SIGTERM, self.ask_to_stop)
         failure: tuple[int, int] | None = None
         try:
             while self.process.poll() is None and failure is None:
@@ -234,6 +259,7 @@ class Job:
                 print(file=sys.stderr)
         finally:
             interrupt_watch.receiver = None
+            signal.signal(signal.SIGTERM, previous)
             self.end_all()
             if self.shown is not None:
                 self.shown.close()

@@ -41,6 +41,7 @@ def losses(folder: Path) -> list[float]:
         return [float(row["train/loss"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_a_copy_without_the_folder_trains_and_samples(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "mindone_ddpm", copy / "mindone_ddpm", ignore=shutil.ignore_patterns("__pycache__"))

@@ -106,6 +106,7 @@ def test_only_what_was_measured_alike_is_compared(now, better):
     assert callbacks.is_better(best, None)
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_ends_a_measure_and_resuming_makes_up_for_it(digits_flags, tmp_path):
     flags = [
         *("train", *digits_flags, "--max_train_steps", 20, "--eval_metrics", "kid", "--eval_features", "digits"),

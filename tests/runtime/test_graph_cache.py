@@ -181,6 +181,7 @@ def test_a_custom_script(small_model, tmp_path):
     assert run_script(script, small_model, tmp_path)[0] == changed
 
 
+@pytest.mark.slow
 def test_a_custom_job_is_compiled_every_time(small_model, tmp_path):
     """What it compiles into the graph may come from anywhere: here from the command line."""
     script = tmp_path / "script.py"

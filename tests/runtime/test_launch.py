@@ -83,7 +83,8 @@ def test_only_the_main_rank_speaks_and_its_progress_is_seen(two_ranks):
     wait_until_gone(folder)
 
 
-@pytest.mark.parametrize("mode", ["graph", pytest.param("pynative", marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_restarts.py kills one too
+@pytest.mark.parametrize("mode", ["graph", "pynative"])
 def test_a_worker_killed_is_named_all_end_and_the_same_command_goes_on(two_ranks, run_flags, tmp_path, mode):
     """The reference ran in graph mode: in PyNative the same run ends nearly the same."""
     reference, _ = two_ranks
