@@ -212,7 +212,7 @@ def run(name: str, root: Path, rows: list[str], seeds: int) -> None:
 
 
 def folder_name(row: str) -> str:
-    return row.replace(", ", "-").replace(" ", "-")
+    return row.replace(", ", "-").replace(" ", "-").replace("/", "-of-")
 
 
 def format_table(root: Path, name: str) -> str:
@@ -223,20 +223,17 @@ def format_table(root: Path, name: str) -> str:
 
 def table_of_means(summaries: Mapping[str, Sequence[Path]]) -> str:
     """Means over the seeds, in brackets the standard error of the mean, from the summaries of each row's runs."""
-    lines: list[str] = []
-    for row, paths in summaries.items():
-        runs = [json.loads(path.read_text()) for path in paths]
-        if not runs:
-            continue
-        if not lines:
-            lines = ["| | seeds | " + " | ".join(runs[0]) + " |", "|---" * (len(runs[0]) + 2) + "|"]
+    rows = {row: [json.loads(path.read_text()) for path in paths] for row, paths in summaries.items() if paths}
+    names = list(dict.fromkeys(name for runs in rows.values() for about in runs for name in about))
+    lines = ["| | seeds | " + " | ".join(names) + " |", "|---" * (len(names) + 2) + "|"]
+    for row, runs in rows.items():
         cells = []
-        for name in runs[0]:
-            values = [about[name] for about in runs]
+        for name in names:
+            values = [about[name] for about in runs if name in about]
             error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-            cells.append(f"{statistics.mean(values):.4g} (± {error:.2g})")
+            cells.append(f"{statistics.mean(values):.4g} (± {error:.2g})" if values else "–")
         lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join(lines) if rows else ""
 
 
 def row_names(name: str) -> list[str]:

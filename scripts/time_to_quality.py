@@ -6,8 +6,10 @@
     python scripts/time_to_quality.py few --folder quality --seeds 3                300 digits, against the others
 
 Each row is a training of its own length, so that its learning rate has come down at the end. All pipelines are measured
-here, by the same command: 2,000 images of 25 evaluations (DPM-Solver++) against the real ones. The minutes are those of
-the whole program, with start and compilation. A run that has ended is not made again. Needs scripts/peer.sh.
+here, by the same command: 2,000 images of 25 evaluations (DPM-Solver++) against the real ones; those of the published
+settings also with all 1,000 steps of DDPM. The minutes are those of one core, start and compilation included: each
+side has one thread, and what counts is processor time, so other work on the machine does not change them. A run that
+has ended is not made again. Needs scripts/peer.sh.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,16 +46,27 @@ DATA = {
     "fashion": Data(28, 64, 1500, "pixels"),
     "few": Data(8, 64, 1500, "digits"),
 }
-# Steps as a share of the published script's, and flags or settings.
-HERE: dict[str, tuple[float, list[str]]] = {
-    "here, best recipe": (1.0, ["--recipe", "best"]),
-    "here, best recipe, a third of the steps": (1 / 3, ["--recipe", "best"]),
-    "here, published settings": (1.0, ["--use_ema"]),
+PUBLISHED = "PyTorch, published"
+# For each row: flags here, or settings there; and the steps as shares of the published script's.
+HERE: dict[str, tuple[list[str], tuple[float, ...]]] = {
+    "here, best recipe": (["--recipe", "best"], (1 / 6, 1 / 3, 2 / 3, 1.0)),
+    "here, published settings": (["--use_ema"], (1.0,)),
 }
-TORCH: dict[str, dict[str, Any]] = {
-    "PyTorch, published": {},
-    "PyTorch, squared cosine and compile": {"beta_schedule": "squaredcos_cap_v2", "compile": True},
+TORCH: dict[str, tuple[dict[str, Any], tuple[float, ...]]] = {
+    PUBLISHED: ({}, (1 / 3, 2 / 3, 1.0)),
+    "PyTorch, squared cosine and compile": ({"beta_schedule": "squaredcos_cap_v2", "compile": True}, (1.0,)),
 }
+ONE_THREAD = {**ENVIRONMENT, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def rows_of(names: list[str]) -> list[tuple[str, str, float]]:
+    """(title, name, share) of each row."""
+    found = []
+    for name in names:
+        for share in (HERE.get(name) or TORCH[name])[1]:
+            title = name if share == 1.0 else f"{name}, {Fraction(share).limit_denominator(9)} of the steps"
+            found.append((title, name, share))
+    return found
 
 
 def make_data(name: str, folder: Path, images: Path | None) -> None:
@@ -75,8 +89,8 @@ def make_data(name: str, folder: Path, images: Path | None) -> None:
     write_images(folder / "real", real, None)
 
 
-def train_here(data: Data, root: Path, folder: Path, seed: int, row: str) -> None:
-    share, flags = HERE[row]
+def train_here(data: Data, root: Path, folder: Path, seed: int, name: str, share: float) -> None:
+    flags, _ = HERE[name]
     run(
         *(sys.executable, "-m", "mindone_ddpm", "train", "--train_data_dir", root / "data" / "training", *flags),
         *("--preset", "tiny", "--resolution", data.size, "--channels", 1, "--no-random_flip", "--seed", seed),
@@ -87,7 +101,7 @@ def train_here(data: Data, root: Path, folder: Path, seed: int, row: str) -> Non
     )
 
 
-def train_in_torch(data: Data, root: Path, folder: Path, seed: int, row: str) -> None:
+def train_in_torch(data: Data, root: Path, folder: Path, seed: int, name: str, share: float) -> None:
     sizes = {"sample_size": data.size, "in_channels": 1, "out_channels": 1}
     settings = {
         "seed": seed,
@@ -95,11 +109,11 @@ def train_in_torch(data: Data, root: Path, folder: Path, seed: int, row: str) ->
         "images": str(root / "data" / "training"),
         "random_flip": False,
         "batch_size": data.batch_size,
-        "steps": data.steps,
+        "steps": round(data.steps * share),
         "warmup_steps": 100,
         "learning_rate": 1e-3,
         "output_dir": str(folder),
-        **TORCH[row],
+        **TORCH[name][0],
     }
     path = folder.with_suffix(".json")
     path.write_text(json.dumps(settings))
@@ -109,21 +123,38 @@ def train_in_torch(data: Data, root: Path, folder: Path, seed: int, row: str) ->
 
 def run(*command: object) -> None:
     words = [str(word) for word in command]
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT, cwd=ROOT)
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ONE_THREAD, cwd=ROOT)
 
 
-def measure(name: str, data: Data, root: Path, folder: Path) -> dict[str, float]:
-    """The distance of a pipeline's images to the real ones, and for few images the share of suspicious ones."""
+def processor_minutes() -> float:
+    """Of all programs that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (used.ru_utime + used.ru_stime) / 60
+
+
+def measure(name: str, data: Data, root: Path, folder: Path, all_steps: bool) -> dict[str, float]:
+    """The distance of a pipeline's images to the real ones, and for few images the share of suspicious ones.
+
+    Args:
+        all_steps: also with 1,000 steps of DDPM.
+    """
     command = [sys.executable, "-m", "mindone_ddpm", "evaluate", "--model", folder, "--features", data.features]
-    command += ["--scheduler", "dpmsolver++", "--num_inference_steps", 25, "--num_samples", SAMPLES]
+    command += ["--num_samples", SAMPLES]
     output = folder.with_name(folder.name + "-figures")
+    slow: dict[str, float] = {}
+    if all_steps:
+        real = ("--train_data_dir", root / "data" / "real", "--metrics", "fid,kid")
+        run(*command, *real, "--scheduler", "ddpm", "--num_inference_steps", 1000, "--output_dir", output)
+        metrics = json.loads((output / "metrics.json").read_text())["metrics"]
+        slow = {f"{key}_1000_steps": value for key, value in metrics.items() if not key.endswith("_std")}
+    command += ["--scheduler", "dpmsolver++", "--num_inference_steps", 25]
     run(*command, "--train_data_dir", root / "data" / "real", "--metrics", "fid,kid", "--output_dir", output)
     found = json.loads((output / "metrics.json").read_text())["metrics"]
     if name == "few":
         compared = ["--train_data_dir", root / "data" / "training", "--held_out", root / "data" / "real"]
         run(*command, *compared, "--copies", "--metrics", "kid", "--output_dir", output)
         found["suspicious_share"] = json.loads((output / "copies.json").read_text())["suspicious_share"]
-    return {key: value for key, value in found.items() if not key.endswith("_std")}
+    return {key: value for key, value in found.items() if not key.endswith("_std")} | slow
 
 
 def main() -> None:
@@ -137,17 +168,19 @@ def main() -> None:
     name, data, root = arguments.data, DATA[arguments.data], Path(arguments.folder).resolve() / arguments.data
     if not (root / "data").exists():
         make_data(name, root / "data", arguments.images)
+    rows = rows_of(arguments.rows)
     for seed in range(arguments.seeds):
-        for row in arguments.rows:
-            folder = root / f"{folder_name(row)}-{seed}"
+        for title, row, share in rows:
+            folder = root / f"{folder_name(title)}-{seed}"
             summary = folder.with_name(folder.name + ".summary")
             if not summary.exists():
-                started = time.perf_counter()
-                (train_in_torch if row in TORCH else train_here)(data, root, folder, seed, row)
-                minutes = (time.perf_counter() - started) / 60
-                summary.write_text(json.dumps({"minutes": minutes, **measure(name, data, root, folder)}))
-            print(f"{name}, {row}, seed {seed}: {summary.read_text()}", flush=True)
-    print(table_of_means({row: sorted(root.glob(f"{folder_name(row)}-[0-9].summary")) for row in arguments.rows}))
+                before = processor_minutes()
+                (train_in_torch if row in TORCH else train_here)(data, root, folder, seed, row, share)
+                minutes = processor_minutes() - before
+                figures = measure(name, data, root, folder, all_steps=title == PUBLISHED)
+                summary.write_text(json.dumps({"minutes": minutes, **figures}))
+            print(f"{name}, {title}, seed {seed}: {summary.read_text()}", flush=True)
+    print(table_of_means({title: sorted(root.glob(f"{folder_name(title)}-[0-9].summary")) for title, _, _ in rows}))
 
 
 if __name__ == "__main__":
