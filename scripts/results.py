@@ -231,7 +231,7 @@ def table_of_means(summaries: Mapping[str, Sequence[Path]]) -> str:
         for name in names:
             values = [about[name] for about in runs if name in about]
             error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-            cells.append(f"{statistics.mean(values):.4g} (± {error:.2g})" if values else "–")
+            cells.append(f"{statistics.mean(values):.4g} (± {error:.2g})" if values else "")
         lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) if rows else ""
 
