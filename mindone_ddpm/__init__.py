@@ -12,6 +12,7 @@ _PUBLIC = {
     # configurations
     "TrainingConfig": "jobs.unconditional.config",
     "TextToImageConfig": "jobs.text_to_image.config",
+    "TextToImageXLConfig": "jobs.text_to_image.config",
     "DreamBoothConfig": "jobs.dreambooth.config",
     "TextualInversionConfig": "jobs.textual_inversion.config",
     "EngineConfig": "config.groups",

@@ -181,6 +181,7 @@ def started_process(pythonpath: str) -> StartedProcess:
 
 FORKED = (  # the commands that import MindSpore and do their work in one process
     *("train", "train_text_to_image", "train_two_networks", "train_dreambooth", "textual_inversion"),
+    "train_text_to_image_sdxl",
     *("sample", "evaluate", "inpaint", "interpolate", "preview", "fuse"),
 )
 
@@ -293,6 +294,17 @@ def stable_diffusion(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def stable_diffusion_xl(tmp_path_factory) -> Path:
+    """The same of Stable Diffusion XL."""
+
+    def make(folder: Path) -> None:
+        command = [sys.executable, str(PROGRAMS / "make_stable_diffusion.py"), str(folder / "made-by-program"), "--xl"]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+    return shared_folder(tmp_path_factory, "stable-diffusion-xl", make) / "made-by-program" / "pipeline"
+
+
+@pytest.fixture(scope="session")
 def captioned_digits(tmp_path_factory) -> Path:
     """The first 200 built-in digits with captions such as "a handwritten three"."""
 
@@ -331,7 +343,7 @@ def subject_images(tmp_path) -> Path:
     return folder
 
 
-SLOW_JOBS = ("text", "lora", "dreambooth", "dreambooth-lora", "word")
+SLOW_JOBS = ("text", "lora", "dreambooth", "dreambooth-lora", "word", "xl-lora")
 
 
 @pytest.fixture(params=["everything", *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW_JOBS)])
@@ -350,6 +362,10 @@ def job(request, digits_flags, small_model, text_flags, subject_images, tmp_path
     adapters = ["--rank", 4, "--cache_latents"] if "lora" in request.param else []
     if request.param in ("text", "lora"):
         return "train_text_to_image", [*text_flags, *adapters]
+    if request.param == "xl-lora":
+        base = request.getfixturevalue("stable_diffusion_xl")
+        more = ["--pretrained_model_name_or_path", base, "--rank", 4, "--train_text_encoder", "--random_flip"]
+        return "train_text_to_image_sdxl", [*text_flags, *more]
     own = [word for word in text_flags if word not in ("--dataset_name", text_flags[3])]
     own += ["--train_data_dir", subject_images, "--train_batch_size", 2]
     if request.param == "word":

@@ -158,13 +158,33 @@ def resize(
     """
     resampling = RESAMPLING[interpolation]
     if mode == "crop":
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        left, top = round(crop_at[0] * (width - size)), round(crop_at[1] * (height - size))
+        width, height = size_before_crop(image.size, size)
+        left, top = crop_corner((width, height), size, crop_at)
         return image.resize((width, height), resampling).crop((left, top, left + size, top + size))
     if image.size == (size, size):
         return image
     return image.resize((size, size), resampling)
+
+
+def size_before_crop(image_size: tuple[int, int], size: int) -> tuple[int, int]:
+    """Width and height of an image whose shorter side was brought to ``size``."""
+    scale = size / min(image_size)
+    return max(size, round(image_size[0] * scale)), max(size, round(image_size[1] * scale))
+
+
+def crop_corner(resized: tuple[int, int], size: int, crop_at: tuple[float, float]) -> tuple[int, int]:
+    """Left and top of the crop of an image of that width and height; see :func:`resize`."""
+    return round(crop_at[0] * (resized[0] - size)), round(crop_at[1] * (resized[1] - size))
+
+
+def oriented_size(content: bytes | None, path: str | None) -> tuple[int, int]:
+    """Width and height of an image as its EXIF data orients it, from its head alone; (0, 0) where it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(content) if content is not None else str(path)) as image:
+            turned = image.getexif().get(0x0112, 1) >= 5  # by a quarter: the EXIF tag of the orientation
+            return (image.height, image.width) if turned else image.size
+    except Exception:  # Pillow raises many kinds for a damaged file, which is told when it is decoded
+        return 0, 0
 
 
 def content_digest(image: dict[str, Any]) -> bytes:

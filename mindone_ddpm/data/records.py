@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -15,9 +15,12 @@ from mindone_ddpm.data.images import (
     content_digest,
     convert_channels,
     convert_precise_channels,
+    crop_corner,
     decode_image,
     decode_precise,
+    oriented_size,
     resize,
+    size_before_crop,
     stored_image,
 )
 from mindone_ddpm.data.labels import Labels
@@ -76,6 +79,7 @@ class ImageRecords:
     cached: np.ndarray | None = None
     held_out: ImageRecords | None = None
     max_pixels: int = MAX_IMAGE_PIXELS
+    _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)  # see geometry
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -133,13 +137,28 @@ class ImageRecords:
 
         ``rng``: of the sample; see :meth:`draw_augmentation`.
         """
-        augmentation = self.draw_augmentation(rng)
+        return self.augmented(index, self.draw_augmentation(rng))
+
+    def augmented(self, index: int, augmentation: Augmentation) -> np.ndarray:
+        """An image as that augmentation makes it; see :meth:`augmented_image`."""
         image = self.image(index, augmentation.crop_at)
         if augmentation.flip_horizontally:
             image = image[:, :, ::-1]
         if augmentation.flip_vertically:
             image = image[:, ::-1]
         return to_model_range(image)
+
+    def geometry(self, index: int, augmentation: Augmentation) -> tuple[int, int, int, int]:
+        """Height and width of an image as it is stored, then top and left of its crop after resizing, in pixels."""
+        if index not in self._sizes:
+            content, path, _ = self._stored(index)
+            self._sizes[index] = oriented_size(content, path)
+        width, height = self._sizes[index]
+        if self.resize_mode != "crop" or not width:
+            return height, width, 0, 0
+        crop_at = augmentation.crop_at if self.random_crop else (0.5, 0.5)
+        left, top = crop_corner(size_before_crop((width, height), self.size), self.size, crop_at)
+        return height, width, top, left
 
     def cache(self, limit_mib: int, show_progress: bool) -> None:
         """Decode all images once and keep them in memory, if they fit into ``limit_mib`` and are not randomly cropped.

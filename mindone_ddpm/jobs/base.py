@@ -11,7 +11,7 @@ from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.config.parse import command_in, read_yaml
 from mindone_ddpm.jobs.dreambooth.config import DreamBoothConfig
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
+from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig, TextToImageXLConfig
 from mindone_ddpm.jobs.textual_inversion.config import TextualInversionConfig
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 
@@ -51,6 +51,11 @@ BUILT_IN: dict[str, JobSpec] = {
         TextToImageConfig,
         "mindone_ddpm.jobs.text_to_image.job:TextToImageJob",
         "fine-tune Stable Diffusion on captioned images",
+    ),
+    "train_text_to_image_sdxl": JobSpec(
+        TextToImageXLConfig,
+        "mindone_ddpm.jobs.text_to_image.job:TextToImageXLJob",
+        "fine-tune Stable Diffusion XL on captioned images",
     ),
     "train_dreambooth": JobSpec(
         DreamBoothConfig,

@@ -36,16 +36,20 @@ KNOWN_CLASSES: dict[str, dict[str, str]] = {
     "unet": dict.fromkeys(("UNet2DModel", "UNet2DConditionModel"), "mindone.diffusers"),
     "vae": {"AutoencoderKL": "mindone.diffusers"},
     "text_encoder": {"CLIPTextModel": "mindone.transformers"},
-    "tokenizer": dict.fromkeys(("CLIPTokenizer", "CLIPTokenizerFast"), "transformers"),
+    "text_encoder_2": {"CLIPTextModelWithProjection": "mindone.transformers"},
+    **dict.fromkeys(
+        ("tokenizer", "tokenizer_2"), dict.fromkeys(("CLIPTokenizer", "CLIPTokenizerFast"), "transformers")
+    ),
     "feature_extractor": dict.fromkeys(("CLIPImageProcessor", "CLIPFeatureExtractor"), "transformers"),
 }
 NEVER_LOADED = ("safety_checker", "image_encoder")
-WITH_WEIGHTS = ("unet", "vae", "text_encoder")
+WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 VOCABULARY = "vocab.json"  # of a tokenizer as transformers 4 writes it
 VARIANT = re.compile(r"(?:model|diffusion_pytorch_model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # What is fetched from the Hub. Weights of other precisions lie beside those that are wanted.
 FETCHED = (PIPELINE_INDEX, "*/*.json", "*/*.txt", "*/*.safetensors")
+FETCHED_ALONE = ("config.json", "*.safetensors", "*.safetensors.index.json")  # of a network that is no pipeline
 OTHER_WEIGHTS = ("*/*.fp16*.safetensors", "*/*.bf16*.safetensors", "*/*.non_ema*.safetensors")
 
 
@@ -64,23 +68,28 @@ class CheckedPipeline:
     flag: str
     model: str
 
-    def load(self, part: str, **options: Any) -> Any:
+    def load(self, part: str, known_as: str | None = None, **options: Any) -> Any:
         """A part, with its weights from safetensors.
+
+        Args:
+            known_as: the part's name in :data:`KNOWN_CLASSES`, if its folder has another.
 
         Raises:
             ConfigError: it cannot be loaded.
         """
-        name = self.classes[part]
-        if part == "tokenizer" and not (self.folder / part / VOCABULARY).exists():
+        name, known_as = self.classes[part], known_as or part
+        if part.startswith("tokenizer") and not (self.folder / part / VOCABULARY).exists():
             name = "CLIPTokenizerFast"  # transformers 5 writes tokenizer.json alone, which only this class reads
         with quiet_imports():
-            kind = getattr(importlib.import_module(KNOWN_CLASSES[part][name]), name)
-        if part in WITH_WEIGHTS:
+            kind = getattr(importlib.import_module(KNOWN_CLASSES[known_as][name]), name)
+        if known_as in WITH_WEIGHTS:
             options = {"use_safetensors": True, "variant": only_variant(self.folder / part), **options}
         try:
             return kind.from_pretrained(str(self.folder / part), **options)
         except Exception as error:  # mindone and transformers raise many kinds
-            raise ConfigError(f"{self.flag} {self.model}: its {part} cannot be loaded ({first_line(error)})") from error
+            raise ConfigError(
+                f"{self.flag} {self.model}: its {known_as} cannot be loaded ({first_line(error)})"
+            ) from error
 
 
 def only_variant(folder: Path) -> str | None:
@@ -128,7 +137,23 @@ def open_pipeline(
     return CheckedPipeline(folder, index["_class_name"], classes, flag, model)
 
 
-def pipeline_kind(model: str, flag: str = "--model") -> str:
+def load_vae(model: str, flag: str = "--pretrained_vae_model_name_or_path") -> Any:
+    """An autoencoder alone, from a folder that holds it or from the Hub by name. Raises ConfigError."""
+    folder, name = Path(model), "AutoencoderKL"
+    if not folder.is_dir():
+        if not looks_like_hub_name(model):
+            raise ConfigError(f"{flag} {model}: no such folder")
+        folder = _fetch(model, flag, None, None, FETCHED_ALONE)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{flag} {model}: is no autoencoder; it has no config.json")
+    kind = str(read_json(folder / "config.json", flag, model).get("_class_name"))
+    if kind != name:
+        raise ConfigError(f"{flag} {model}: is a {kind[:100]}; an {name} is needed")
+    _check_part(folder, "vae", name, flag, model)
+    return CheckedPipeline(folder.parent, "", {folder.name: name}, flag, model).load(folder.name, known_as="vae")
+
+
+def pipeline_kind(model: str, flag: str = "--model", revision: str | None = None) -> str:
     """The class of a saved pipeline, as its index says, such as ``DDPMPipeline``. Raises ConfigError."""
     folder = Path(model)
     if folder.is_dir():
@@ -138,7 +163,7 @@ def pipeline_kind(model: str, flag: str = "--model") -> str:
     from huggingface_hub import hf_hub_download
 
     try:
-        path = Path(hf_hub_download(model, PIPELINE_INDEX))
+        path = Path(hf_hub_download(model, PIPELINE_INDEX, revision=revision))
     except Exception as error:  # the Hub's client raises a dozen kinds
         raise ConfigError(f"{flag} {model}: not found or not reachable ({first_line(error)})") from error
     return str(read_index(path.parent, flag, model)["_class_name"])
@@ -167,13 +192,13 @@ def read_json(path: Path, flag: str, model: str) -> dict[str, Any]:
     return content
 
 
-def _fetch(model: str, flag: str, revision: str | None, variant: str | None) -> Path:
+def _fetch(model: str, flag: str, revision: str | None, variant: str | None, patterns: Sequence[str] = FETCHED) -> Path:
     from huggingface_hub import snapshot_download
 
     others = [pattern for pattern in OTHER_WEIGHTS if variant is None or f".{variant}" not in pattern]
     others += [f"{part}/*" for part in NEVER_LOADED]
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(FETCHED), ignore_patterns=others))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), ignore_patterns=others))
     except Exception as error:  # the Hub's client raises a dozen kinds
         raise ConfigError(f"{flag} {model}: not found or not reachable ({first_line(error)})") from error
 

@@ -28,10 +28,10 @@ from mindone_ddpm.models.text_encoder import Dense
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # in diffusers' format
 STATE_FILE = "adapters.safetensors"  # in a checkpoint
 # What stands in a file after the name of a layer, for each network; and what the files of peft have there.
-LAYER_ENDINGS = {"unet": "lora", "text_encoder": "lora_linear_layer"}
+LAYER_ENDINGS = {"unet": "lora", "text_encoder": "lora_linear_layer", "text_encoder_2": "lora_linear_layer"}
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # as in the published scripts
 NAME_IN_FILE = re.compile(
-    r"(unet|text_encoder)\.(.+?)(?:\.processor)?\.(lora\.down|lora_linear_layer\.down|lora_A)\.weight"
+    r"(unet|text_encoder_2|text_encoder)\.(.+?)(?:\.processor)?\.(lora\.down|lora_linear_layer\.down|lora_A)\.weight"
 )
 UP_FOR_DOWN = {"lora.down": "lora.up", "lora_linear_layer.down": "lora_linear_layer.up", "lora_A": "lora_B"}
 
@@ -77,8 +77,8 @@ def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence
     """
     for parameter in network.get_parameters():
         parameter.requires_grad = False
-    seed = ms.get_seed() or 0
-    generator = np.random.default_rng(seed if name_of == "UNet" else [seed, *name_of.encode()])
+    seed, prefix = ms.get_seed() or 0, "" if name_of == "UNet" else f"{name_of.replace(' ', '_')}."
+    generator = np.random.default_rng([seed, *name_of.encode()] if prefix else seed)
     found = set()
     for name, cell in network.cells_and_names():
         target = next((target for target in targets if name == target or name.endswith(f".{target}")), None)
@@ -86,9 +86,9 @@ def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence
             continue
         found.add(target)
         num_outputs, num_inputs = cell.weight.shape
-        down = generator.standard_normal((rank, num_inputs)) / rank
-        cell.lora_down = ms.Parameter(ms.Tensor(down, ms.float32), name=f"{name}.lora_down")
-        cell.lora_up = ms.Parameter(ms.Tensor(np.zeros((num_outputs, rank)), ms.float32), name=f"{name}.lora_up")
+        down, up = generator.standard_normal((rank, num_inputs)) / rank, np.zeros((num_outputs, rank))
+        cell.lora_down = ms.Parameter(ms.Tensor(down, ms.float32), name=f"{prefix}{name}.lora_down")
+        cell.lora_up = ms.Parameter(ms.Tensor(up, ms.float32), name=f"{prefix}{name}.lora_up")
         cell.adapter_scale = (rank if alpha is None else alpha) / rank
         if type(cell) is Dense:
             cell.__class__ = AdaptedDense
@@ -126,7 +126,7 @@ def save_adapters(networks: Mapping[str, Any], folder: Path) -> None:
     """Write the adapters of networks into a folder, in diffusers' format; B is multiplied by alpha / rank.
 
     Args:
-        networks: by their names in a pipeline, ``unet`` or ``text_encoder``.
+        networks: by their names in a pipeline: ``unet``, ``text_encoder``, ``text_encoder_2``.
     """
     weights = {}
     for network_name, network in networks.items():
@@ -158,7 +158,7 @@ def split_weight(source: str) -> tuple[str, float]:
 
 
 def merge_adapters(pipeline: Any, sources: Sequence[str]) -> int:
-    """Add adapters to the weights of a pipeline's UNet and text encoder, in place.
+    """Add adapters to the weights of a pipeline's UNet and text encoders, in place.
 
     Args:
         sources: files in diffusers' format, or folders that hold one, each with its weight behind a colon if that is
@@ -190,12 +190,13 @@ def _changes(pipeline: Any, source: str) -> list[tuple[Any, np.ndarray]]:
         raise ConfigError(f"{flag}: no adapters can be read from {path} ({first_line(error)})") from error
     others = [name for name in arrays if not name.startswith(tuple(f"{network}." for network in LAYER_ENDINGS))]
     if others:
-        raise ConfigError(f"{flag}: holds {others[0]}; adapters for the UNet and the text encoder can be used")
+        raise ConfigError(f"{flag}: holds {others[0]}; adapters for the UNet and the text encoders can be used")
     magnitudes = [name for name in arrays if "magnitude" in name]
     if magnitudes:
         raise ConfigError(f"{flag}: holds {magnitudes[0]}; adapters of DoRA cannot be used, only those of LoRA")
     changes = []
-    cells = {name: dict(getattr(pipeline, name).cells_and_names()) for name in LAYER_ENDINGS}
+    networks = {name: getattr(pipeline, name, None) for name in LAYER_ENDINGS}
+    cells = {name: {} if one is None else dict(one.cells_and_names()) for name, one in networks.items()}
     for name, down in arrays.items():
         found = NAME_IN_FILE.fullmatch(name)
         if not found:

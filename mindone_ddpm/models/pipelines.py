@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import save_safetensors
 from mindone_ddpm.common.libraries import quiet_imports
-from mindone_ddpm.models.foreign import open_pipeline
+from mindone_ddpm.models.foreign import WITH_WEIGHTS, load_vae, open_pipeline
 from mindone_ddpm.models.text_encoder import use_mint_operators
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ with quiet_imports():
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
 TEXT_PIPELINE_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+XL_PIPELINE, XL_PARTS = "StableDiffusionXLPipeline", ("text_encoder_2", "tokenizer_2")
+TEXT_PIPELINES = ("StableDiffusionPipeline", XL_PIPELINE)
 
 
 def pipeline_class(name: str) -> Any:
@@ -62,23 +65,54 @@ def size_divisor(pipeline: Any) -> int:
     return latent_factor(pipeline.vae) * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
 
 
+def is_xl(pipeline: Any) -> bool:
+    """Whether a text-to-image pipeline is of Stable Diffusion XL: it has a second text encoder."""
+    return getattr(pipeline, "text_encoder_2", None) is not None
+
+
+def text_encoders(pipeline: Any) -> dict[str, Any]:
+    """The text encoders of a text-to-image pipeline, by their names in it."""
+    names = ("text_encoder", "text_encoder_2") if is_xl(pipeline) else ("text_encoder",)
+    return {name: getattr(pipeline, name) for name in names}
+
+
+def tokenizers(pipeline: Any) -> list[Any]:
+    return [pipeline.tokenizer, pipeline.tokenizer_2] if is_xl(pipeline) else [pipeline.tokenizer]
+
+
 def load_text_pipeline(
-    model: str, flag: str = "--model", revision: str | None = None, variant: str | None = None
+    model: str,
+    flag: str = "--model",
+    revision: str | None = None,
+    variant: str | None = None,
+    kinds: Sequence[str] = TEXT_PIPELINES,
+    vae: str | None = None,
 ) -> StableDiffusionPipeline:
     """Load a Stable Diffusion pipeline from a folder, or from the Hub by name.
+
+    Args:
+        kinds: the pipeline classes that are accepted.
+        vae: another autoencoder, in a folder or on the Hub, instead of the pipeline's own.
 
     Raises:
         ConfigError: there is none, it is of another kind, or a part of it is missing; see
             :func:`mindone_ddpm.models.foreign.open_pipeline`.
     """
-    checked = open_pipeline(model, ("StableDiffusionPipeline",), flag, revision, variant)
-    missing = [part for part in TEXT_PIPELINE_PARTS if part not in checked.classes]
+    checked = open_pipeline(model, kinds, flag, revision, variant)
+    of_xl = checked.class_name == XL_PIPELINE
+    wanted = (*TEXT_PIPELINE_PARTS, *(XL_PARTS if of_xl else ()))
+    missing = [part for part in wanted if part not in checked.classes]
     if missing:
         raise ConfigError(f"{flag} {model}: is not a whole pipeline; it has no {', '.join(missing)}")
     of_variant = {"variant": variant} if variant is not None else {}
-    parts = {part: checked.load(part, **of_variant) for part in ("unet", "vae", "text_encoder")}
-    use_mint_operators(parts["text_encoder"])
-    parts |= {part: checked.load(part) for part in ("tokenizer", "scheduler")}
+    parts = {part: checked.load(part, **(of_variant if part in WITH_WEIGHTS else {})) for part in wanted}
+    if vae is not None:
+        parts["vae"] = load_vae(vae)
+    for name in ("text_encoder", "text_encoder_2"):
+        if name in parts:
+            use_mint_operators(parts[name])
+    if of_xl:
+        return pipeline_class(XL_PIPELINE)(**parts, add_watermarker=False)
     extractor = checked.load("feature_extractor") if "feature_extractor" in checked.classes else None
     return pipeline_class("StableDiffusionPipeline")(
         **parts, safety_checker=None, feature_extractor=extractor, requires_safety_checker=False
@@ -96,7 +130,7 @@ def save_text_pipeline(pipeline: StableDiffusionPipeline, folder: Path) -> None:
     the weights random. So they are renamed.
     """
     pipeline.save_pretrained(str(folder), safe_serialization=True)
-    for path in (folder / "text_encoder").glob("*.safetensors"):
+    for path in folder.glob("text_encoder*/*.safetensors"):
         weights = {}
         for name, array in load_file(path).items():
             stem, _, last = name.rpartition(".")

@@ -10,13 +10,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 from conftest import ROOT, cpu_runtime, peer_python, run_program
+from PIL import Image
 
 from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.dreambooth.config import DreamBoothConfig
 from mindone_ddpm.jobs.dreambooth.job import DreamBoothJob
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.text_to_image.job import TextToImageJob
+from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig, TextToImageXLConfig
+from mindone_ddpm.jobs.text_to_image.job import FineTuneJob, TextToImageJob, TextToImageXLJob
 from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, TextEmbeddings
 from mindone_ddpm.jobs.textual_inversion.config import TextualInversionConfig
 from mindone_ddpm.jobs.textual_inversion.job import TextualInversionJob
@@ -136,7 +137,7 @@ def test_the_loss_of_a_captioned_batch_is_that_of_diffusers(
     run_peer("peer_text_to_image.py", stable_diffusion, tmp_path / "batch.npz", *adapters)
     answer = np.load(tmp_path / "answer.npz")
     latents = FrozenLatents(job.base.vae)(batch["images"], batch["posterior_noise"])
-    embeddings = TextEmbeddings(job.base.text_encoder, trains=False)(batch["tokens"])
+    embeddings, _ = TextEmbeddings(job.base, trains=False)(batch["tokens"])
     np.testing.assert_allclose(latents.asnumpy(), answer["latents"], atol=1e-4)
     np.testing.assert_allclose(embeddings.asnumpy(), answer["embeddings"], atol=1e-4)
     theirs = answer["loss"]
@@ -145,7 +146,7 @@ def test_the_loss_of_a_captioned_batch_is_that_of_diffusers(
     assert ours.std() > 0.01
 
 
-def instance_job(kind: str, pipeline: Path, subject: Path):
+def instance_job(kind: str, pipeline: Path, subject: Path) -> FineTuneJob:
     """A job on a subject's images whose trained weights are no longer those it began with."""
     common = {
         "pretrained_model_name_or_path": str(pipeline),
@@ -154,7 +155,12 @@ def instance_job(kind: str, pipeline: Path, subject: Path):
         "center_crop": True,
         "mixed_precision": "no",
     }
-    if kind == "word":
+    job: FineTuneJob
+    if kind.startswith("xl"):
+        more = {"instance_prompt": "a picture of a zzz", "train_text_encoder": True, "center_crop": False}
+        settings = {**common, **more, "rank": 4 if kind == "xl lora" else None}
+        job = TextToImageXLJob.open(TextToImageXLConfig(**settings), cpu_runtime())
+    elif kind == "word":
         word = {"placeholder_token": "<three>", "initializer_token": "digit", "num_vectors": 2}
         job = TextualInversionJob.open(TextualInversionConfig(**common, **word), cpu_runtime())
     else:
@@ -164,30 +170,37 @@ def instance_job(kind: str, pipeline: Path, subject: Path):
     generator = np.random.default_rng(0)
     for name, parameter in job.trainable().items():
         if not name.endswith("lora_down"):
-            scale = 0.1 if kind == "lora" else 0.1 * float(np.abs(parameter.asnumpy()).mean())
+            scale = 0.1 if "lora" in kind else 0.1 * float(np.abs(parameter.asnumpy()).mean())
             noise = scale * generator.standard_normal(parameter.shape)
             parameter.set_data(ms.Tensor(parameter.asnumpy() + noise.astype(np.float32)))
     return job
 
 
-@pytest.mark.parametrize("kind", [pytest.param("whole", marks=pytest.mark.slow), "lora", "word"])
-def test_a_subject_is_the_same_in_diffusers(graph_mode, stable_diffusion, subject_images, tmp_path, kind):
+@pytest.mark.parametrize("kind", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("whole", "lora", "xl")),
+                                  "word", "xl lora"])  # fmt: skip
+def test_a_subject_is_the_same_in_diffusers(
+    graph_mode, stable_diffusion, stable_diffusion_xl, subject_images, tmp_path, kind
+):
     """Loss of a batch, and the image of a prompt, with what a job saves as diffusers loads it."""
-    job = instance_job(kind, stable_diffusion, subject_images)
+    base = stable_diffusion_xl if kind.startswith("xl") else stable_diffusion
+    for number, path in enumerate(sorted(subject_images.glob("*.png"))):  # of sizes of their own, for XL
+        with Image.open(path) as image:
+            image.resize((16 + 3 * number, 20)).save(path)
+    job = instance_job(kind, base, subject_images)
     made = job.make_batch(np.arange(4), [random_stream(0, 2, place) for place in range(4)])
     prompt = "a picture of a <three>" if kind == "word" else "a picture of a zzz"
     np.savez(tmp_path / "batch.npz", **made, prompt=prompt)
     batch = {name: ms.Tensor(array) for name, array in made.items()}
     ours = CalledByName(job.loss_cell(), job.columns).set_train(False)(*batch.values()).asnumpy()
     job.save(tmp_path / "saved")
-    others = [tmp_path / "saved"] if kind == "whole" else [stable_diffusion, tmp_path / "saved"]
+    others = [tmp_path / "saved"] if kind in ("whole", "xl") else [base, tmp_path / "saved"]
     run_peer("peer_text_to_image.py", others[0], tmp_path / "batch.npz", *others[1:])
     answer = np.load(tmp_path / "answer.npz")
     print(f"{kind}: largest difference of a loss {np.abs(ours - answer['loss']).max():.1e}")
     np.testing.assert_allclose(ours, answer["loss"], atol=1e-4)
 
     pipeline = pipelines.load_text_pipeline(str(others[0]))
-    if kind == "lora":
+    if "lora" in kind:
         lora.merge_adapters(pipeline, [str(tmp_path / "saved")])
     elif kind == "word":
         new_tokens.load_into(pipeline, [str(tmp_path / "saved")])

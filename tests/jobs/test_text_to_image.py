@@ -130,7 +130,7 @@ def test_frozen_networks_do_not_train(graph_mode, config):
         layer.self_attn.dropout = 0.5
     tokens = ms.Tensor(job.sources[0].captions.tokens(["a handwritten three"]))
     before = job.base.text_encoder(tokens)[0].asnumpy()
-    frozen = TextEmbeddings(job.base.text_encoder, trains=False)
+    frozen = TextEmbeddings(job.base, trains=False)
     nn.SequentialCell(frozen).set_train()
     assert not any(cell.training for _, cell in frozen.cells_and_names())
     np.testing.assert_array_equal(frozen.text_encoder(tokens)[0].asnumpy(), before)

@@ -1,9 +1,10 @@
 """Makes a Stable Diffusion pipeline of a size for tests: random weights, a tokenizer made on the spot, real formats.
 
-    python tests/make_stable_diffusion.py FOLDER [VAE_STEPS | --real_size]
+    python tests/programs/make_stable_diffusion.py FOLDER [VAE_STEPS | --real_size] [--xl]
 
 With VAE_STEPS its autoencoder learns to give handwritten digits back first, so that there is something to look at.
-With --real_size the networks have the sizes of Stable Diffusion 1.5, to measure the memory of a step.
+With --real_size the networks have the sizes of Stable Diffusion 1.5, to measure the memory of a step. With --xl it is a
+pipeline of Stable Diffusion XL.
 """
 
 from __future__ import annotations
@@ -39,6 +40,37 @@ SMALL_UNET: dict[str, Any] = {
     "cross_attention_dim": 32,
     "attention_head_dim": 4,
     "norm_num_groups": 8,
+}
+SMALL_XL_UNET: dict[str, Any] = {
+    **SMALL_UNET,
+    "cross_attention_dim": 64,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 32,
+}
+# Stable Diffusion XL, as its config.json files have it.
+REAL_XL_UNET: dict[str, Any] = {
+    "sample_size": 128,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "transformer_layers_per_block": (1, 2, 10),
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+REAL_XL_TEXT_ENCODER_2 = {
+    "vocab_size": 49408,
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "projection_dim": 1280,
+    "hidden_act": "gelu",
 }
 # Stable Diffusion 1.5, as its config.json files have it.
 REAL_TEXT_ENCODER = {
@@ -86,46 +118,58 @@ def write_tokenizer(folder: Path) -> None:
     (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges))
 
 
-def make_pipeline(folder: Path, vae_steps: int = 0, seed: int = 0, real_size: bool = False):
-    import mindspore as ms
-    from transformers import CLIPTextConfig, CLIPTokenizer
+def make_text_encoder(kind, tokenizer, settings: dict[str, Any]):
+    from transformers import CLIPTextConfig
 
-    start.start("CPU", "graph", seed)
-    from mindone_ddpm.models.pipelines import save_text_pipeline
-
-    with libraries.quiet_imports():
-        from mindone.diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-        from mindone.transformers import CLIPTextModel
-
-    max_tokens = 77 if real_size else MAX_TOKENS
-    write_tokenizer(folder / "words")
-    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "words"), model_max_length=max_tokens)
-    text_encoder = CLIPTextModel(
+    return kind(
         CLIPTextConfig(
-            max_position_embeddings=max_tokens,
+            max_position_embeddings=tokenizer.model_max_length,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
-            **(REAL_TEXT_ENCODER if real_size else {"vocab_size": len(tokenizer), **SMALL_TEXT_ENCODER}),
+            **{"vocab_size": len(tokenizer), **settings},
         )
     )
+
+
+def make_pipeline(folder: Path, vae_steps: int = 0, seed: int = 0, real_size: bool = False, xl: bool = False):
+    import mindspore as ms
+    from transformers import CLIPTokenizer
+
+    start.start("CPU", "graph", seed)
+    from mindone_ddpm.models.pipelines import pipeline_class, save_text_pipeline
+
+    with libraries.quiet_imports():
+        from mindone.diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+        from mindone.transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    write_tokenizer(folder / "words")
+    max_tokens = 77 if real_size else MAX_TOKENS
+    tokenizer = CLIPTokenizer.from_pretrained(str(folder / "words"), model_max_length=max_tokens)
+    text_settings = REAL_TEXT_ENCODER if real_size else SMALL_TEXT_ENCODER
     vae = AutoencoderKL(**(REAL_VAE if real_size else SMALL_VAE), latent_channels=4)
     if vae_steps:
         train_vae(vae, vae_steps)
-    unet = UNet2DConditionModel(**(REAL_UNET if real_size else SMALL_UNET))
-    scheduler = PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+    unet_settings = {(False, False): SMALL_UNET, (True, False): REAL_UNET, (False, True): SMALL_XL_UNET}.get(
+        (real_size, xl), REAL_XL_UNET
     )
-    pipeline = StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts = {
+        "vae": vae,
+        "text_encoder": make_text_encoder(CLIPTextModel, tokenizer, text_settings),
+        "tokenizer": tokenizer,
+        "unet": UNet2DConditionModel(**unet_settings),
+        "scheduler": PNDMScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
+        ),
+    }
+    if xl:
+        second = REAL_XL_TEXT_ENCODER_2 if real_size else {**SMALL_TEXT_ENCODER, "projection_dim": 32}
+        parts["text_encoder_2"] = make_text_encoder(CLIPTextModelWithProjection, tokenizer, second)
+        pipeline = pipeline_class("StableDiffusionXLPipeline")(**parts, tokenizer_2=tokenizer, add_watermarker=False)
+    else:
+        pipeline = pipeline_class("StableDiffusionPipeline")(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
     save_text_pipeline(pipeline, folder / "pipeline")
     assert ms.get_context("device_target") == "CPU"
     return folder / "pipeline"
@@ -184,5 +228,5 @@ def train_vae(vae, steps: int) -> None:
 
 if __name__ == "__main__":
     target, *options = sys.argv[1:]
-    real_size = "--real_size" in options
-    print(make_pipeline(Path(target), 0 if real_size or not options else int(options[0]), real_size=real_size))
+    steps = next((int(option) for option in options if not option.startswith("--")), 0)
+    print(make_pipeline(Path(target), steps, real_size="--real_size" in options, xl="--xl" in options))

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
+from diffusers import DDPMScheduler, DiffusionPipeline
 
 
 @torch.no_grad()
 def main(pipeline: str, batch: str, *rest: str) -> None:
-    pipe = StableDiffusionPipeline.from_pretrained(pipeline, safety_checker=None)
+    pipe = DiffusionPipeline.from_pretrained(pipeline)
     if rest and (Path(rest[0]) / "learned_embeds.safetensors").exists():
         pipe.load_textual_inversion(rest[0])
     elif rest:
@@ -29,15 +29,20 @@ def main(pipeline: str, batch: str, *rest: str) -> None:
     data = {name: torch.from_numpy(array) for name, array in loaded.items()}
     posterior = pipe.vae.encode(data["images"]).latent_dist
     latents = (posterior.mean + posterior.std * data["posterior_noise"]) * pipe.vae.config.scaling_factor
-    embeddings = pipe.text_encoder(data["tokens"].long())[0]
+    conditions = {}
+    if "sizes" in data:  # XL
+        second = pipe.text_encoder_2(data["tokens_2"].long(), output_hidden_states=True)
+        first = pipe.text_encoder(data["tokens"].long(), output_hidden_states=True)
+        embeddings = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1)
+        conditions = {"added_cond_kwargs": {"text_embeds": second[0], "time_ids": data["sizes"]}}
+    else:
+        embeddings = pipe.text_encoder(data["tokens"].long())[0]
     timesteps = data["timesteps"].long()
     noisy = scheduler.add_noise(latents, data["noise"], timesteps)
-    output = pipe.unet(noisy, timesteps, embeddings).sample
+    output = pipe.unet(noisy, timesteps, embeddings, **conditions).sample
     loss = torch.nn.functional.mse_loss(output, data["noise"], reduction="none").mean((1, 2, 3))
     parts = {"latents": latents, "embeddings": embeddings, "output": output, "loss": loss}
     if prompt:
-        tokens = pipe.tokenizer(pipe.maybe_convert_prompt(prompt, pipe.tokenizer)).input_ids
-        parts["prompt_tokens"] = torch.tensor(tokens)
         made = pipe(prompt, num_inference_steps=4, guidance_scale=3.0, latents=data["noise"][:1], output_type="np")
         parts["image"] = torch.from_numpy(made.images)
     np.savez(Path(batch).with_name("answer.npz"), **{name: part.numpy() for name, part in parts.items()})

@@ -160,6 +160,7 @@ PYNATIVE = (
     "text-lora",
     "text-latents",
     "word",
+    "dreambooth",
 )
 
 FULL = Case(

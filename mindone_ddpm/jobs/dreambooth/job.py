@@ -20,7 +20,7 @@ from mindone_ddpm.jobs.text_to_image.captions import Captions, same_texts
 from mindone_ddpm.jobs.text_to_image.job import FineTuneJob, Source, open_base, prepare_base
 from mindone_ddpm.jobs.text_to_image.product import fine_tuned_product
 from mindone_ddpm.jobs.text_to_image.trained import trained_parts
-from mindone_ddpm.models.pipelines import latent_factor
+from mindone_ddpm.models.pipelines import XL_PIPELINE, is_xl, latent_factor, tokenizers
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime
 
@@ -49,12 +49,13 @@ class DreamBoothJob(FineTuneJob):
         sources = [Source(subject, captions_of(subject, prompt, base))]
         if config.with_prior_preservation:
             sources.append(open_class(config, runtime, base, size, subject))
-        product = fine_tuned_product(config, "train_dreambooth", prompt, ("dreambooth",))
+        kind = XL_PIPELINE if is_xl(base) else "StableDiffusionPipeline"
+        product = fine_tuned_product(config, "train_dreambooth", kind, prompt, ("dreambooth",))
         return cls(config, runtime, base, sources, trained, product)
 
 
 def captions_of(records: ImageRecords, prompt: str, base: Any, remark: str = "") -> Captions:
-    return Captions(same_texts([prompt], len(records), f"'{prompt}'{remark}"), base.tokenizer)
+    return Captions(same_texts([prompt], len(records), f"'{prompt}'{remark}"), *tokenizers(base))
 
 
 def open_class(config: DreamBoothConfig, runtime: Runtime, base: Any, size: int, subject: ImageRecords) -> Source:

@@ -181,27 +181,28 @@ def _texts_of_files(config: TextToImageConfig, records: ImageRecords) -> Texts:
 
 
 class Captions:
-    """The captions of a data set, and their tokens."""
+    """The captions of a data set, and their tokens, one kind for each text encoder."""
 
-    def __init__(self, texts: Texts, tokenizer: Any):
-        self.texts, self.tokenizer = texts, tokenizer
+    def __init__(self, texts: Texts, *tokenizers: Any):
+        self.texts, self.tokenizers = texts, tokenizers
         self.num_truncated = self._count_truncated()
 
     def _count_truncated(self) -> int:
         texts = self.all_texts
         bar = tqdm(range(0, len(texts), 1000), desc="reading captions", disable=len(texts) < 20_000, leave=False)
-        longest = self.tokenizer.model_max_length
+        tokenizer = self.tokenizers[0]
+        longest = tokenizer.model_max_length
         return sum(
             len(tokens) > longest
             for start in bar
-            for tokens in self.tokenizer(texts[start : start + 1000], truncation=False, verbose=False).input_ids
+            for tokens in tokenizer(texts[start : start + 1000], truncation=False, verbose=False).input_ids
         )
 
     def describe(self) -> str:
         """For the plan: where they are from, and how many the tokenizer cuts off."""
         if not self.num_truncated:
             return self.texts.origin
-        longest = self.tokenizer.model_max_length
+        longest = self.tokenizers[0].model_max_length
         return f"{self.texts.origin}; {self.num_truncated:,} are longer than {longest} tokens and are cut off there"
 
     def choose(self, index: int, choice: float) -> str:
@@ -209,10 +210,11 @@ class Captions:
         texts = self.texts.read(int(index))
         return texts[int(choice * len(texts))]
 
-    def tokens(self, texts: Sequence[str]) -> np.ndarray:
-        """Int32 of shape (len(texts), the tokenizer's length), filled up and cut off."""
-        ids = self.tokenizer(
-            list(texts), max_length=self.tokenizer.model_max_length, padding="max_length", truncation=True
+    def tokens(self, texts: Sequence[str], which: int = 0) -> np.ndarray:
+        """Int32 of shape (len(texts), the tokenizer's length), filled up and cut off. ``which``: of the tokenizers."""
+        tokenizer = self.tokenizers[which]
+        ids = tokenizer(
+            list(texts), max_length=tokenizer.model_max_length, padding="max_length", truncation=True
         ).input_ids
         return np.asarray(ids, np.int32)
 

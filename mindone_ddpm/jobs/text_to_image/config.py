@@ -46,6 +46,9 @@ class FineTuneConfig(TimestepConfig, EngineConfig):
     pretrained_model_name_or_path: str | None = setting(
         None, "Stable Diffusion pipeline to fine-tune: a folder, or a name on the Hub"
     )
+    pretrained_vae_model_name_or_path: str | None = setting(
+        None, "another autoencoder in place of the pipeline's own: a folder, or a name on the Hub"
+    )
     revision: str | None = setting(None, "of the pipeline on the Hub: branch, tag or commit")
     non_ema_revision: str | None = setting(None, "accepted for old command lines; give --variant non_ema instead")
     variant: str | None = setting(None, "of the pipeline's weight files, such as fp16 or non_ema")
@@ -144,3 +147,41 @@ class TextToImageConfig(AdapterConfig):
         if self.instance_prompt is not None and self.caption_column is not None:
             return ["--instance_prompt and --caption_column: give only one of them"]
         return []
+
+
+@dataclass
+class TextToImageXLConfig(TextToImageConfig):
+    """Fine-tuning Stable Diffusion XL on captioned images."""
+
+    heading: ClassVar[str] = "text to image, XL"
+
+    image_size: int = setting(
+        1024, "side of the square images in pixels", aliases=["resolution"], low=8, high=MOST_PIXELS, resume="locked"
+    )
+    output_dir: str = setting(
+        "sdxl-model-finetuned", "folder for the pipeline, samples and logs", private=True, outside_graph=True
+    )
+    caption_dropout: float = setting(
+        0.0,
+        "share of captions dropped in training, for guidance; 0.1 is usual",
+        aliases=["proportion_empty_prompts"],
+        low=0,
+        high=1,
+        resume="locked",
+    )
+    num_validation_images: int = setting(4, "images for each of the prompts", low=1)
+    save_image_epochs: int = setting(
+        1,
+        "epochs between images for the validation prompts; 0: never",
+        aliases=["save_images_epochs", "validation_epochs"],
+        low=0,
+    )
+
+    # old command lines
+    enable_npu_flash_attention: bool = setting(
+        False, "accepted: --enable_xformers_memory_efficient_attention, which is mindone's fused attention on Ascend"
+    )
+
+    def __post_init__(self) -> None:
+        if self.enable_npu_flash_attention:
+            self.enable_xformers_memory_efficient_attention = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mindspore import Parameter, Tensor, nn
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.values import near_multiples
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.data.records import ImageRecords, Samples
+from mindone_ddpm.data.records import Augmentation, ImageRecords, Samples
 from mindone_ddpm.evaluation.evaluator import Evaluator
 from mindone_ddpm.jobs.text_to_image.captions import Captions, open_captioned
 from mindone_ddpm.jobs.text_to_image.config import FineTuneConfig, TextToImageConfig
@@ -25,7 +26,17 @@ from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, LatentCache, 
 from mindone_ddpm.jobs.text_to_image.product import fine_tuned_product
 from mindone_ddpm.jobs.text_to_image.trained import TrainedParts, trained_parts
 from mindone_ddpm.jobs.unconditional.job import network_identity
-from mindone_ddpm.models.pipelines import latent_factor, load_text_pipeline, size_divisor
+from mindone_ddpm.models.foreign import pipeline_kind
+from mindone_ddpm.models.pipelines import (
+    TEXT_PIPELINES,
+    XL_PIPELINE,
+    is_xl,
+    latent_factor,
+    load_text_pipeline,
+    size_divisor,
+    text_encoders,
+    tokenizers,
+)
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.schedulers import is_flow
 from mindone_ddpm.models.unet import prepare_network
@@ -55,7 +66,7 @@ class TextToImageLoss(nn.Cell):
 
     Args:
         latents: maps (images, posterior noise) to latents; used where a batch has no latents.
-        text: maps tokens to embeddings; used where a batch has no embeddings.
+        text: maps tokens to embeddings and pooled ones; used where a batch has no embeddings.
         weights: of the sources. A batch holds the images of all rows from the first source, then those from the second.
     """
 
@@ -76,17 +87,24 @@ class TextToImageLoss(nn.Cell):
         images=None,
         posterior_noise=None,
         tokens=None,
+        tokens_2=None,
         latents=None,
         embeddings=None,
+        pooled=None,
+        sizes=None,
         input_noise=None,
     ):
         """Float32 of shape (rows,)."""
         if latents is None:
             latents = self.latents(images, posterior_noise)
         if embeddings is None:
-            embeddings = self.text(tokens)
+            embeddings, pooled = self.text(tokens, tokens_2)
         model_input, time, target, weight = self.objective.corrupt(latents, noise, timesteps, input_noise)
-        prediction = self.unet(model_input, time, embeddings)[0]
+        if sizes is None:
+            prediction = self.unet(model_input, time, embeddings)[0]
+        else:  # XL
+            more = {"text_embeds": pooled, "time_ids": sizes}
+            prediction = self.unet(model_input, time, embeddings, added_cond_kwargs=more)[0]
         losses = self.objective.loss(prediction, target, weight)
         if len(self.weights) == 1:
             return losses
@@ -127,8 +145,14 @@ class FineTuneJob:
         self.caches: list[LatentCache] = []
         self.caches_texts = config.cache_latents and not trained.text_encoder_trains
         inputs = ("latents",) if config.cache_latents else ("images", "posterior_noise")
-        text = "embeddings" if self.caches_texts else "tokens"
-        self.columns = ("noise", "timesteps", *inputs, text, *(["input_noise"] if config.input_perturbation else []))
+        self.is_xl = is_xl(base)
+        text = ("embeddings", "pooled") if self.caches_texts else ("tokens", "tokens_2")
+        self.columns = (
+            *("noise", "timesteps", *inputs),
+            *(text if self.is_xl else text[:1]),
+            *(["sizes"] if self.is_xl else []),
+            *(["input_noise"] if config.input_perturbation else []),
+        )
         self.num_samples = len(config.validation_prompts or []) * config.num_validation_images
         self.num_sampling_steps = self._num_sampling_steps()
 
@@ -147,12 +171,15 @@ class FineTuneJob:
         return self.trained.weights()
 
     def identity(self) -> dict[str, Any]:
-        text_encoder = self.base.text_encoder.config.to_dict()
+        encoders = {name: encoder.config.to_dict() for name, encoder in text_encoders(self.base).items()}
         return {
             "unet": network_identity(self.unet),
             "noise": self.objective.identity(),
             "vae": network_identity(self.base.vae),
-            "text_encoder": {name: value for name, value in text_encoder.items() if name not in NOT_STRUCTURE},
+            **{
+                name: {key: value for key, value in settings.items() if key not in NOT_STRUCTURE}
+                for name, settings in encoders.items()
+            },
         }
 
     def before_training(self, show_progress: bool) -> None:
@@ -173,7 +200,8 @@ class FineTuneJob:
     def make_batch(self, indices: np.ndarray, rngs: list[np.random.Generator]) -> dict[str, np.ndarray]:
         """Noise, float32 (images, latent channels, latent size, latent size); times (images,); then the images in
         [-1, 1], float32 (images, 3, size, size), and the noise of the autoencoder's posterior, like the noise, or
-        latents; tokens, int32 (images, length), or embeddings; and input noise where it is used.
+        latents; tokens, int32 (images, length), or embeddings; for XL the tokens of its second text encoder or pooled
+        embeddings, and sizes, float32 (images, 6); and input noise where it is used.
 
         A row has an image from each source: first come those of all rows from the first. Each row draws from its own
         generator, for each source in the same order: flip, crop, time, posterior, noise, caption.
@@ -187,15 +215,18 @@ class FineTuneJob:
         batch["timesteps"] = np.empty(num_images, self.objective.time_dtype)
         if not self.caches:
             batch["images"] = np.empty((num_images, 3, config.image_size, config.image_size), np.float32)
+        batch["sizes"] = np.empty((num_images, 6), np.float32)
         texts, flips = [""] * num_images, [(False, False)] * num_images
         for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
             for number, source in enumerate(self.sources):
                 place = number * count + row
                 image = int(index) if config.streaming else int(index) % len(source.records)
-                if self.caches:
-                    flips[place] = source.records.draw_augmentation(rng)[:2]  # (horizontally, vertically)
-                else:
-                    batch["images"][place] = source.records.augmented_image(image, rng)
+                augmentation = source.records.draw_augmentation(rng)
+                flips[place] = augmentation[:2]  # (horizontally, vertically)
+                if not self.caches:
+                    batch["images"][place] = source.records.augmented(image, augmentation)
+                if self.is_xl:
+                    batch["sizes"][place] = self._sizes(source, image, augmentation)
                 batch["timesteps"][place] = self.objective.draw_time(rng)
                 rng.standard_normal(out=batch["posterior_noise"][place], dtype=np.float32)
                 perturbed = draw_noise(rng, batch["noise"][place], config)
@@ -206,11 +237,21 @@ class FineTuneJob:
                     texts[place] = source.captions.choose(image, choice)
         if self.caches:
             batch["latents"] = self._cached_latents(indices, flips, batch["posterior_noise"])
-        if self.caches_texts:
-            batch["embeddings"] = self._in_parts(texts, lambda number, part: self.caches[number].embeddings(part))
-        else:
-            batch["tokens"] = self.sources[0].captions.tokens(texts)
+        for which, name in enumerate(("tokens", "tokens_2")):
+            if name in self.columns:
+                batch[name] = self.sources[0].captions.tokens(texts, which)
+        for name in ("embeddings", "pooled"):
+            if name in self.columns:
+                batch[name] = self._in_parts(texts, partial(self._cached_texts, name))
         return {name: batch[name] for name in self.columns}
+
+    def _sizes(self, source: Source, image: int, augmentation: Augmentation) -> tuple[int, ...]:
+        """What XL is told of an image (Podell et al. 2023, section 2.2): its height and width as it is stored, top and
+        left of its crop, and the height and width that are wanted."""
+        return (*source.records.geometry(image, augmentation), self.config.image_size, self.config.image_size)
+
+    def _cached_texts(self, name: str, number: int, texts: Sequence[str]) -> np.ndarray:
+        return self.caches[number].embeddings(texts, name)
 
     def _in_parts(self, values: Sequence[Any], made_of: Callable[[int, Any], np.ndarray]) -> np.ndarray:
         """What is made of each source's part of a batch."""
@@ -234,7 +275,7 @@ class FineTuneJob:
             self.unet,
             self.objective,
             FrozenLatents(self.base.vae),
-            TextEmbeddings(self.base.text_encoder, self.trained.text_encoder_trains),
+            TextEmbeddings(self.base, self.trained.text_encoder_trains),
             [source.weight for source in self.sources],
         )
 
@@ -274,6 +315,8 @@ class FineTuneJob:
 class TextToImageJob(FineTuneJob):
     """See :class:`mindone_ddpm.jobs.base.Job`."""
 
+    command, kind = "train_text_to_image", "StableDiffusionPipeline"
+
     @classmethod
     def open_data(cls, config: TextToImageConfig) -> list[ImageRecords]:
         return [open_captioned(config)[0]]
@@ -286,28 +329,42 @@ class TextToImageJob(FineTuneJob):
         """
         with distributed.main_first(runtime):
             records, texts = open_captioned(config)
-        base = open_base(config)
+        base = open_base(config, (cls.kind,))
         trained = trained_parts(base, config)
         prepare_base(config, runtime, base)
-        source = Source(records, Captions(texts, base.tokenizer))
-        return cls(config, runtime, base, [source], trained, fine_tuned_product(config, "train_text_to_image"))
+        source = Source(records, Captions(texts, *tokenizers(base)))
+        return cls(config, runtime, base, [source], trained, fine_tuned_product(config, cls.command, cls.kind))
+
+
+class TextToImageXLJob(TextToImageJob):
+    """The same for Stable Diffusion XL."""
+
+    command, kind = "train_text_to_image_sdxl", XL_PIPELINE
 
 
 # --- the pipeline to fine-tune -------------------------------------------------------------------------------------
 
 
-def open_base(config: FineTuneConfig) -> Any:
-    """The pipeline to fine-tune.
+def open_base(config: FineTuneConfig, kinds: Sequence[str] = TEXT_PIPELINES) -> Any:
+    """The pipeline to fine-tune. ``kinds``: the pipeline classes that the job takes.
 
     Raises:
         ConfigError: it cannot be loaded or fine-tuned, or the size of the images does not fit it.
     """
-    flag = f"--pretrained_model_name_or_path {config.pretrained_model_name_or_path}"
+    name = "--pretrained_model_name_or_path"
+    model = str(config.pretrained_model_name_or_path)
+    flag = f"{name} {model}"
+    kind = pipeline_kind(model, name, config.revision)
+    if kind in TEXT_PIPELINES and kind not in kinds:
+        suited = "train_text_to_image_sdxl" if kind == XL_PIPELINE else "train_text_to_image"
+        raise ConfigError(f"{flag}: is a {kind}, which this command does not train; {suited} does")
     base = load_text_pipeline(
-        str(config.pretrained_model_name_or_path),
-        "--pretrained_model_name_or_path",
+        model,
+        name,
         revision=config.revision,
         variant=config.variant,
+        kinds=kinds,
+        vae=config.pretrained_vae_model_name_or_path,
     )
     divisor = size_divisor(base)
     if config.image_size % divisor:
@@ -334,7 +391,7 @@ def prepare_base(config: FineTuneConfig, runtime: Runtime, base: Any) -> None:
     base.unet.register_to_config(sample_size=config.image_size // latent_factor(base.vae))
     for parameter in base.vae.get_parameters():
         parameter.requires_grad = False
-    for network in (base.vae, base.text_encoder):
+    for network in (base.vae, *text_encoders(base).values()):
         network.set_train(False)
         set_compute_precision(network, config.mixed_precision)
     fused_attention = config.enable_xformers_memory_efficient_attention and runtime.backend.fused_attention

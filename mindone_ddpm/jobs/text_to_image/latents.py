@@ -21,6 +21,7 @@ from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.data.scaling import to_model_range
 from mindone_ddpm.jobs.text_to_image.captions import Captions
 from mindone_ddpm.jobs.text_to_image.config import FineTuneConfig
+from mindone_ddpm.models.pipelines import is_xl, text_encoders
 
 BATCH_SIZE = 16
 EMBEDDINGS = "embeddings.npy"
@@ -66,17 +67,31 @@ class FrozenLatents(InferenceCell):
 
 
 class TextEmbeddings(InferenceCell):
-    """Tokens to text embeddings; without gradients, unless something of the text encoder trains."""
+    """Tokens to (text embeddings, pooled embeddings); without gradients, unless something of a text encoder trains.
 
-    def __init__(self, text_encoder: Any, trains: bool):
+    Stable Diffusion has one text encoder, of which the last layer is taken, and pools nothing: the embeddings are
+    returned twice. Of XL's two text encoders the last layer but one is taken, and the second one pools (Podell et al.
+    2023, section 2.1).
+    """
+
+    def __init__(self, base: Any, trains: bool):
         super().__init__(auto_prefix=False)
-        self.text_encoder = text_encoder
+        self.text_encoder = base.text_encoder
+        self.text_encoder_2: Any = base.text_encoder_2 if is_xl(base) else None
         self.trains = trains
         self.set_train(False)
 
-    def construct(self, tokens):
-        embeddings = self.text_encoder(tokens)[0]
-        return embeddings if self.trains else ops.stop_gradient(embeddings)
+    def construct(self, tokens, tokens_2=None):
+        if self.text_encoder_2 is None:
+            embeddings = self.text_encoder(tokens)[0]
+            pooled = embeddings
+        else:
+            second = self.text_encoder_2(tokens_2, output_hidden_states=True)
+            first = self.text_encoder(tokens, output_hidden_states=True)[-1][-2]
+            embeddings, pooled = ops.cat((first, second[-1][-2]), -1), second[0]
+        if not self.trains:
+            embeddings, pooled = ops.stop_gradient(embeddings), ops.stop_gradient(pooled)
+        return embeddings, pooled
 
 
 def flip_variants(records: ImageRecords) -> list[tuple[bool, bool]]:
@@ -98,8 +113,10 @@ class LatentCache:
         self.records = records
         self.means = np.load(folder / "means.npy", mmap_mode="r")
         self.deviations = np.load(folder / "deviations.npy", mmap_mode="r")
-        has_texts = (folder / EMBEDDINGS).exists()
-        self.texts = np.load(folder / EMBEDDINGS, mmap_mode="r") if has_texts else np.zeros(0)
+        self.texts: dict[str, np.ndarray] = {}  # without those of a text encoder that trains
+        for name in ("embeddings", "pooled"):
+            if (folder / f"{name}.npy").exists():
+                self.texts[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
         self.place_of_text = {text: number for number, text in enumerate(captions.all_texts)}
         self.place_of_variant = {variant: number for number, variant in enumerate(flip_variants(records))}
 
@@ -114,9 +131,9 @@ class LatentCache:
         variants = np.array([self.place_of_variant[flip] for flip in flips])
         return self.means[variants, indices] + self.deviations[variants, indices] * posterior_noise
 
-    def embeddings(self, texts: Sequence[str]) -> np.ndarray:
-        """Float32 of shape (batch, tokens, features)."""
-        return self.texts[[self.place_of_text[text] for text in texts]]
+    def embeddings(self, texts: Sequence[str], name: str = "embeddings") -> np.ndarray:
+        """Float32 of shape (batch, tokens, features), or for ``pooled`` (batch, features)."""
+        return self.texts[name][[self.place_of_text[text] for text in texts]]
 
     @staticmethod
     def open(
@@ -135,7 +152,7 @@ class LatentCache:
             with added_files(folder, last=last) as tmp_path:
                 _encode_images(tmp_path, records, base.vae, show_progress)
                 if with_texts:
-                    _encode_texts(tmp_path, captions, base.text_encoder)
+                    _encode_texts(tmp_path, captions, base)
         return LatentCache(folder, records, captions)
 
 
@@ -154,11 +171,12 @@ def cache_key(
     }
     if with_texts:
         settings["texts"] = captions.all_texts
-        settings["tokens"] = captions.tokens(captions.all_texts[:64]).tolist()
+        some = captions.all_texts[:64]
+        settings["tokens"] = [captions.tokens(some, which).tolist() for which in range(len(captions.tokenizers))]
     digest.update(json.dumps(settings).encode())
     for index in range(len(records)):
         digest.update(content_digest(records.record(index)[records.column]))
-    for network in (base.vae, base.text_encoder) if with_texts else (base.vae,):
+    for network in (base.vae, *(text_encoders(base).values() if with_texts else ())):
         for name, parameter in network.parameters_and_names():
             digest.update(name.encode())
             digest.update(parameter.asnumpy().tobytes())
@@ -189,8 +207,15 @@ def _encode_images(folder: Path, records: ImageRecords, vae: Any, show_progress:
         array.flush()
 
 
-def _encode_texts(folder: Path, captions: Captions, text_encoder: Any) -> None:
-    def embed(texts: list[str]) -> np.ndarray:
-        return text_encoder(ms.Tensor(captions.tokens(texts)))[0].asnumpy().astype(np.float32)
+def _encode_texts(folder: Path, captions: Captions, base: Any) -> None:
+    cell = TextEmbeddings(base, trains=False)
 
-    np.save(folder / EMBEDDINGS, map_batches(embed, captions.all_texts, BATCH_SIZE))
+    def embed(texts: list[str]) -> list[np.ndarray]:
+        tokens = [ms.Tensor(captions.tokens(texts, which)) for which in range(len(captions.tokenizers))]
+        return [values.asnumpy().astype(np.float32) for values in cell(*tokens)]
+
+    texts = captions.all_texts
+    # The pooled ones first: where the others are, all are.
+    if is_xl(base):
+        np.save(folder / "pooled.npy", map_batches(lambda part: embed(part)[1], texts, BATCH_SIZE))
+    np.save(folder / EMBEDDINGS, map_batches(lambda part: embed(part)[0], texts, BATCH_SIZE))

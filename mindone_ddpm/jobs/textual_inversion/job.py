@@ -95,7 +95,7 @@ class TextualInversionJob(FineTuneJob):
         """
         with distributed.main_first(runtime):
             (records,) = cls.open_data(config)
-        base = open_base(config)
+        base = open_base(config, ("StableDiffusionPipeline",))
         word = NewWord(base, config)
         prepare_base(config, runtime, base)
         texts = [template.format(" ".join(word.names)) for template in TEMPLATES[config.learnable_property]]
