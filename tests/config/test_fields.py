@@ -39,6 +39,7 @@ ADAPTERS = {*OF_TEXT, "rank", "lora_alpha", "lora_target_modules", "train_text_e
 OF_JOBS = {
     "train": OF_IMAGES,
     "train_text_to_image": {*ADAPTERS, "trigger_word"},
+    "train_text_to_image_sdxl": {*ADAPTERS, "trigger_word"},
     "train_dreambooth": {
         *ADAPTERS,
         *("with_prior_preservation", "class_prompt", "prior_loss_weight", "num_class_images"),

@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import mindspore as ms
@@ -22,8 +22,8 @@ from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.text_to_image.captions import Captions, find_caption_column, known_texts
-from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.text_to_image.job import TextToImageJob
+from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig, TextToImageXLConfig
+from mindone_ddpm.jobs.text_to_image.job import TextToImageJob, TextToImageXLJob
 from mindone_ddpm.jobs.text_to_image.latents import TextEmbeddings, cache_key
 from mindone_ddpm.models import lora, pipelines
 from mindone_ddpm.models.unet import num_parameters
@@ -341,11 +341,11 @@ def test_adapters_through_the_command_line(text_flags, stable_diffusion, tmp_pat
 
 
 def test_what_will_not_do_is_told_in_one_line(text_flags, stable_diffusion, tmp_path):
-    other = tmp_path / "xl"
+    other = tmp_path / "sd3"
     other.mkdir()
-    (other / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionXLPipeline"}))
+    (other / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
     for flags, message in (
-        (["--pretrained_model_name_or_path", other], "is a StableDiffusionXLPipeline, which is not supported"),
+        (["--pretrained_model_name_or_path", other], "is a StableDiffusion3Pipeline, which is not supported"),
         (["--resolution", 18], "need a multiple of 4, for example 16 or 20"),
         (["--caption_column", "image"], "--caption_column image: holds"),
     ):
@@ -364,3 +364,65 @@ def test_settings_that_contradict(config):
     ):
         with pytest.raises(ConfigError, match=message):
             replace(config, **change).check()
+
+
+# --- Stable Diffusion XL
+
+
+def test_xl_is_told_the_sizes_of_its_images(graph_mode, stable_diffusion_xl, tmp_path):
+    """Height and width as stored (turned as EXIF says), top and left of the crop, and the size that is wanted."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    wide = Image.fromarray(np.arange(40 * 20, dtype=np.int32).reshape(20, 40).astype(np.uint8)).convert("RGB")
+    wide.save(folder / "0.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    wide.save(folder / "1.jpg", exif=exif)
+    config = TextToImageXLConfig(
+        pretrained_model_name_or_path=str(stable_diffusion_xl), train_data_dir=str(folder), image_size=16,
+        instance_prompt="a digit", mixed_precision="no", center_crop=True, cache_dir=str(tmp_path / "cache"),
+    )  # fmt: skip
+    job = TextToImageXLJob.open(config, cpu_runtime())
+    assert job.columns == ("noise", "timesteps", "images", "posterior_noise", "tokens", "tokens_2", "sizes")
+    batch = batch_of(job, [0, 1])
+    by_height = sorted(batch["sizes"].tolist())
+    assert by_height == [[20, 40, 0, 8, 16, 16], [40, 20, 8, 0, 16, 16]]  # 16x32 and 32x16 before the crop
+    moved = TextToImageXLJob.open(replace(config, center_crop=False), cpu_runtime())
+    rngs = [random_stream(0, 2, place) for place in range(2)]
+    sizes = moved.make_batch(np.arange(2), rngs)["sizes"]
+    corners = [moved.sources[0].records.draw_augmentation(random_stream(0, 2, place)).crop_at for place in range(2)]
+    for row, (across, down) in zip(sizes, corners, strict=True):
+        is_wide = row[0] == 20
+        assert row[2:4].tolist() == ([0, round(across * 16)] if is_wide else [round(down * 16), 0])
+    cached = TextToImageXLJob.open(replace(config, cache_latents=True), cpu_runtime())
+    cached.before_training(show_progress=False)
+    assert {"latents", "embeddings", "pooled", "sizes"} <= set(cached.columns)
+    losses = []
+    for one in (job, cached):
+        made = batch_of(one, [0, 1])
+        cell = CalledByName(one.loss_cell(), one.columns).set_train(False)
+        losses.append(cell(*[ms.Tensor(made[name]) for name in one.columns]).asnumpy())
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+
+
+def test_a_command_for_the_other_kind_of_pipeline_is_refused(config, stable_diffusion_xl):
+    flag = "--pretrained_model_name_or_path"
+    with pytest.raises(ConfigError, match=rf"{flag} .*: is a StableDiffusionXLPipeline, .*; train_text_to_image_sdxl"):
+        make_job(replace(config, pretrained_model_name_or_path=str(stable_diffusion_xl)))
+    settings = {item.name: getattr(config, item.name) for item in fields(config)}
+    with pytest.raises(ConfigError, match=rf"{flag} .*: is a StableDiffusionPipeline, .*; train_text_to_image does"):
+        TextToImageXLJob.open(TextToImageXLConfig(**settings), cpu_runtime())
+
+
+def test_another_autoencoder(graph_mode, config, tmp_path):
+    """Its weights replace the pipeline's; what is none is told in one line."""
+    job = make_job(config)
+    for parameter in job.base.vae.get_parameters():
+        parameter.set_data(parameter * 2.0)
+    job.base.vae.save_pretrained(str(tmp_path / "vae"))
+    other = make_job(replace(config, pretrained_vae_model_name_or_path=str(tmp_path / "vae")))
+    for ours, theirs in zip(job.base.vae.get_parameters(), other.base.vae.get_parameters(), strict=True):
+        np.testing.assert_array_equal(ours.asnumpy(), theirs.asnumpy())
+    for folder, message in (("nowhere", "no such folder"), (tmp_path, "is no autoencoder; it has no config.json")):
+        with pytest.raises(ConfigError, match=f"--pretrained_vae_model_name_or_path .*: {message}"):
+            make_job(replace(config, pretrained_vae_model_name_or_path=str(folder)))

@@ -100,7 +100,7 @@ def test_a_parts_own_class_is_checked_too(tmp_path):
 def test_pickled_weights_are_not_read(tmp_path):
     folder = copy_with_code(PIPELINE, tmp_path / "pipeline")
     (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(ConfigError, match="its weights are pickled, which is not loaded: save them as safetensors"):
+    with pytest.raises(ConfigError, match="its weights are pickled, which is not loaded: with PyTorch, diffusers"):
         load_pipeline(str(folder))
 
 

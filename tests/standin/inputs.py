@@ -78,7 +78,7 @@ def stable_diffusion(folder: Path) -> None:
     """A Stable Diffusion pipeline with random weights; see make_stable_diffusion.py."""
     from make_stable_diffusion import make_pipeline
 
-    make_pipeline(folder)
+    make_pipeline(folder, xl=folder.name.endswith("-xl"))
 
 
 def captioned(folder: Path) -> None:
@@ -128,6 +128,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     **{f"{name}.json": configuration for name in CONFIGURATIONS},
     **{"a.png": image, "b.png": image, "mask.png": mask},
     **{"digits": pipeline, "classes": pipeline, "stable-diffusion": stable_diffusion, "captioned": captioned},
+    "stable-diffusion-xl": stable_diffusion,
     **{"subject": some_digits, "class": some_digits},
     "inception": inception,
 }

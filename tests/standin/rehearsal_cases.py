@@ -78,6 +78,11 @@ TEXT = (
     *words("--mixed_precision no --cache_dir {out}/cache"),
     *RUN,
 )
+XL = (
+    "train_text_to_image_sdxl",
+    *TEXT[1:],
+    *words("--pretrained_model_name_or_path {inputs}/stable-diffusion-xl/pipeline"),
+)
 SUBJECT = (
     *words("--pretrained_model_name_or_path {inputs}/stable-diffusion/pipeline --train_data_dir {inputs}/subject"),
     *words("--resolution 16 --center_crop --train_batch_size 2 --max_train_steps 4 --mixed_precision no"),
@@ -161,6 +166,7 @@ PYNATIVE = (
     "text-latents",
     "word",
     "dreambooth",
+    "xl",
 )
 
 FULL = Case(
@@ -246,6 +252,16 @@ CASES: list[Case] = [
     Case("interpolate", "images between two images", ((*words(INTERPOLATE),),)),
     TEXT_FULL,
     TEXT_LORA,
+    Case(
+        "xl",
+        "Stable Diffusion XL: adapters on the UNet and both text encoders, sampled",
+        (
+            (*XL, *OUT, *LORA, "--train_text_encoder"),
+            (*SAMPLE, *words("--model {inputs}/stable-diffusion-xl/pipeline --lora {out}/run"), *PROMPT),
+        ),
+        tolerance=HALF_ATTENTION,
+    ),
+    training("xl-fp16", "XL in fp16, cached latents", "--cache_latents --mixed_precision fp16", job=XL, tolerance=HALF),
     training(
         "dreambooth",
         "DreamBooth of UNet and text encoder, prior preservation",
