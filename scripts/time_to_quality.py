@@ -6,8 +6,8 @@
     python scripts/time_to_quality.py few --folder quality --seeds 3                300 digits, against the others
 
 Each row is a training of its own length, so that its learning rate has come down at the end. All pipelines are measured
-here, by the same command: 2,000 images of 25 evaluations (DPM-Solver++) against the real ones; those of the published
-settings also with all 1,000 steps of DDPM. The minutes are those of one core, start and compilation included: each
+here, by the same command: 2,000 images of 25 evaluations (DPM-Solver++) against the real ones; with
+--all_steps those of the published settings also with all 1,000 steps of DDPM. The minutes are those of one core, start and compilation included: each
 side has one thread, and what counts is processor time, so other work on the machine does not change them. A run that
 has ended is not made again. Needs scripts/peer.sh.
 """
@@ -164,6 +164,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, help="for fashion: the folder of images")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     parser.add_argument("--rows", nargs="*", choices=[*TORCH, *HERE], default=[*TORCH, *HERE])
+    parser.add_argument("--all_steps", action="store_true", help="also measure the published one with 1,000 steps")
     arguments = parser.parse_args()
     name, data, root = arguments.data, DATA[arguments.data], Path(arguments.folder).resolve() / arguments.data
     if not (root / "data").exists():
@@ -177,7 +178,7 @@ def main() -> None:
                 before = processor_minutes()
                 (train_in_torch if row in TORCH else train_here)(data, root, folder, seed, row, share)
                 minutes = processor_minutes() - before
-                figures = measure(name, data, root, folder, all_steps=title == PUBLISHED)
+                figures = measure(name, data, root, folder, all_steps=arguments.all_steps and title == PUBLISHED)
                 summary.write_text(json.dumps({"minutes": minutes, **figures}))
             print(f"{name}, {title}, seed {seed}: {summary.read_text()}", flush=True)
     print(table_of_means({title: sorted(root.glob(f"{folder_name(title)}-[0-9].summary")) for title, _, _ in rows}))

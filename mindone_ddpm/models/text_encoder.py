@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import mindspore as ms
+import numpy as np
 from mindspore import mint, nn
 
 
@@ -39,3 +41,23 @@ def use_mint_operators(text_encoder: Any) -> None:
     """Replace the layers of a text encoder, in place; parameters stay."""
     for _, cell in text_encoder.cells_and_names():
         cell.__class__ = OF_MINT.get(type(cell), type(cell))
+
+
+class PooledEmbedding(nn.Cell):
+    """The projected embedding of each text's end, as CLIPTextModelWithProjection's first output.
+
+    The text encoder takes it by indices, whose gradient is a scattered sum; this by a product with ones and zeros.
+    """
+
+    def __init__(self, text_encoder: Any):
+        super().__init__(auto_prefix=False)
+        self.projection = text_encoder.text_projection
+        self.end = int(text_encoder.text_model.eos_token_id)
+        self.places = ms.Tensor(np.arange(text_encoder.config.max_position_embeddings), ms.int32)
+
+    def construct(self, tokens, last_hidden_state):
+        # Configurations that were written before transformers 4.30 say 2; the end has the largest id then.
+        found = tokens if self.end == 2 else (tokens == self.end).astype(ms.int32)
+        is_end = found.argmax(axis=-1).astype(ms.int32).expand_dims(-1) == self.places[: tokens.shape[1]]
+        chosen = is_end.astype(last_hidden_state.dtype).expand_dims(1)
+        return self.projection(mint.matmul(chosen, last_hidden_state).squeeze(1))

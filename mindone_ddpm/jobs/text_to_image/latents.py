@@ -22,6 +22,7 @@ from mindone_ddpm.data.scaling import to_model_range
 from mindone_ddpm.jobs.text_to_image.captions import Captions
 from mindone_ddpm.jobs.text_to_image.config import FineTuneConfig
 from mindone_ddpm.models.pipelines import is_xl, text_encoders
+from mindone_ddpm.models.text_encoder import PooledEmbedding
 
 BATCH_SIZE = 16
 EMBEDDINGS = "embeddings.npy"
@@ -78,6 +79,7 @@ class TextEmbeddings(InferenceCell):
         super().__init__(auto_prefix=False)
         self.text_encoder = base.text_encoder
         self.text_encoder_2: Any = base.text_encoder_2 if is_xl(base) else None
+        self.pool: Any = PooledEmbedding(base.text_encoder_2) if is_xl(base) else None
         self.trains = trains
         self.set_train(False)
 
@@ -88,7 +90,7 @@ class TextEmbeddings(InferenceCell):
         else:
             second = self.text_encoder_2(tokens_2, output_hidden_states=True)
             first = self.text_encoder(tokens, output_hidden_states=True)[-1][-2]
-            embeddings, pooled = ops.cat((first, second[-1][-2]), -1), second[0]
+            embeddings, pooled = ops.cat((first, second[-1][-2]), -1), self.pool(tokens_2, second[1])
         if not self.trains:
             embeddings, pooled = ops.stop_gradient(embeddings), ops.stop_gradient(pooled)
         return embeddings, pooled
