@@ -6,10 +6,10 @@
     python scripts/time_to_quality.py few --folder quality --seeds 3                300 digits, against the others
 
 Each row is a training of its own length, so that its learning rate has come down at the end. All pipelines are measured
-here, by the same command: 2,000 images of 25 evaluations (DPM-Solver++) against the real ones; with
---all_steps those of the published settings also with all 1,000 steps of DDPM. The minutes are those of one core, start and compilation included: each
-side has one thread, and what counts is processor time, so other work on the machine does not change them. A run that
-has ended is not made again. Needs scripts/peer.sh.
+here, by the same command: 2,000 images of 25 evaluations (DPM-Solver++) against the real ones; with --all_steps those
+of the published settings also with all 1,000 steps of DDPM. The minutes are those of one core, start and compilation
+included: each side has one thread, and what counts is processor time, so other work on the machine does not change
+them. A run that has ended is not made again. Needs scripts/peer.sh.
 """
 
 from __future__ import annotations

@@ -182,7 +182,7 @@ def write_images(folder: Path, count: int, seed: int) -> None:
 
 
 @pytest.fixture
-def user_folder(tmp_path, small_model, stable_diffusion, captioned_digits):
+def user_folder(tmp_path, small_model, stable_diffusion, stable_diffusion_xl, captioned_digits):
     """A folder with all the files that the pages name."""
     for seed, name in enumerate(("my-images", "other-images", "my-photographs", "my-captioned-images")):
         write_images(tmp_path / name, 12, seed)
@@ -196,9 +196,18 @@ def user_folder(tmp_path, small_model, stable_diffusion, captioned_digits):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     (tmp_path / "CompVis").mkdir()
     (tmp_path / "CompVis" / "stable-diffusion-v1-4").symlink_to(stable_diffusion)
+    (tmp_path / "stable-diffusion-v1-5").mkdir()
+    (tmp_path / "stable-diffusion-v1-5" / "stable-diffusion-v1-5").symlink_to(stable_diffusion)
+    for seed, name in enumerate(("dog", "cat")):
+        write_images(tmp_path / name, 3, seed)
+    (tmp_path / "stabilityai").mkdir()
+    (tmp_path / "stabilityai" / "stable-diffusion-xl-base-1.0").symlink_to(stable_diffusion_xl)
     (tmp_path / "lambdalabs").mkdir()
     (tmp_path / "lambdalabs" / "naruto-blip-captions").symlink_to(captioned_digits)
     return tmp_path
+
+
+OF_STABLE_DIFFUSION = ("train_text_to_image", "train_text_to_image_sdxl", "train_dreambooth", "textual_inversion")
 
 
 def smaller(words: list[str], model: Path) -> list[object]:
@@ -215,23 +224,28 @@ def smaller(words: list[str], model: Path) -> list[object]:
         ]  # fmt: skip
     if command in ("sample", "inpaint", "interpolate"):
         numbers = ["--jump_length", 1] if command == "inpaint" else ["--num_images", 3]
+        words = [word.replace("ink-style", "my-dog-adapters") for word in words]
         return [*words, "--num_inference_steps", 2, *numbers, "--device", "CPU"]
     if command == "preview":
         return [*words, "--resolution", 8, "--channels", 1]
     if command == "doctor":
         return [*words, "--no-runs"]
-    if command not in ("train", "train_text_to_image"):
+    if command == "fuse":
+        return [word.replace("ink-style", "my-dog-adapters") for word in words]
+    if command not in ("train", *OF_STABLE_DIFFUSION):
         return list(words)
     words = [word.replace("checkpoint-1500", "checkpoint-1") for word in drop(words, "--inception_weights")]
     quick = ["--max_train_steps", 2, "--train_batch_size", 2, "--lr_warmup_steps", 0, "--device", "CPU"]
     quick += ["--checkpointing_steps", 1, "--save_image_epochs", 0]
     if command == "train" and "examples" not in given:
         quick += ["--resolution", 8, "--channels", 1, "--model_config_name_or_path", model]
-    elif command == "train_text_to_image":
+    elif command in OF_STABLE_DIFFUSION:
         quick += ["--resolution", 16, "--center_crop", "--gradient_accumulation_steps", 1]
+        quick += ["--num_class_images", 2] if command == "train_dreambooth" else []
         if "--pretrained_model_name_or_path" not in given:
             quick += ["--pretrained_model_name_or_path", "CompVis/stable-diffusion-v1-4"]
             quick += ["--train_data_dir", "my-captioned-images"]
+            quick += ["--instance_prompt", "a photo of sks dog"] if command == "train_dreambooth" else []
     if "--eval_metrics" in words:
         quick += ["--eval_features", "digits", "--eval_num_samples", 12, "--eval_metrics_steps", 1]
         quick += ["--ddpm_num_inference_steps", 2]

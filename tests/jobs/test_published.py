@@ -152,6 +152,22 @@ GUIDES = {
         "--lr_scheduler=cosine --lr_warmup_steps=0 --output_dir=out --push_to_hub --hub_model_id=naruto-lora "
         "--report_to=wandb --checkpointing_steps=500 --validation_prompt='A naruto with blue eyes.' --seed=1337"
     ),
+    "text_to_image/train_text_to_image_lora_sdxl.py": (
+        "--pretrained_model_name_or_path=model --pretrained_vae_model_name_or_path=vae "
+        "--dataset_name=lambdalabs/naruto-blip-captions --caption_column=text --resolution=512 --random_flip "
+        "--train_batch_size=1 --num_train_epochs=2 --checkpointing_steps=500 --learning_rate=1e-04 "
+        "--lr_scheduler=constant --lr_warmup_steps=0 --mixed_precision=fp16 --seed=42 --output_dir=out "
+        "--train_text_encoder --validation_prompt='cute dragon creature' --report_to=wandb --push_to_hub"
+    ),
+    "text_to_image/train_text_to_image_sdxl.py": (
+        "--pretrained_model_name_or_path=model --pretrained_vae_model_name_or_path=vae "
+        "--dataset_name=lambdalabs/naruto-blip-captions --enable_xformers_memory_efficient_attention --resolution=512 "
+        "--center_crop --random_flip --proportion_empty_prompts=0.2 --train_batch_size=1 "
+        "--gradient_accumulation_steps=4 --gradient_checkpointing --max_train_steps=10000 --learning_rate=1e-06 "
+        "--lr_scheduler=constant --lr_warmup_steps=0 --mixed_precision=fp16 --report_to=wandb "
+        "--validation_prompt='a cute creature' --validation_epochs 5 --checkpointing_steps=5000 --output_dir=out "
+        "--push_to_hub"
+    ),
     "dreambooth/train_dreambooth.py": (
         "--pretrained_model_name_or_path=model --train_text_encoder --instance_data_dir=dog --class_data_dir=dogs "
         "--output_dir=out --with_prior_preservation --prior_loss_weight=1.0 "

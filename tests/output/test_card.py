@@ -14,7 +14,7 @@ from PIL import Image
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.text_to_image.product import text_to_image_product
+from mindone_ddpm.jobs.text_to_image.product import fine_tuned_product
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
 from mindone_ddpm.output import card, hub
@@ -79,7 +79,7 @@ def test_a_model_of_classes_is_sampled_by_the_command():
 
 def test_adapters_are_used_on_their_base():
     config = TextToImageConfig(pretrained_model_name_or_path="some/base", rank=4, hub_model_id="me/lora")
-    text = card.card_text(config, text_to_image_product(config), PLAN, 1, 1, {}, None)
+    text = card.card_text(config, fine_tuned_product(*product), PLAN, 1, 1, {}, None)
     assert 'from_pretrained("some/base")' in text and "load_lora_weights(repository)" in text
     assert 'repository = "me/lora"' in text
     assert yaml.safe_load(text.split("---")[1])["base_model"] == "some/base"
@@ -88,7 +88,7 @@ def test_adapters_are_used_on_their_base():
 
 def test_a_fine_tuned_pipeline_is_sampled_with_a_prompt():
     config = TextToImageConfig(pretrained_model_name_or_path="some/base", hub_model_id="me/foxes")
-    text = card.card_text(config, text_to_image_product(config), PLAN, 1, 1, {}, None)
+    text = card.card_text(config, fine_tuned_product(*product), PLAN, 1, 1, {}, None)
     assert "StableDiffusionPipeline.from_pretrained(repository)" in text and "load_lora_weights" not in text
     assert "mindone-ddpm sample --model me/foxes --prompt 'a prompt'\n" in text
     assert "--model you/foxes --prompt 'a prompt'\n" in card.for_repository(text, "you/foxes")

@@ -15,7 +15,7 @@ from safetensors import safe_open
 
 from mindone_ddpm.common import files
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
-from mindone_ddpm.jobs.text_to_image.product import text_to_image_product
+from mindone_ddpm.jobs.text_to_image.product import fine_tuned_product
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
 from mindone_ddpm.models import lora, pipelines
@@ -27,7 +27,7 @@ from mindone_ddpm.output import checkpoint, run_folder
 from mindone_ddpm.output.product import Product
 
 PRODUCT = unconditional_product(TrainingConfig())
-ADAPTERS = text_to_image_product(TextToImageConfig(rank=2))
+ADAPTERS = fine_tuned_product(TextToImageConfig(rank=2), "train_text_to_image", "StableDiffusionPipeline")
 CUSTOM = Product("train_x", "network", "x.json", ("x", "x.bin"), "other", ())
 
 

@@ -46,7 +46,7 @@ class TextualInversionConfig(FineTuneConfig):
 
     # old command lines
     save_steps: int | None = setting(None, "accepted; --checkpointing_steps keeps what has been learned", low=1)
-    save_as_full_pipeline: bool = setting(False, "accepted; `mindone-ddpm fuse --embedding` writes a whole pipeline")
+    save_as_full_pipeline: bool = setting(False, "accepted; the command fuse writes a whole pipeline")
     no_safe_serialization: bool = setting(False, "accepted; what is saved is always safetensors")
 
     def own_problems(self) -> list[str]:
