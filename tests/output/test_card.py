@@ -79,7 +79,8 @@ def test_a_model_of_classes_is_sampled_by_the_command():
 
 def test_adapters_are_used_on_their_base():
     config = TextToImageConfig(pretrained_model_name_or_path="some/base", rank=4, hub_model_id="me/lora")
-    text = card.card_text(config, fine_tuned_product(*product), PLAN, 1, 1, {}, None)
+    product = fine_tuned_product(config, "train_text_to_image", "StableDiffusionPipeline")
+    text = card.card_text(config, product, PLAN, 1, 1, {}, None)
     assert 'from_pretrained("some/base")' in text and "load_lora_weights(repository)" in text
     assert 'repository = "me/lora"' in text
     assert yaml.safe_load(text.split("---")[1])["base_model"] == "some/base"
@@ -88,7 +89,8 @@ def test_adapters_are_used_on_their_base():
 
 def test_a_fine_tuned_pipeline_is_sampled_with_a_prompt():
     config = TextToImageConfig(pretrained_model_name_or_path="some/base", hub_model_id="me/foxes")
-    text = card.card_text(config, fine_tuned_product(*product), PLAN, 1, 1, {}, None)
+    product = fine_tuned_product(config, "train_text_to_image", "StableDiffusionPipeline")
+    text = card.card_text(config, product, PLAN, 1, 1, {}, None)
     assert "StableDiffusionPipeline.from_pretrained(repository)" in text and "load_lora_weights" not in text
     assert "mindone-ddpm sample --model me/foxes --prompt 'a prompt'\n" in text
     assert "--model you/foxes --prompt 'a prompt'\n" in card.for_repository(text, "you/foxes")

@@ -73,7 +73,7 @@ def test_files_have_the_permissions_of_the_users_umask(graph_mode, tmp_path, uma
     try:
         for dtype in ("float32", "fp16"):
             run_folder.save_product(PRODUCT, pipeline.save_pretrained, tmp_path / dtype, dtype)
-        run_folder.save_product(ADAPTERS, partial(lora.save_adapters, network), tmp_path / "lora")
+        run_folder.save_product(ADAPTERS, partial(lora.save_adapters, {"unet": network}), tmp_path / "lora")
         state = {"step": ms.Parameter(ms.Tensor(3, ms.int32), name="step")}
         checkpoint.save_checkpoint(tmp_path / "checkpoint-3", {}, state, save_weights)
     finally:
