@@ -11,7 +11,7 @@ import importlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class CheckedPipeline:
     Attributes:
         class_name: of the pipeline, such as ``DDPMPipeline``.
         classes: of each part by its name, such as ``unet``.
+        index: what its index says, as data.
     """
 
     folder: Path
@@ -67,6 +68,7 @@ class CheckedPipeline:
     classes: dict[str, str]
     flag: str
     model: str
+    index: dict[str, Any] = field(default_factory=dict)
 
     def load(self, part: str, known_as: str | None = None, **options: Any) -> Any:
         """A part, with its weights from safetensors.
@@ -134,7 +136,7 @@ def open_pipeline(
     }
     for part, name in classes.items():
         _check_part(folder / part, part, name, flag, model)
-    return CheckedPipeline(folder, index["_class_name"], classes, flag, model)
+    return CheckedPipeline(folder, index["_class_name"], classes, flag, model, index)
 
 
 def load_vae(model: str, flag: str = "--pretrained_vae_model_name_or_path") -> Any:

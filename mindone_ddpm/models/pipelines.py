@@ -112,7 +112,8 @@ def load_text_pipeline(
         if name in parts:
             use_mint_operators(parts[name])
     if of_xl:
-        return pipeline_class(XL_PIPELINE)(**parts, add_watermarker=False)
+        zeros = checked.index.get("force_zeros_for_empty_prompt", True) is not False
+        return pipeline_class(XL_PIPELINE)(**parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False)
     extractor = checked.load("feature_extractor") if "feature_extractor" in checked.classes else None
     return pipeline_class("StableDiffusionPipeline")(
         **parts, safety_checker=None, feature_extractor=extractor, requires_safety_checker=False

@@ -389,6 +389,8 @@ def open_base(config: FineTuneConfig, kinds: Sequence[str] = TEXT_PIPELINES) -> 
 def prepare_base(config: FineTuneConfig, runtime: Runtime, base: Any) -> None:
     """Put the networks in the precision of training, once it is known what trains; the autoencoder is frozen."""
     base.unet.register_to_config(sample_size=config.image_size // latent_factor(base.vae))
+    if is_xl(base):
+        base.default_sample_size = base.unet.config.sample_size
     for parameter in base.vae.get_parameters():
         parameter.requires_grad = False
     for network in (base.vae, *text_encoders(base).values()):
