@@ -119,7 +119,7 @@ def test_a_folder_of_its_own(small_model, image_folder, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "status", "message"),
     [
-        (["--validation_split", 0.0001], 1, "--validation_split 0.0001: holds out 0 of 1797 images"),
+        (["--validation_split", 0.0001], 2, "--validation_split 0.0001: holds out 0 of 1797 images"),
         (["--validation_split", 0.1, "--validation_data_dir", "x"], 2, "give only one of them"),
         (["--validation_split", 0.1, "--streaming"], 2, "a stream cannot be split"),
         (["--validation_loss_steps", 5], 2, "needs --validation_split or --validation_data_dir"),

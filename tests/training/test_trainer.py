@@ -131,8 +131,8 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
     ("flags", "status", "message"),
     [
         (["--train_batch_size", 5000], 2, "--train_batch_size 5000: the data set has only 1797 images"),
-        (["--device", "Ascend"], 1, "--device Ascend: not found on this machine"),
-        (["--image_column", "label"], 1, "--image_column label: is not a column of images"),
+        (["--device", "Ascend"], 2, "--device Ascend: not found on this machine"),
+        (["--image_column", "label"], 2, "--image_column label: is not a column of images"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(tmp_path, flags, status, message):
