@@ -92,7 +92,7 @@ OURS = {
 }
 
 
-SLOW = ("ddpm", "flow with classes", "edm")
+SLOW = ("ddpm", "classes", "flow with classes", "edm")
 
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind in SLOW)) for kind in OURS])
@@ -106,7 +106,7 @@ def test_a_pipeline_of_ours_samples_in_diffusers(tmp_path, graph_mode, digits_fl
     assert forward < 1e-4 and trajectory < 1e-3
 
 
-@pytest.mark.parametrize("rank", [None, 4])
+@pytest.mark.parametrize("rank", [None, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_loss_of_a_captioned_batch_is_that_of_diffusers(
     graph_mode, stable_diffusion, captioned_digits, tmp_path, rank
 ):

@@ -76,6 +76,7 @@ def test_settings_that_contradict():
     assert any("--flow_shift" in line for line in shifted.problems())
 
 
+@pytest.mark.slow  # test_peer.py has one too
 def test_a_run_by_flow_matching(digits_flags, tmp_path):
     """Trained, resumed, sampled with each of its samplers, trained further; and refused as what it is not."""
     folder = tmp_path / "flow"
