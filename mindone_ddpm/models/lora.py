@@ -204,15 +204,24 @@ def _changes(pipeline: Any, source: str) -> list[tuple[Any, np.ndarray]]:
         network, layer, kind = found.groups()
         up = arrays.get(name.replace(kind, UP_FOR_DOWN[kind]))
         cell = cells[network].get(layer)
-        if up is None or cell is None or up.shape[1] != len(down) or len(up) * down[0].size != cell.weight.size:
+        if up is None or cell is None or not _fit(up, down, cell):
             raise ConfigError(f"{flag}: {name} fits no layer of this pipeline; the adapters are for another model")
         change = up.reshape(len(up), -1) @ down.reshape(len(down), -1)
         alpha = arrays.get(f"{network}.{layer}.alpha")
-        change = change * (scale_of[network] if alpha is None else float(alpha) / len(down))
+        if alpha is not None and alpha.size != 1:
+            raise ConfigError(f"{flag}: {network}.{layer}.alpha is no single number")
+        change = change * (scale_of[network] if alpha is None else alpha.item() / len(down))
         changes.append((cell, np.asarray(change, np.float32) * np.float32(weight)))
     if not changes:
         raise ConfigError(f"{flag}: holds no adapters in diffusers' format")
     return changes
+
+
+def _fit(up: np.ndarray, down: np.ndarray, cell: Any) -> bool:
+    """Whether an adapter's two matrices (or 1x1 convolutions) make a change of a layer's weights."""
+    if min(up.ndim, down.ndim) < 2 or not hasattr(cell, "weight"):
+        return False
+    return up.shape[1] == down.shape[0] > 0 and up.shape[0] * (down.size // down.shape[0]) == cell.weight.size
 
 
 def _scale_in_metadata(path: Path, network: str) -> float:

@@ -21,6 +21,7 @@ from mindone_ddpm.common.files import save_safetensors
 from mindone_ddpm.models.text_encoder import Embedding
 
 WEIGHTS_FILE = "learned_embeds.safetensors"
+MOST_CHARACTERS = 200  # of a token
 
 
 class ExtendedEmbedding(nn.Cell):
@@ -127,6 +128,8 @@ def _read(source: str, text_encoder: Any) -> tuple[str, np.ndarray]:
             f"--embedding {source}: holds {len(arrays)} arrays; one, with the token as its name, is needed"
         )
     token, rows = next(iter(arrays.items()))
+    if not token.strip() or len(token) > MOST_CHARACTERS or rows.size == 0:
+        raise ConfigError(f"--embedding {source}: names no token, or has no vectors")
     rows = np.atleast_2d(rows).astype(np.float32)
     features = text_encoder.get_input_embeddings().embedding_table.shape[1]
     if rows.shape[1:] != (features,):

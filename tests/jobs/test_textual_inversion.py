@@ -147,6 +147,9 @@ def test_embeddings_that_fit_nothing_are_refused(graph_mode, stable_diffusion, l
     for arrays, message in (
         ({"<a>": np.zeros((1, 8), np.float32)}, "its vectors have 8 numbers, those of this text encoder 32"),
         ({"<a>": np.zeros(32, np.float32), "<b>": np.zeros(32, np.float32)}, "holds 2 arrays"),
+        ({" ": np.zeros(32, np.float32)}, "names no token, or has no vectors"),
+        ({"<a>": np.zeros((0, 32), np.float32)}, "names no token, or has no vectors"),
+        ({"<a>": np.zeros((2, 2, 32), np.float32)}, "it is for another model"),
         ({"digit</w>": np.zeros(32, np.float32)}, "digit</w> is a token of this pipeline already"),
     ):
         save_file(arrays, path)
