@@ -223,18 +223,18 @@ def cache_dir() -> Path:
         return Path(tempfile.gettempdir()) / f"mindone_ddpm-{os.getuid()}"
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, flag: str = "--output_dir") -> None:
     """Raises ConfigError if an output folder cannot be made, or written into, or is the root of all."""
     try:
         obstacle = unwritable(folder)
         is_root = folder.resolve() == Path(folder.resolve().anchor)
     except (OSError, ValueError) as error:  # a name that is too long, or has a zero byte
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(f"--output_dir {str(folder)[:60]!r}...: {reason}; give another folder") from error
+        raise ConfigError(f"{flag} {str(folder)[:60]!r}...: {reason}; give another folder") from error
     if is_root:
-        raise ConfigError(f"--output_dir {folder}: is the root of the file system; give a folder of its own")
+        raise ConfigError(f"{flag} {folder}: is the root of the file system; give a folder of its own")
     if obstacle is not None:
-        raise ConfigError(f"--output_dir {folder}: {obstacle} cannot be written into; give another folder")
+        raise ConfigError(f"{flag} {folder}: {obstacle} cannot be written into; give another folder")
 
 
 def unwritable(folder: Path) -> Path | None:

@@ -157,7 +157,11 @@ class ImageRecords:
         if self.resize_mode != "crop" or not width:
             return height, width, 0, 0
         crop_at = augmentation.crop_at if self.random_crop else (0.5, 0.5)
-        left, top = crop_corner(size_before_crop((width, height), self.size), self.size, crop_at)
+        resized = size_before_crop((width, height), self.size)
+        left, top = crop_corner(resized, self.size, crop_at)
+        # The crop's place in the flipped image.
+        left = resized[0] - self.size - left if augmentation.flip_horizontally else left
+        top = resized[1] - self.size - top if augmentation.flip_vertically else top
         return height, width, top, left
 
     def cache(self, limit_mib: int, show_progress: bool) -> None:

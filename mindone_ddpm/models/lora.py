@@ -221,7 +221,9 @@ def _fit(up: np.ndarray, down: np.ndarray, cell: Any) -> bool:
     """Whether an adapter's two matrices (or 1x1 convolutions) make a change of a layer's weights."""
     if min(up.ndim, down.ndim) < 2 or not hasattr(cell, "weight"):
         return False
-    return up.shape[1] == down.shape[0] > 0 and up.shape[0] * (down.size // down.shape[0]) == cell.weight.size
+    rank, outputs = down.shape[0], cell.weight.shape[0]
+    fits = up.shape[0] == outputs and up.size == outputs * rank and rank > 0
+    return fits and outputs * (down.size // rank) == cell.weight.size
 
 
 def _scale_in_metadata(path: Path, network: str) -> float:
@@ -229,4 +231,8 @@ def _scale_in_metadata(path: Path, network: str) -> float:
     with safe_open(path, "np") as file:
         settings = json.loads((file.metadata() or {}).get("lora_adapter_metadata", "{}"))
     rank, alpha = settings.get(f"{network}.r"), settings.get(f"{network}.lora_alpha")
-    return float(alpha) / float(rank) if rank and alpha is not None else 1.0
+    if any(settings.get(f"{network}.{name}") for name in ("alpha_pattern", "rank_pattern", "use_dora")):
+        raise ValueError("its layers have scales or ranks of their own, or it is DoRA")
+    if not rank or alpha is None:
+        return 1.0
+    return float(alpha) / (float(rank) ** 0.5 if settings.get(f"{network}.use_rslora") else float(rank))

@@ -111,6 +111,10 @@ def load_into(pipeline: Any, sources: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: a file cannot be read, is for another text encoder, or its token is there already.
     """
+    if getattr(pipeline, "text_encoder_2", None) is not None:
+        raise ConfigError(
+            "--embedding: is for Stable Diffusion; a word for XL would need vectors of both text encoders"
+        )
     found = [_read(source, pipeline.text_encoder) for source in sources]
     for source, (token, rows) in zip(sources, found, strict=True):
         add_token(pipeline, token, rows, f"--embedding {source}: the token")

@@ -36,7 +36,7 @@ class WholeNetwork:
         return list(self.network.parameters_and_names())
 
     def save(self, folder: Path) -> None:
-        self.network.save_pretrained(str(folder))
+        self.network.save_pretrained(str(folder), max_shard_size="1000GB")  # in one file, whatever its size
 
 
 class LooseParameters:

@@ -25,7 +25,7 @@ from mindone_ddpm.backends.choose import max_local_ranks
 from mindone_ddpm.common.errors import ConfigError, first_line, plain_lines
 from mindone_ddpm.runtime.launchers import ranks_of
 from mindone_ddpm.runtime.outcome import OUTCOMES
-from mindone_ddpm.runtime.restarts import resuming, supervise
+from mindone_ddpm.runtime.restarts import supervise
 from mindone_ddpm.runtime.signals import interrupt_watch
 
 PACKAGE = Path(mindone_ddpm.__file__).parent
@@ -123,6 +123,10 @@ def check(arguments: argparse.Namespace, shared: Sequence[str]) -> None:
     if arguments.bind_core and most is None:
         problems.append("--bind_core: no NPU on this machine; on a CPU each rank has cores of its own already")
     several_machines = local < arguments.workers
+    if arguments.max_restarts and several_machines:
+        problems.append(
+            "--max_restarts: is for the ranks of one machine; with several, let the scheduler start them again"
+        )
     if several_machines and arguments.master_addr in ("127.0.0.1", "localhost"):
         problems.append("--master_addr: with several machines, give the address of machine 0")
     try:
@@ -157,10 +161,10 @@ def launch(arguments: argparse.Namespace, output_dir: Path) -> int:
         arguments: as :func:`check` has found them good.
     """
 
-    def start(again: bool) -> tuple[int, bool]:
-        return launch_once(arguments, resuming(arguments.job) if again else arguments.job, output_dir)
+    def start(words: list[str]) -> tuple[int, bool]:
+        return launch_once(arguments, words, output_dir)
 
-    return supervise(start, output_dir, arguments.max_restarts)
+    return supervise(start, arguments.job, output_dir, arguments.max_restarts)
 
 
 def launch_once(arguments: argparse.Namespace, words: Sequence[str], output_dir: Path) -> tuple[int, bool]:
@@ -170,7 +174,7 @@ def launch_once(arguments: argparse.Namespace, words: Sequence[str], output_dir:
     log_dir = output_dir / "logs" / "workers"
     log_dir.mkdir(parents=True, exist_ok=True)
     for old in log_dir.glob("*.log"):
-        old.unlink()
+        old.replace(old.with_suffix(".log.before"))  # the last start's explain its failure
     job, token = without_token(words)
     port = arguments.master_port or (DEFAULT_PORT if local < arguments.workers else find_free_port())
     bin_dir = str(Path(sys.executable).parent)
@@ -259,8 +263,8 @@ class Job:
                 print(file=sys.stderr)
         finally:
             interrupt_watch.receiver = None
-            signal.signal(signal.SIGTERM, previous)
             self.end_all()
+            signal.signal(signal.SIGTERM, previous)
             if self.shown is not None:
                 self.shown.close()
         return self.verdict(failure)

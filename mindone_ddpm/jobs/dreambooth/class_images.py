@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mindone_ddpm.common.files import atomic_path, check_writable, remove_leftovers
+from mindone_ddpm.common.files import atomic_path, check_writable
 from mindone_ddpm.data.images import IMAGE_ENDINGS
 from mindone_ddpm.jobs.dreambooth.config import DreamBoothConfig
 from mindone_ddpm.runtime import distributed
@@ -24,7 +24,8 @@ def missing_numbers(folder: Path, num_images: int) -> list[int]:
     """The numbers of the images to make, so that a folder holds ``num_images``. Those already made keep theirs."""
     if not folder.is_dir():
         return list(range(num_images))
-    images = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()]
+    seen = (path for path in folder.rglob("*") if not path.name.startswith("."))  # such as what a kill has left
+    images = [path for path in seen if path.suffix.lower() in IMAGE_ENDINGS and path.is_file()]
     made = {MADE.format(number=number): number for number in range(num_images)}
     own = [path for path in images if path.name not in made]
     there = {made[path.name] for path in images if path.name in made}
@@ -47,10 +48,8 @@ def make_class_images(config: DreamBoothConfig, runtime: Runtime, base: Any, siz
     numbers = distributed.broadcast_object(runtime, missing_numbers(folder, config.num_class_images))
     if not numbers:
         return
-    check_writable(folder)
+    check_writable(folder, "--class_data_dir")
     folder.mkdir(parents=True, exist_ok=True)
-    if runtime.is_main:
-        remove_leftovers(folder)
     distributed.barrier(runtime)
     own = numbers[runtime.rank :: runtime.world_size]
     with tqdm(total=len(numbers), desc="images of the class", unit="img", disable=not runtime.is_main) as bar:

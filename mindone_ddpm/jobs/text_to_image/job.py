@@ -395,7 +395,10 @@ def prepare_base(config: FineTuneConfig, runtime: Runtime, base: Any) -> None:
         parameter.requires_grad = False
     for network in (base.vae, *text_encoders(base).values()):
         network.set_train(False)
-        set_compute_precision(network, config.mixed_precision)
+        # XL's own autoencoder overflows in half precision, and says so.
+        upcast = network is base.vae and is_xl(base) and base.vae.config.force_upcast
+        if not (upcast and config.mixed_precision == "fp16"):
+            set_compute_precision(network, config.mixed_precision)
     fused_attention = config.enable_xformers_memory_efficient_attention and runtime.backend.fused_attention
     prepare_network(base.unet, config.mixed_precision, fused_attention, config.gradient_checkpointing)
 
