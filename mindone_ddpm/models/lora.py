@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import save_safetensors
-from mindone_ddpm.models.precision import half, linear
+from mindone_ddpm.models.precision import freeze, half, linear
 from mindone_ddpm.models.text_encoder import Dense
 
 WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # in diffusers' format
@@ -75,8 +75,7 @@ def add_adapters(network: Any, rank: int, alpha: float | None, targets: Sequence
     Raises:
         ConfigError: no layer has such a name.
     """
-    for parameter in network.get_parameters():
-        parameter.requires_grad = False
+    freeze(network)
     seed, prefix = ms.get_seed() or 0, "" if name_of == "UNet" else f"{name_of.replace(' ', '_')}."
     generator = np.random.default_rng([seed, *name_of.encode()] if prefix else seed)
     found = set()

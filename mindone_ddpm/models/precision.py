@@ -91,6 +91,12 @@ _HALF = {
 }
 
 
+def freeze(network: nn.Cell) -> None:
+    """Train none of a network's parameters."""
+    for parameter in network.get_parameters():
+        parameter.requires_grad = False
+
+
 def set_compute_precision(network: nn.Cell, precision: str) -> None:
     """Set the precision in which a network computes, in place. Its parameters keep their names and stay float32.
 

@@ -6,9 +6,8 @@ The autoencoder is frozen, and mostly the text encoder: they run inside the comp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from mindone_ddpm.models.pipelines import (
     text_encoders,
     tokenizers,
 )
-from mindone_ddpm.models.precision import set_compute_precision
+from mindone_ddpm.models.precision import freeze, set_compute_precision
 from mindone_ddpm.models.schedulers import is_flow
 from mindone_ddpm.models.unet import prepare_network
 from mindone_ddpm.models.weights import NetworkWeights
@@ -242,7 +241,9 @@ class FineTuneJob:
                 batch[name] = self.sources[0].captions.tokens(texts, which)
         for name in ("embeddings", "pooled"):
             if name in self.columns:
-                batch[name] = self._in_parts(texts, partial(self._cached_texts, name))
+                batch[name] = np.concatenate(
+                    [cache.embeddings(texts[part], name) for cache, part in self._cached_parts(count)]
+                )
         return {name: batch[name] for name in self.columns}
 
     def _sizes(self, source: Source, image: int, augmentation: Augmentation) -> tuple[int, ...]:
@@ -250,25 +251,20 @@ class FineTuneJob:
         left of its crop, and the height and width that are wanted."""
         return (*source.records.geometry(image, augmentation), self.config.image_size, self.config.image_size)
 
-    def _cached_texts(self, name: str, number: int, texts: Sequence[str]) -> np.ndarray:
-        return self.caches[number].embeddings(texts, name)
-
-    def _in_parts(self, values: Sequence[Any], made_of: Callable[[int, Any], np.ndarray]) -> np.ndarray:
-        """What is made of each source's part of a batch."""
-        count = len(values) // len(self.sources)
-        parts = [made_of(number, values[number * count : (number + 1) * count]) for number in range(len(self.sources))]
-        return np.concatenate(parts)
+    def _cached_parts(self, count: int) -> Iterator[tuple[LatentCache, slice]]:
+        """The cache of each source, and the place of its images in a batch of ``count`` rows."""
+        for number, cache in enumerate(self.caches):
+            yield cache, slice(number * count, (number + 1) * count)
 
     def _cached_latents(
         self, indices: np.ndarray, flips: Sequence[tuple[bool, bool]], posterior_noise: np.ndarray
     ) -> np.ndarray:
-        def of_source(number: int, part: list[int]) -> np.ndarray:
-            places = np.asarray(part)
-            chosen = [flips[place] for place in part]
-            images = np.asarray(indices)[places % len(indices)] % len(self.sources[number].records)
-            return self.caches[number].latents(images, chosen, posterior_noise[places])
-
-        return self._in_parts(range(len(flips)), of_source)
+        return np.concatenate(
+            [
+                cache.latents(indices % len(cache.records), flips[part], posterior_noise[part])
+                for cache, part in self._cached_parts(len(indices))
+            ]
+        )
 
     def loss_cell(self) -> TextToImageLoss:
         return TextToImageLoss(
@@ -391,8 +387,7 @@ def prepare_base(config: FineTuneConfig, runtime: Runtime, base: Any) -> None:
     base.unet.register_to_config(sample_size=config.image_size // latent_factor(base.vae))
     if is_xl(base):
         base.default_sample_size = base.unet.config.sample_size
-    for parameter in base.vae.get_parameters():
-        parameter.requires_grad = False
+    freeze(base.vae)
     for network in (base.vae, *text_encoders(base).values()):
         network.set_train(False)
         # XL's own autoencoder overflows in half precision, and says so.

@@ -10,6 +10,7 @@ from mindspore import Parameter
 from mindone_ddpm.jobs.text_to_image.config import AdapterConfig
 from mindone_ddpm.models import lora
 from mindone_ddpm.models.pipelines import is_xl, save_text_pipeline, text_encoders
+from mindone_ddpm.models.precision import freeze
 from mindone_ddpm.models.weights import AdapterWeights, LooseParameters, NetworkWeights, WholeNetwork
 
 
@@ -72,8 +73,7 @@ class Adapters:
         self.networks = {"unet": base.unet}
         lora.add_adapters(base.unet, config.rank, config.lora_alpha, config.lora_target_modules.split(","))
         for name, encoder in text_encoders(base).items():
-            for parameter in encoder.get_parameters():
-                parameter.requires_grad = False
+            freeze(encoder)
             if config.train_text_encoder:
                 called = name.replace("_", " ")
                 lora.add_adapters(encoder, config.rank, config.lora_alpha, lora.TEXT_TARGETS, name_of=called)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import setting
+from mindone_ddpm.config.groups import INTERPOLATIONS
 from mindone_ddpm.jobs.text_to_image.config import FineTuneConfig
 
 PROPERTIES = ("object", "style")
@@ -38,7 +39,7 @@ class TextualInversionConfig(FineTuneConfig):
     image_interpolation_mode: str = setting(
         "bicubic",
         "how images are resized; all but nearest are antialiased",
-        choices=("nearest", "bilinear", "bicubic", "lanczos", "box"),
+        choices=INTERPOLATIONS,
         resume="locked",
     )
     random_flip: bool | None = setting(True, "flip half the images left to right", resume="locked")

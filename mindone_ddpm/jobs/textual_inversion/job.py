@@ -16,6 +16,7 @@ from mindone_ddpm.jobs.text_to_image.job import FineTuneJob, Source, open_base, 
 from mindone_ddpm.jobs.text_to_image.product import TAGS
 from mindone_ddpm.jobs.textual_inversion.config import TextualInversionConfig
 from mindone_ddpm.models import new_tokens
+from mindone_ddpm.models.precision import freeze
 from mindone_ddpm.models.weights import LooseParameters, NetworkWeights
 from mindone_ddpm.output.card import in_python
 from mindone_ddpm.output.product import Product
@@ -60,9 +61,8 @@ class NewWord:
                 f"--initializer_token {initializer}: is {len(ids)} tokens of this pipeline; a word of one token is "
                 "needed"
             )
-        for network in (base.unet, text_encoder):
-            for parameter in network.get_parameters():
-                parameter.requires_grad = False
+        freeze(base.unet)
+        freeze(text_encoder)
         first = text_encoder.get_input_embeddings().embedding_table[ids[0]].asnumpy()
         rows = np.tile(first, (config.num_vectors, 1))
         self.names = new_tokens.token_names(self.token, config.num_vectors)
