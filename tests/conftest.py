@@ -343,12 +343,12 @@ def subject_images(tmp_path) -> Path:
     return folder
 
 
-SLOW_JOBS = ("text", "lora", "dreambooth", "dreambooth-lora", "word", "xl-lora")
+SLOW_JOBS = ("text", "lora", "dreambooth", "dreambooth-lora", "word", "xl-lora", "buckets")
 
 
 @pytest.fixture(params=["everything", *(pytest.param(one, marks=pytest.mark.slow) for one in SLOW_JOBS)])
 def job(request, digits_flags, small_model, text_flags, subject_images, tmp_path) -> tuple[str, list[object]]:
-    """A command and its flags: all that draws random numbers, text to image, adapters, a subject, a word."""
+    """A command and its flags: all that draws random numbers, fine-tuning of every kind, images of several sizes."""
     if request.param == "everything":
         settings = {**json.loads(small_model.read_text()), "dropout": 0.2}
         model = tmp_path / "dropout.json"
@@ -366,6 +366,15 @@ def job(request, digits_flags, small_model, text_flags, subject_images, tmp_path
         base = request.getfixturevalue("stable_diffusion_xl")
         more = ["--pretrained_model_name_or_path", base, "--rank", 4, "--train_text_encoder", "--random_flip"]
         return "train_text_to_image_sdxl", [*text_flags, *more]
+    if request.param == "buckets":
+        own = [*text_flags[:2], "--train_data_dir", subject_images, *text_flags[6:], "--train_batch_size", 2]
+        for number, path in enumerate(sorted(subject_images.glob("*.png"))):
+            with Image.open(path) as image:
+                for copy in range(6):
+                    size = [(50, 30), (30, 30), (50, 32), (30, 50)][number]
+                    image.resize(size).rotate(10 * copy).save(subject_images / f"{path.stem}-{copy}.png")
+        more = ["--resolution", 32, "--aspect_buckets", "--bucket_step", 8, "--instance_prompt", "a three"]
+        return "train_text_to_image", [*own, *more, "--rank", 4]
     own = [word for word in text_flags if word not in ("--dataset_name", text_flags[3])]
     own += ["--train_data_dir", subject_images, "--train_batch_size", 2]
     if request.param == "word":

@@ -147,34 +147,40 @@ def convert_precise_channels(values: np.ndarray, channels: int) -> np.ndarray:
 
 
 def resize(
-    image: Image.Image, size: int, mode: str, crop_at: tuple[float, float], interpolation: str = "bilinear"
+    image: Image.Image,
+    size: int | tuple[int, int],
+    mode: str,
+    crop_at: tuple[float, float],
+    interpolation: str = "bilinear",
 ) -> Image.Image:
-    """Resize to ``size`` x ``size`` pixels; antialiased, except for ``nearest``.
+    """Resize an image; antialiased, except for ``nearest``.
 
     Args:
-        mode: ``squash`` ignores the aspect ratio; ``crop`` resizes the shorter side and crops the longer one.
+        size: width and height in pixels, or the side of a square.
+        mode: ``squash`` ignores the aspect ratio; ``crop`` covers the size and crops what is beyond it.
         crop_at: with ``crop``, the place of the crop from left to right and from top to bottom, each from 0 to 1.
         interpolation: a key of ``RESAMPLING``.
     """
     resampling = RESAMPLING[interpolation]
+    size = (size, size) if isinstance(size, int) else size
     if mode == "crop":
-        width, height = size_before_crop(image.size, size)
-        left, top = crop_corner((width, height), size, crop_at)
-        return image.resize((width, height), resampling).crop((left, top, left + size, top + size))
-    if image.size == (size, size):
+        covering = size_before_crop(image.size, size)
+        left, top = crop_corner(covering, size, crop_at)
+        return image.resize(covering, resampling).crop((left, top, left + size[0], top + size[1]))
+    if image.size == size:
         return image
-    return image.resize((size, size), resampling)
+    return image.resize(size, resampling)
 
 
-def size_before_crop(image_size: tuple[int, int], size: int) -> tuple[int, int]:
-    """Width and height of an image whose shorter side was brought to ``size``."""
-    scale = size / min(image_size)
-    return max(size, round(image_size[0] * scale)), max(size, round(image_size[1] * scale))
+def size_before_crop(image_size: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of an image that was scaled until it just covers a size; all are (width, height)."""
+    scale = max(size[0] / image_size[0], size[1] / image_size[1])
+    return max(size[0], round(image_size[0] * scale)), max(size[1], round(image_size[1] * scale))
 
 
-def crop_corner(resized: tuple[int, int], size: int, crop_at: tuple[float, float]) -> tuple[int, int]:
-    """Left and top of the crop of an image of that width and height; see :func:`resize`."""
-    return round(crop_at[0] * (resized[0] - size)), round(crop_at[1] * (resized[1] - size))
+def crop_corner(covering: tuple[int, int], size: tuple[int, int], crop_at: tuple[float, float]) -> tuple[int, int]:
+    """Left and top of the crop of an image of the first (width, height) to the second; see :func:`resize`."""
+    return round(crop_at[0] * (covering[0] - size[0])), round(crop_at[1] * (covering[1] - size[1]))
 
 
 def oriented_size(content: bytes | None, path: str | None) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 # What a generator is used for: a part of its key, so that no two uses draw the same numbers.
-ORDER_STREAM, SAMPLE_STREAM, IMAGE_STREAM, SPLIT_STREAM, VALIDATION_STREAM = range(1, 6)
+ORDER_STREAM, SAMPLE_STREAM, IMAGE_STREAM, SPLIT_STREAM, VALIDATION_STREAM, BATCH_STREAM = range(1, 7)
 
 
 def random_stream(seed: int, stream: int, position: int = 0) -> np.random.Generator:

@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mindone_ddpm.config.groups import MAX_IMAGE_PIXELS
+from mindone_ddpm.data.buckets import AspectBuckets
 from mindone_ddpm.data.images import (
     content_digest,
     convert_channels,
@@ -29,7 +30,15 @@ from mindone_ddpm.data.scaling import to_model_range
 
 
 class Samples(Protocol):
-    """What decides the samples of an epoch."""
+    """What decides the samples of an epoch.
+
+    Attributes:
+        groups: which group each sample belongs to, int64 of shape (len(self),): a batch holds samples of one group.
+            None: any may be together.
+    """
+
+    @property
+    def groups(self) -> np.ndarray | None: ...
 
     def __len__(self) -> int:
         """How many an epoch has."""
@@ -51,11 +60,12 @@ class Augmentation(NamedTuple):
 
 @dataclass
 class ImageRecords:
-    """A data set as images of one size.
+    """A data set as images of one size, or of a few.
 
     Attributes:
         dataset: a Hugging Face data set; its column ``column`` holds images that are not decoded.
         size: side of the square images in pixels.
+        buckets: other sizes, near their own proportions; None: all are square.
         channels: 1 grey, 3 RGB, 4 RGBA.
         resize_mode, interpolation: see :func:`mindone_ddpm.data.images.resize`.
         random_crop, random_flip, random_vertical_flip: which augmentations are used.
@@ -79,6 +89,7 @@ class ImageRecords:
     cached: np.ndarray | None = None
     held_out: ImageRecords | None = None
     max_pixels: int = MAX_IMAGE_PIXELS
+    buckets: AspectBuckets | None = None
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict, repr=False)  # see geometry
 
     def __len__(self) -> int:
@@ -87,6 +98,10 @@ class ImageRecords:
     def order(self, seed: int, epoch: int) -> np.ndarray:
         """The indices of an epoch's samples in their order, int64 of shape (num_samples,)."""
         return epoch_order(seed, epoch, len(self))
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        return None if self.buckets is None else self.buckets.of_images
 
     def record(self, index: int) -> dict[str, Any]:
         """A row of the data set; its image is not decoded."""
@@ -104,26 +119,34 @@ class ImageRecords:
         """An image as it is stored, oriented as its EXIF data says. Raises DataError if it cannot be decoded."""
         return decode_image(*self._stored(index), self.max_pixels)
 
-    def image(self, index: int, crop_at: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
-        """An image at ``size``: uint8, or float32 in [0, 1] if ``precise``, of shape (channels, size, size).
+    def size_of(self, index: int) -> tuple[int, int]:
+        """Width and height in pixels in which an image is trained on."""
+        return (self.size, self.size) if self.buckets is None else self.buckets.size_of(index)
+
+    def image(
+        self, index: int, crop_at: tuple[float, float] = (0.5, 0.5), size: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """An image: uint8, or float32 in [0, 1] if ``precise``, of shape (channels, height, width).
 
         Args:
             crop_at: where it is cropped if ``random_crop``, by default in the middle.
+            size: width and height; by default :meth:`size_of` the image.
 
         Raises:
             DataError: it cannot be decoded; the message names it.
         """
         if self.cached is not None:
             return self.cached[index]
+        size = self.size_of(index) if size is None else size
         if not self.random_crop:
             crop_at = (0.5, 0.5)
         if self.precise:
             values = convert_precise_channels(decode_precise(*self._stored(index), self.max_pixels), self.channels)
             planes = [Image.fromarray(np.ascontiguousarray(values[..., c])) for c in range(self.channels)]
-            resized = [resize(plane, self.size, self.resize_mode, crop_at, self.interpolation) for plane in planes]
+            resized = [resize(plane, size, self.resize_mode, crop_at, self.interpolation) for plane in planes]
             return np.clip(np.stack([np.asarray(plane) for plane in resized]), 0.0, 1.0)
         image = convert_channels(self.original(index), self.channels)
-        pixels = np.asarray(resize(image, self.size, self.resize_mode, crop_at, self.interpolation), dtype=np.uint8)
+        pixels = np.asarray(resize(image, size, self.resize_mode, crop_at, self.interpolation), dtype=np.uint8)
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
     def draw_augmentation(self, rng: np.random.Generator) -> Augmentation:
@@ -133,46 +156,54 @@ class ImageRecords:
         return Augmentation(self.random_flip and bool(flip < 0.5), bool(flips_vertically), (across, down))
 
     def augmented_image(self, index: int, rng: np.random.Generator) -> np.ndarray:
-        """An image as one sample of an epoch, in [-1, 1], float32 of shape (channels, size, size).
+        """An image as one sample of an epoch, in [-1, 1], float32 of shape (channels, height, width).
 
         ``rng``: of the sample; see :meth:`draw_augmentation`.
         """
         return self.augmented(index, self.draw_augmentation(rng))
 
-    def augmented(self, index: int, augmentation: Augmentation) -> np.ndarray:
-        """An image as that augmentation makes it; see :meth:`augmented_image`."""
-        image = self.image(index, augmentation.crop_at)
+    def augmented(self, index: int, augmentation: Augmentation, size: tuple[int, int] | None = None) -> np.ndarray:
+        """An image as that augmentation makes it; see :meth:`augmented_image`. ``size``: see :meth:`image`."""
+        image = self.image(index, augmentation.crop_at, size)
         if augmentation.flip_horizontally:
             image = image[:, :, ::-1]
         if augmentation.flip_vertically:
             image = image[:, ::-1]
         return to_model_range(image)
 
-    def geometry(self, index: int, augmentation: Augmentation) -> tuple[int, int, int, int]:
-        """Height and width of an image as it is stored, then top and left of its crop after resizing, in pixels."""
+    def stored_size(self, index: int) -> tuple[int, int]:
+        """Width and height of an image as it is stored, in pixels, oriented as its EXIF data says; (0, 0) where it
+        cannot be read."""
         if index not in self._sizes:
             content, path, _ = self._stored(index)
             self._sizes[index] = oriented_size(content, path)
-        width, height = self._sizes[index]
+        return self._sizes[index]
+
+    def geometry(
+        self, index: int, augmentation: Augmentation, size: tuple[int, int] | None = None
+    ) -> tuple[int, int, int, int]:
+        """Height and width of an image as it is stored, then top and left of its crop after resizing, in pixels."""
+        width, height = self.stored_size(index)
         if self.resize_mode != "crop" or not width:
             return height, width, 0, 0
+        size = self.size_of(index) if size is None else size
         crop_at = augmentation.crop_at if self.random_crop else (0.5, 0.5)
-        resized = size_before_crop((width, height), self.size)
-        left, top = crop_corner(resized, self.size, crop_at)
+        covering = size_before_crop((width, height), size)
+        left, top = crop_corner(covering, size, crop_at)
         # The crop's place in the flipped image.
-        left = resized[0] - self.size - left if augmentation.flip_horizontally else left
-        top = resized[1] - self.size - top if augmentation.flip_vertically else top
+        left = covering[0] - size[0] - left if augmentation.flip_horizontally else left
+        top = covering[1] - size[1] - top if augmentation.flip_vertically else top
         return height, width, top, left
 
     def cache(self, limit_mib: int, show_progress: bool) -> None:
-        """Decode all images once and keep them in memory, if they fit into ``limit_mib`` and are not randomly cropped.
+        """Decode all images once and keep them in memory, if they fit into ``limit_mib`` and are all cropped the same.
 
         Raises:
             DataError: an image cannot be decoded; the message names it.
         """
         dtype = np.dtype(np.float32 if self.precise else np.uint8)
         num_bytes = len(self) * self.channels * self.size**2 * dtype.itemsize
-        if self.random_crop or num_bytes > limit_mib * 2**20:
+        if self.random_crop or self.buckets is not None or num_bytes > limit_mib * 2**20:
             return
         cached = np.empty((len(self), self.channels, self.size, self.size), dtype=dtype)
         indices = tqdm(range(len(self)), desc="reading images", unit="img", disable=not show_progress, leave=False)
@@ -198,8 +229,29 @@ class RepeatedSamples:
     def __len__(self) -> int:
         return len(self.records) * self.repeats
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        return None
+
     def order(self, seed: int, epoch: int) -> np.ndarray:
         return epoch_order(seed, epoch, len(self))
 
     def fingerprint(self) -> str:
         return self.records.fingerprint()
+
+
+@dataclass(frozen=True)
+class GroupedSamples:
+    """The samples of another data set, in groups; see :class:`Samples`."""
+
+    samples: Samples
+    groups: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def order(self, seed: int, epoch: int) -> np.ndarray:
+        return self.samples.order(seed, epoch)
+
+    def fingerprint(self) -> str:
+        return self.samples.fingerprint()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mindone_ddpm.common.libraries import versions
@@ -12,7 +12,7 @@ from mindone_ddpm.runtime import graph_cache
 
 if TYPE_CHECKING:
     from mindone_ddpm.data.records import Samples
-    from mindone_ddpm.training.run import Training
+    from mindone_ddpm.training.run import Shapes, Training
 
 
 def identity_of(training: Training) -> dict[str, Any]:
@@ -29,8 +29,12 @@ def identity_of_data(datasets: Sequence[Samples]) -> dict[str, str]:
     return {"data" if number == 1 else f"data_{number}": text for number, text in enumerate(texts, 1)}
 
 
-def graph_key(training: Training) -> str | None:
-    """The name under which the compiled step is cached; None where it is not cached."""
+def graph_key(training: Training, shapes: Iterable[Shapes] = ()) -> str | None:
+    """The name under which the compiled step is cached; None where it is not cached.
+
+    Args:
+        shapes: of the batches for which it is compiled.
+    """
     config, runtime = training.config, training.runtime
     wanted = config.compile_cache == "on" or (config.compile_cache == "auto" and runtime.backend.caches_graphs)
     if not wanted or runtime.mode != "graph" or not is_cacheable(training):
@@ -40,6 +44,7 @@ def graph_key(training: Training) -> str | None:
         "settings": {name: value for name, value in as_dict(config).items() if name not in outside},
         "identity": identity_of(training),
         "schedule": (training.schedule.total_steps, training.plan.num_samples),
+        "shapes": sorted(shapes),
         "ranks": (runtime.rank, runtime.world_size, runtime.device),
         "versions": versions(),
     }

@@ -57,7 +57,7 @@ def record_of(training: Training, progress: Progress) -> dict[str, Any]:
             "step": progress.step,
             "batch_number": progress.batch_number,
             "skips": progress.skips,
-            "samples_seen": training.schedule.samples_seen(progress.batch_number),
+            "samples_seen": training.plan.samples_before(progress.batch_number),
             "best": progress.best,
             "measured": progress.evaluated,
         },
@@ -89,8 +89,8 @@ def resume(training: Training) -> Progress:
     refresh(training.update.weights)
     progress = Progress(saved["step"], saved["batch_number"], saved["skips"], resumed=True)
     progress.best, progress.evaluated = saved.get("best"), saved.get("measured", {})
-    if training.schedule.samples_seen(progress.batch_number) != saved["samples_seen"]:
-        progress.batch_number = training.schedule.batch_number_after(saved["samples_seen"])
+    if training.plan.samples_before(progress.batch_number) != saved["samples_seen"]:
+        progress.batch_number = training.plan.batch_after(saved["samples_seen"])
     return progress
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import mindspore as ms
 import numpy as np
+from tqdm import tqdm
 
 from mindone_ddpm.averages.snapshots import BYTES_PER_WEIGHT
 from mindone_ddpm.config.groups import EngineConfig
-from mindone_ddpm.data.loader import BatchSource, Plan, batches, make_loader
+from mindone_ddpm.data.loader import BatchSource, batches, make_loader
+from mindone_ddpm.data.plan import Plan
 from mindone_ddpm.jobs.base import Job
 from mindone_ddpm.runtime import distributed, graph_cache
 from mindone_ddpm.runtime.start import Runtime
@@ -20,6 +23,12 @@ from mindone_ddpm.training.ema import ExponentialMovingAverage
 from mindone_ddpm.training.identity import graph_key
 from mindone_ddpm.training.schedule import Schedule
 from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
+
+Shapes = tuple[tuple[int, ...], ...]  # of the columns of a batch
+
+
+def shapes_of(batch: list[ms.Tensor]) -> Shapes:
+    return tuple(tuple(column.shape) for column in batch)
 
 
 @dataclass
@@ -38,7 +47,7 @@ class Training:
     rates: np.ndarray
     step_cell: DiffusionTrainStep
     data_identity: dict[str, str]
-    is_compiled: bool = False
+    compiled: set[Shapes] = field(default_factory=set)  # the shapes of batches for which the step is compiled
 
     @property
     def plan(self) -> Plan:
@@ -98,13 +107,28 @@ class Training:
                 batch_number += size
 
     def step(self, window: list[list[ms.Tensor]]) -> tuple[ms.Tensor, ms.Tensor, ms.Tensor]:
-        """Train on a window of micro-batches; see :meth:`DiffusionTrainStep.run`. The first call compiles the step."""
+        """Train on a window of micro-batches; see :meth:`DiffusionTrainStep.run`. The first call with batches of some
+        shape compiles the step for it."""
         distributed.sync_ranks(self.runtime)
-        if self.is_compiled:
+        new = {shapes_of(batch) for batch in window} - self.compiled
+        if not new:
             return self.step_cell.run(window)
-        self.is_compiled = True
-        with graph_cache.cached_graph(graph_key(self)):
-            return self.step_cell.run(window)
+        started = time.monotonic()
+        # MindSpore reads the path of its cache once in a process: only the first graphs can be cached.
+        with graph_cache.cached_graph(None if self.compiled else graph_key(self, new)):
+            result = self.step_cell.run(window)
+        self.compiled |= new
+        self._say_compiled(len(new), time.monotonic() - started)
+        return result
+
+    def _say_compiled(self, number: int, seconds: float) -> None:
+        """Where batches have several shapes: how long the graphs of the first took, and what is still to come."""
+        left = self.plan.num_batch_shapes - len(self.compiled)
+        if self.runtime.is_main and left and number == len(self.compiled):
+            tqdm.write(
+                f"compiled {number} of {number + left} graphs in {seconds:.0f} s; each other one is compiled when its "
+                f"size first comes, in all about {left * seconds / number:.0f} s"
+            )
 
     @contextlib.contextmanager
     def averaged_weights(self) -> Iterator[None]:

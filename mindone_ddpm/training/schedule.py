@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mindone_ddpm.data.loader import Plan
+from mindone_ddpm.data.plan import Plan
 
 
 @dataclass
@@ -39,16 +39,6 @@ class Schedule:
         if self.max_train_steps is not None:
             return step >= self.max_train_steps
         return batch_number >= self.num_epochs * self.plan.batches_per_epoch
-
-    def samples_seen(self, batch_number: int) -> int:
-        """By all ranks together."""
-        epoch, batch = divmod(batch_number, self.plan.batches_per_epoch)
-        return epoch * self.plan.samples_per_epoch + min(batch * self.plan.global_batch_size, self.plan.num_samples)
-
-    def batch_number_after(self, samples: int) -> int:
-        """The batch to go on with after so many samples: the one that holds the next sample."""
-        epoch, rest = divmod(samples, self.plan.samples_per_epoch)
-        return epoch * self.plan.batches_per_epoch + rest // self.plan.global_batch_size
 
 
 @dataclass

@@ -13,7 +13,7 @@ from mindone_ddpm.common.files import check_writable
 from mindone_ddpm.common.locks import FolderLock
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.columns import CalledByName
-from mindone_ddpm.data.loader import Plan, check_batch_size
+from mindone_ddpm.data.plan import Plan, check_batch_size
 from mindone_ddpm.jobs.base import Job, job_class
 from mindone_ddpm.output import checkpoint, hub, run_folder
 from mindone_ddpm.runtime import distributed
@@ -131,7 +131,13 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training
     """
     num_images = len(job.datasets[0])
     plan = Plan(
-        config.seed, num_images, config.train_batch_size, runtime.rank, runtime.world_size, config.dataloader_drop_last
+        config.seed,
+        num_images,
+        config.train_batch_size,
+        runtime.rank,
+        runtime.world_size,
+        config.dataloader_drop_last,
+        job.datasets[0].groups,
     )
     check_batch_size(config.train_batch_size, num_images, plan.world_size)
     schedule = Schedule(plan, config.gradient_accumulation_steps, config.num_epochs, config.max_train_steps)

@@ -15,7 +15,7 @@ from mindone_ddpm.data.images import (
     decode_precise,
     resize,
 )
-from mindone_ddpm.data.loader import Plan
+from mindone_ddpm.data.plan import Plan
 from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.data import open_records
 

@@ -5,7 +5,8 @@ import pytest
 from data_helpers import digits_config, folder_config, make_job, make_source
 
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.data.loader import BatchSource, Plan, batches, make_loader
+from mindone_ddpm.data.loader import BatchSource, batches, make_loader
+from mindone_ddpm.data.plan import Plan
 from mindone_ddpm.data.randomness import epoch_order, random_stream
 from mindone_ddpm.data.scaling import to_model_range
 from mindone_ddpm.jobs.unconditional.data import open_records
@@ -29,27 +30,6 @@ def test_epochs_are_permutations_that_differ():
     assert sorted(first) == sorted(second) == list(range(100))
     assert (first != second).any()
     np.testing.assert_array_equal(first, epoch_order(7, 0, 100))
-
-
-@pytest.mark.parametrize(("num_samples", "batch_size", "world_size"), [(12, 4, 1), (13, 4, 1), (13, 2, 3), (7, 3, 2)])
-def test_every_sample_is_seen_once_in_an_epoch(num_samples, batch_size, world_size):
-    seen = []
-    for rank in range(world_size):
-        plan = Plan(0, num_samples, batch_size, rank, world_size)
-        for number in range(plan.batches_per_epoch, 2 * plan.batches_per_epoch):
-            epoch, places = plan.positions(number)
-            assert epoch == 1
-            seen += [place for place in places if place < num_samples]
-    assert sorted(seen) == list(range(num_samples))
-
-
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_batch_that_is_not_full_can_be_left_out(world_size):
-    plans = [Plan(0, 13, 2, rank, world_size, drop_last=True) for rank in range(world_size)]
-    assert plans[0].batches_per_epoch == 13 // (2 * world_size) and plans[0].samples_per_epoch == 12
-    seen = [place for plan in plans for number in range(plan.batches_per_epoch) for place in plan.positions(number)[1]]
-    assert sorted(seen) == list(range(12))
-    assert plans[0].positions(plans[0].batches_per_epoch)[0] == 1
 
 
 def test_batches_have_one_shape_range_and_weights():

@@ -5,7 +5,7 @@ import pytest
 from data_helpers import folder_config, make_source
 
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.data.loader import Plan
+from mindone_ddpm.data.plan import Plan
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.data import open_records
 

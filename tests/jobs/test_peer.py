@@ -158,7 +158,8 @@ def instance_job(kind: str, pipeline: Path, subject: Path) -> FineTuneJob:
     job: FineTuneJob
     if kind.startswith("xl"):
         more = {"instance_prompt": "a picture of a zzz", "train_text_encoder": True, "center_crop": False}
-        settings = {**common, **more, "rank": 4 if kind == "xl lora" else None}
+        wide = {"rank": 4, "image_size": 32, "aspect_buckets": True, "bucket_step": 8}
+        settings = {**common, **more, **(wide if kind == "xl lora wide" else {})}
         job = TextToImageXLJob.open(TextToImageXLConfig(**settings), cpu_runtime())
     elif kind == "word":
         word = {"placeholder_token": "<three>", "initializer_token": "digit", "num_vectors": 2}
@@ -177,7 +178,7 @@ def instance_job(kind: str, pipeline: Path, subject: Path) -> FineTuneJob:
 
 
 @pytest.mark.parametrize("kind", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("whole", "lora", "xl")),
-                                  "word", "xl lora"])  # fmt: skip
+                                  "word", "xl lora wide"])  # fmt: skip
 def test_a_subject_is_the_same_in_diffusers(
     graph_mode, stable_diffusion, stable_diffusion_xl, subject_images, tmp_path, kind
 ):
@@ -185,9 +186,10 @@ def test_a_subject_is_the_same_in_diffusers(
     base = stable_diffusion_xl if kind.startswith("xl") else stable_diffusion
     for number, path in enumerate(sorted(subject_images.glob("*.png"))):  # of sizes of their own, for XL
         with Image.open(path) as image:
-            image.resize((16 + 3 * number, 20)).save(path)
+            image.resize((16 + 3 * number + (20 if kind.endswith("wide") else 0), 20)).save(path)
     job = instance_job(kind, base, subject_images)
     made = job.make_batch(np.arange(4), [random_stream(0, 2, place) for place in range(4)])
+    assert made["noise"].shape[2:] == ((12, 20) if kind.endswith("wide") else (8, 8))
     prompt = "a picture of a <three>" if kind == "word" else "a picture of a zzz"
     np.savez(tmp_path / "batch.npz", **made, prompt=prompt)
     batch = {name: ms.Tensor(array) for name, array in made.items()}

@@ -20,7 +20,8 @@ from conftest import ROOT, run_program
 from safetensors.numpy import load_file
 
 from mindone_ddpm.common import files
-from mindone_ddpm.data.loader import BatchSource, Plan
+from mindone_ddpm.data.loader import BatchSource
+from mindone_ddpm.data.plan import Plan
 from mindone_ddpm.models.pipelines import UNET_WEIGHTS
 from mindone_ddpm.output import checkpoint, run_folder
 from mindone_ddpm.output.checkpoint import CheckpointError

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.data.loader import check_batch_size
 from mindone_ddpm.data.open import open_records
+from mindone_ddpm.data.plan import check_batch_size
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.jobs.dreambooth.class_images import make_class_images, missing_numbers
 from mindone_ddpm.jobs.dreambooth.config import DreamBoothConfig
+from mindone_ddpm.jobs.text_to_image.buckets import add_buckets
 from mindone_ddpm.jobs.text_to_image.captions import Captions, same_texts
 from mindone_ddpm.jobs.text_to_image.job import FineTuneJob, Source, open_base, prepare_base
 from mindone_ddpm.jobs.text_to_image.product import fine_tuned_product
@@ -31,7 +32,7 @@ class DreamBoothJob(FineTuneJob):
     @classmethod
     def open_data(cls, config: DreamBoothConfig) -> list[ImageRecords]:
         """The images of the subject."""
-        return [open_records(config, channels=3, seed=config.seed)]
+        return [add_buckets(config, open_records(config, channels=3, seed=config.seed))]
 
     @classmethod
     def open(cls, config: DreamBoothConfig, runtime: Runtime) -> DreamBoothJob:
@@ -73,7 +74,7 @@ def open_class(config: DreamBoothConfig, runtime: Runtime, base: Any, size: int,
         make_class_images(config, runtime, base, size)
     elif missing:
         places = [number % len(subject) for number in range(config.num_class_images)]
-        planned = replace(subject, dataset=subject.dataset.select(places))
+        planned = replace(subject, dataset=subject.dataset.select(places), buckets=None)
         return Source(
             planned, captions_of(planned, prompt, base, f" ({missing:,} are made first)"), config.prior_loss_weight
         )

@@ -14,6 +14,7 @@ from mindone_ddpm.data.datasets import open_dataset
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.open import make_records
 from mindone_ddpm.data.records import ImageRecords
+from mindone_ddpm.jobs.text_to_image.buckets import add_buckets
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig
 
 USUAL_NAMES = ("text", "caption", "captions", "prompt")
@@ -54,6 +55,11 @@ def open_captioned(config: TextToImageConfig) -> tuple[ImageRecords, Texts]:
     Raises:
         DataError: see :func:`mindone_ddpm.data.open_dataset` and :func:`find_caption_column`; or images have none.
     """
+    records, texts = _open_with_captions(config)
+    return add_buckets(config, records), texts
+
+
+def _open_with_captions(config: TextToImageConfig) -> tuple[ImageRecords, Texts]:
     dataset, column = open_dataset(config)
     if config.instance_prompt is not None:
         records = make_records(config, dataset, column, channels=3, seed=config.seed)

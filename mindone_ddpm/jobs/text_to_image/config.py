@@ -27,6 +27,16 @@ class FineTuneConfig(TimestepConfig, EngineConfig):
         choices=["squash", "crop"],
         resume="locked",
     )
+    aspect_buckets: bool = setting(
+        False,
+        "keep the images' proportions: each is trained on in the nearest of a few sizes with the area of --resolution",
+        resume="locked",
+    )
+    bucket_step: int = setting(64, "the sides of those sizes are multiples of it, in pixels", low=8, resume="locked")
+    max_buckets: int = setting(9, "number of those sizes, at most; each is compiled once", low=1, resume="locked")
+    max_aspect_ratio: float = setting(
+        2.0, "of those sizes: longer side / shorter side, at most; longer images are cropped", low=1, resume="locked"
+    )
     random_flip: bool | None = setting(False, "flip half the images left to right", resume="locked")
     output_dir: str = setting(
         "sd-model-finetuned", "folder for the pipeline, samples and logs", private=True, outside_graph=True
@@ -92,6 +102,12 @@ class FineTuneConfig(TimestepConfig, EngineConfig):
             problems.append(
                 "--use_8bit_adam: MindSpore has no 8-bit Adam; --optimizer adafactor or lion keep less state too"
             )
+        if self.aspect_buckets and self.streaming:
+            problems.append("--aspect_buckets and --streaming: a stream's sizes are not known; give only one of them")
+        if self.aspect_buckets and self.resize_mode == "squash":
+            problems.append("--aspect_buckets: keeps the proportions, which --resize_mode squash does not")
+        if self.aspect_buckets and self.image_size < self.bucket_step:
+            problems.append(f"--bucket_step {self.bucket_step}: must be at most --resolution {self.image_size}")
         cropped_at_random = self.resize_mode == "crop" and not self.center_crop
         if self.cache_latents and cropped_at_random:
             problems.append("--cache_latents: random crops cannot be kept; give --center_crop, or --resize_mode squash")

@@ -16,9 +16,11 @@ from mindspore import Parameter, Tensor, nn
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.values import near_multiples
+from mindone_ddpm.data.buckets import Size
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.data.records import Augmentation, ImageRecords, Samples
+from mindone_ddpm.data.records import GroupedSamples, ImageRecords, RepeatedSamples, Samples
 from mindone_ddpm.evaluation.evaluator import Evaluator
+from mindone_ddpm.jobs.text_to_image.buckets import check_buckets, check_step, describe_buckets
 from mindone_ddpm.jobs.text_to_image.captions import Captions, open_captioned
 from mindone_ddpm.jobs.text_to_image.config import FineTuneConfig, TextToImageConfig
 from mindone_ddpm.jobs.text_to_image.latents import FrozenLatents, LatentCache, TextEmbeddings
@@ -120,8 +122,9 @@ class FineTuneJob:
     Args:
         base: the StableDiffusionPipeline to fine-tune, as :meth:`open_base` gives it.
         sources: of each row's images, such as those of a subject and those of its class. An epoch is as long as the
-            longest of them; the others are gone through again.
+            longest of them; the others are gone through again. All images of a row have the size of the first.
         trained: which weights train.
+        repeats: how often an epoch goes through the longest.
     """
 
     steps_show_images = False  # but latents
@@ -134,13 +137,18 @@ class FineTuneJob:
         sources: Sequence[Source],
         trained: TrainedParts,
         product: Product,
+        repeats: int = 1,
     ):
         self.config, self.runtime, self.base = config, runtime, base
         self.sources, self.trained, self.product = list(sources), trained, product
         self.unet = base.unet
-        self.datasets: Sequence[Samples] = sorted((source.records for source in sources), key=len, reverse=True)
+        self.datasets = self._datasets(repeats)
+        self.buckets, groups = sources[0].records.buckets, self.datasets[0].groups
+        self.global_batch_size = config.train_batch_size * runtime.world_size
+        if self.buckets is not None and groups is not None:
+            check_buckets(self.buckets, groups, self.global_batch_size, config.dataloader_drop_last)
         self.objective = objective_of(config, base)
-        self.latent_size = config.image_size // latent_factor(base.vae)
+        self.latent_factor = latent_factor(base.vae)
         self.caches: list[LatentCache] = []
         self.caches_texts = config.cache_latents and not trained.text_encoder_trains
         inputs = ("latents",) if config.cache_latents else ("images", "posterior_noise")
@@ -154,6 +162,20 @@ class FineTuneJob:
         )
         self.num_samples = len(config.validation_prompts or []) * config.num_validation_images
         self.num_sampling_steps = self._num_sampling_steps()
+
+    def _datasets(self, repeats: int) -> Sequence[Samples]:
+        """The rows of an epoch, and the other data sets; in buckets where the first source is."""
+        rows, *others = sorted((source.records for source in self.sources), key=len, reverse=True)
+        samples: Samples = rows if repeats == 1 else RepeatedSamples(rows, repeats)
+        buckets = self.sources[0].records.buckets
+        if buckets is not None:
+            samples = GroupedSamples(samples, buckets.of_images[np.arange(len(samples)) % len(buckets.of_images)])
+        return [samples, *others]
+
+    def _size_of_row(self, index: int) -> Size:
+        """Width and height in pixels of the images in a row."""
+        records = self.sources[0].records
+        return records.size_of(int(index) % len(records))
 
     def _num_sampling_steps(self) -> int:
         """Of all images that a rank makes, one by one; some samplers evaluate the model more often than asked for."""
@@ -175,6 +197,7 @@ class FineTuneJob:
             "unet": network_identity(self.unet),
             "noise": self.objective.identity(),
             "vae": network_identity(self.base.vae),
+            **({} if self.buckets is None else {"sizes": self.buckets.counts()}),
             **{
                 name: {key: value for key, value in settings.items() if key not in NOT_STRUCTURE}
                 for name, settings in encoders.items()
@@ -189,16 +212,23 @@ class FineTuneJob:
                 source.records.cache(config.cache_images_mib // len(self.sources), show_progress)
             return
         with distributed.main_first(self.runtime):
+            rows = range(len(self.datasets[0]))
             self.caches = [
                 LatentCache.open(
-                    config, source.records, source.captions, self.base, show_progress, with_texts=self.caches_texts
+                    config,
+                    source.records,
+                    source.captions,
+                    self.base,
+                    show_progress,
+                    with_texts=self.caches_texts,
+                    entries=[(row % len(source.records), self._size_of_row(row)) for row in rows],
                 )
                 for source in self.sources
             ]
 
     def make_batch(self, indices: np.ndarray, rngs: list[np.random.Generator]) -> dict[str, np.ndarray]:
-        """Noise, float32 (images, latent channels, latent size, latent size); times (images,); then the images in
-        [-1, 1], float32 (images, 3, size, size), and the noise of the autoencoder's posterior, like the noise, or
+        """Noise, float32 (images, latent channels, latent height, latent width); times (images,); then the images in
+        [-1, 1], float32 (images, 3, height, width), and the noise of the autoencoder's posterior, like the noise, or
         latents; tokens, int32 (images, length), or embeddings; for XL the tokens of its second text encoder or pooled
         embeddings, and sizes, float32 (images, 6); and input noise where it is used.
 
@@ -209,11 +239,13 @@ class FineTuneJob:
         if config.cache_latents and not self.caches:
             raise DataError("--cache_latents: nothing is cached before training begins")
         num_images = count * len(self.sources)
-        shape = (num_images, self.base.vae.config.latent_channels, self.latent_size, self.latent_size)
+        width, height = size = self._size_of_row(indices[0])
+        latent_size = (height // self.latent_factor, width // self.latent_factor)
+        shape = (num_images, self.base.vae.config.latent_channels, *latent_size)
         batch = {name: np.empty(shape, np.float32) for name in ("noise", "posterior_noise", "input_noise")}
         batch["timesteps"] = np.empty(num_images, self.objective.time_dtype)
         if not self.caches:
-            batch["images"] = np.empty((num_images, 3, config.image_size, config.image_size), np.float32)
+            batch["images"] = np.empty((num_images, 3, height, width), np.float32)
         batch["sizes"] = np.empty((num_images, 6), np.float32)
         texts, flips = [""] * num_images, [(False, False)] * num_images
         for row, (index, rng) in enumerate(zip(indices, rngs, strict=True)):
@@ -223,9 +255,12 @@ class FineTuneJob:
                 augmentation = source.records.draw_augmentation(rng)
                 flips[place] = augmentation[:2]  # (horizontally, vertically)
                 if not self.caches:
-                    batch["images"][place] = source.records.augmented(image, augmentation)
+                    batch["images"][place] = source.records.augmented(image, augmentation, size)
                 if self.is_xl:
-                    batch["sizes"][place] = self._sizes(source, image, augmentation)
+                    # Podell et al. 2023, section 2.2: height and width of the image as it is stored, top and left of
+                    # its crop, and the height and width that are wanted.
+                    geometry = source.records.geometry(image, augmentation, size)
+                    batch["sizes"][place] = (*geometry, height, width)
                 batch["timesteps"][place] = self.objective.draw_time(rng)
                 rng.standard_normal(out=batch["posterior_noise"][place], dtype=np.float32)
                 perturbed = draw_noise(rng, batch["noise"][place], config)
@@ -235,7 +270,7 @@ class FineTuneJob:
                 if dropped >= config.caption_dropout:
                     texts[place] = source.captions.choose(image, choice)
         if self.caches:
-            batch["latents"] = self._cached_latents(indices, flips, batch["posterior_noise"])
+            batch["latents"] = self._cached_latents(indices, size, flips, batch["posterior_noise"])
         for which, name in enumerate(("tokens", "tokens_2")):
             if name in self.columns:
                 batch[name] = self.sources[0].captions.tokens(texts, which)
@@ -246,22 +281,17 @@ class FineTuneJob:
                 )
         return {name: batch[name] for name in self.columns}
 
-    def _sizes(self, source: Source, image: int, augmentation: Augmentation) -> tuple[int, ...]:
-        """What XL is told of an image (Podell et al. 2023, section 2.2): its height and width as it is stored, top and
-        left of its crop, and the height and width that are wanted."""
-        return (*source.records.geometry(image, augmentation), self.config.image_size, self.config.image_size)
-
     def _cached_parts(self, count: int) -> Iterator[tuple[LatentCache, slice]]:
         """The cache of each source, and the place of its images in a batch of ``count`` rows."""
         for number, cache in enumerate(self.caches):
             yield cache, slice(number * count, (number + 1) * count)
 
     def _cached_latents(
-        self, indices: np.ndarray, flips: Sequence[tuple[bool, bool]], posterior_noise: np.ndarray
+        self, indices: np.ndarray, size: Size, flips: Sequence[tuple[bool, bool]], posterior_noise: np.ndarray
     ) -> np.ndarray:
         return np.concatenate(
             [
-                cache.latents(indices % len(cache.records), flips[part], posterior_noise[part])
+                cache.latents([int(i) % len(cache.records) for i in indices], size, flips[part], posterior_noise[part])
                 for cache, part in self._cached_parts(len(indices))
             ]
         )
@@ -282,13 +312,20 @@ class FineTuneJob:
 
     def describe(self) -> dict[str, str]:
         config = self.config
-        size = f"{config.image_size}x{config.image_size}"
-        texts = [f"{len(one.records):,} images at {size}, {one.captions.describe()}" for one in self.sources]
+        size = f"images at {config.image_size}x{config.image_size}" if self.buckets is None else "images"
+        texts = [f"{len(one.records):,} {size}, {one.captions.describe()}" for one in self.sources]
         count = sum(parameter.size for parameter in self.trainable().values())
         return {
             "data": "; ".join(texts),
+            **self._describe_buckets(),
             "model": f"{config.pretrained_model_name_or_path}: {self.trained.description}, {count:,} parameters train",
         }
+
+    def _describe_buckets(self) -> dict[str, str]:
+        groups = self.datasets[0].groups
+        if self.buckets is None or groups is None:
+            return {}
+        return {"sizes": describe_buckets(self.buckets, groups, self.global_batch_size)}
 
     def sample(self, sample_ids: Sequence[int], on_step: Callable[[Tensor], object]) -> np.ndarray:
         """Images for the validation prompts: several for the first, then as many for the second, and so on."""
@@ -368,6 +405,7 @@ def open_base(config: FineTuneConfig, kinds: Sequence[str] = TEXT_PIPELINES) -> 
             f"--resolution {config.image_size}: the autoencoder and the UNet of this pipeline need a multiple of "
             f"{divisor}, for example {near_multiples(config.image_size, divisor)}"
         )
+    check_step(config, divisor)
     if base.unet.config.in_channels != base.vae.config.latent_channels:
         raise ConfigError(
             f"{flag}: its UNet takes {base.unet.config.in_channels} channels (inpainting?); a text-to-image pipeline "

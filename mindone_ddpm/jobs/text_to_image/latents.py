@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from mindone_ddpm.common.files import added_files, cache_dir
 from mindone_ddpm.data.batching import in_batches, map_batches
+from mindone_ddpm.data.buckets import Size
 from mindone_ddpm.data.images import content_digest
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.data.scaling import to_model_range
@@ -25,7 +26,9 @@ from mindone_ddpm.models.pipelines import is_xl, text_encoders
 from mindone_ddpm.models.text_encoder import PooledEmbedding
 
 BATCH_SIZE = 16
+MOMENTS = ("means", "deviations")
 EMBEDDINGS = "embeddings.npy"
+COMPLETE = "complete"  # written last where there are no embeddings
 
 
 class LatentMoments(nn.Cell):
@@ -103,18 +106,31 @@ def flip_variants(records: ImageRecords) -> list[tuple[bool, bool]]:
     return [(horizontal, vertical) for vertical, horizontal in itertools.product(down, across)]
 
 
+Entry = tuple[int, Size]  # an image, and the size in which it is encoded
+
+
 class LatentCache:
-    """Means and deviations of every image in each of its flip variants, and the embedding of every caption where the
-    text encoder is frozen.
+    """Means and deviations of images in each of their flip variants, and the embedding of every caption where the text
+    encoder is frozen.
 
     They are memory-mapped ``.npy`` files in a folder named by a digest of all that they depend on: another image,
     caption, weight or setting gives another folder.
+
+    Args:
+        entries: which images are encoded in which sizes.
     """
 
-    def __init__(self, folder: Path, records: ImageRecords, captions: Captions):
+    def __init__(self, folder: Path, records: ImageRecords, captions: Captions, entries: Sequence[Entry]):
         self.records = records
-        self.means = np.load(folder / "means.npy", mmap_mode="r")
-        self.deviations = np.load(folder / "deviations.npy", mmap_mode="r")
+        self.moments = {
+            size: [np.load(folder / moments_file(name, size), mmap_mode="r") for name in MOMENTS]
+            for size in images_by_size(entries)
+        }
+        self.place_of_entry = {
+            (image, size): place
+            for size, images in images_by_size(entries).items()
+            for place, image in enumerate(images)
+        }
         self.texts: dict[str, np.ndarray] = {}  # without those of a text encoder that trains
         for name in ("embeddings", "pooled"):
             if (folder / f"{name}.npy").exists():
@@ -123,15 +139,18 @@ class LatentCache:
         self.place_of_variant = {variant: number for number, variant in enumerate(flip_variants(records))}
 
     def latents(
-        self, indices: np.ndarray, flips: Sequence[tuple[bool, bool]], posterior_noise: np.ndarray
+        self, images: Sequence[int], size: Size, flips: Sequence[tuple[bool, bool]], posterior_noise: np.ndarray
     ) -> np.ndarray:
         """Latents like ``posterior_noise``, float32 (batch, channels, height, width).
 
         Args:
+            size: of the images, (width, height) in pixels.
             flips: (horizontal, vertical) of each image.
         """
         variants = np.array([self.place_of_variant[flip] for flip in flips])
-        return self.means[variants, indices] + self.deviations[variants, indices] * posterior_noise
+        places = np.array([self.place_of_entry[image, size] for image in images])
+        means, deviations = self.moments[size]
+        return means[variants, places] + deviations[variants, places] * posterior_noise
 
     def embeddings(self, texts: Sequence[str], name: str = "embeddings") -> np.ndarray:
         """Float32 of shape (batch, tokens, features), or for ``pooled`` (batch, features)."""
@@ -145,26 +164,53 @@ class LatentCache:
         base: Any,
         show_progress: bool,
         with_texts: bool = True,
+        entries: Sequence[Entry] | None = None,
     ) -> LatentCache:
-        """Load what is on disk, or compute it. ``with_texts``: the embeddings too."""
+        """Load what is on disk, or compute it.
+
+        Args:
+            with_texts: the embeddings too.
+            entries: by default each image in its own size.
+        """
         root = cache_dir() if config.cache_dir is None else Path(config.cache_dir).expanduser() / "mindone_ddpm"
-        folder = root / "latents" / cache_key(config, records, captions, base, with_texts)
-        last = EMBEDDINGS if with_texts else "deviations.npy"
+        if entries is None:
+            entries = [(image, records.size_of(image)) for image in range(len(records))]
+        folder = root / "latents" / cache_key(config, records, captions, base, with_texts, entries)
+        last = EMBEDDINGS if with_texts else COMPLETE
         if not (folder / last).exists():
             with added_files(folder, last=last) as tmp_path:
-                _encode_images(tmp_path, records, base.vae, show_progress)
+                _encode_images(tmp_path, records, base.vae, show_progress, entries)
                 if with_texts:
                     _encode_texts(tmp_path, captions, base)
-        return LatentCache(folder, records, captions)
+                else:
+                    (tmp_path / COMPLETE).touch()
+        return LatentCache(folder, records, captions, entries)
+
+
+def images_by_size(entries: Sequence[Entry]) -> dict[Size, list[int]]:
+    """The images of each size, in ascending order."""
+    found: dict[Size, list[int]] = {}
+    for image, size in sorted(set(entries)):
+        found.setdefault(size, []).append(image)
+    return found
+
+
+def moments_file(name: str, size: Size) -> str:
+    return f"{name}-{size[0]}x{size[1]}.npy"
 
 
 def cache_key(
-    config: FineTuneConfig, records: ImageRecords, captions: Captions, base: Any, with_texts: bool = True
+    config: FineTuneConfig,
+    records: ImageRecords,
+    captions: Captions,
+    base: Any,
+    with_texts: bool,
+    entries: Sequence[Entry],
 ) -> str:
     """A digest of all that the cached values depend on."""
     digest = hashlib.sha256()
     settings: dict[str, Any] = {
-        "size": records.size,
+        "entries": sorted(set(entries)),
         "resize": [records.resize_mode, records.interpolation],
         "flip": records.random_flip,
         **({"vertical_flip": True} if records.random_vertical_flip else {}),
@@ -185,28 +231,32 @@ def cache_key(
     return digest.hexdigest()[:32]
 
 
-def _encode_images(folder: Path, records: ImageRecords, vae: Any, show_progress: bool) -> None:
+def _encode_images(
+    folder: Path, records: ImageRecords, vae: Any, show_progress: bool, entries: Sequence[Entry]
+) -> None:
     moments = LatentMoments(vae).set_train(False)
-    variants = flip_variants(records)
-    arrays: list[Any] = []
-    with tqdm(total=len(variants) * len(records), desc="caching latents", unit="img", disable=not show_progress) as bar:
-        for variant, (horizontal, vertical) in enumerate(variants):
-            for batch, count in in_batches(range(len(records)), BATCH_SIZE):
-                pixels = np.stack([records.image(index) for index in batch])
-                pixels = pixels[..., ::-1] if horizontal else pixels
-                pixels = pixels[..., ::-1, :] if vertical else pixels
-                made = [value.asnumpy() for value in moments(ms.Tensor(to_model_range(pixels)))]
-                if not arrays:
-                    shape = (len(variants), len(records), *made[0].shape[1:])
-                    arrays = [
-                        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float32, shape)
-                        for name in ("means", "deviations")
-                    ]
-                for array, values in zip(arrays, made, strict=True):
-                    array[variant, batch[0] : batch[0] + count] = values[:count]
-                bar.update(count)
-    for array in arrays:
-        array.flush()
+    variants, by_size = flip_variants(records), images_by_size(entries)
+    total = len(variants) * sum(len(images) for images in by_size.values())
+    with tqdm(total=total, desc="caching latents", unit="img", disable=not show_progress) as bar:
+        for size, images in by_size.items():
+            arrays: list[Any] = []
+            done = 0
+            for batch, count in in_batches(images, BATCH_SIZE):
+                upright = np.stack([records.image(image, size=size) for image in batch])
+                for variant, (horizontal, vertical) in enumerate(variants):
+                    pixels = upright[..., ::-1] if horizontal else upright
+                    pixels = pixels[..., ::-1, :] if vertical else pixels
+                    made = [value.asnumpy() for value in moments(ms.Tensor(to_model_range(pixels)))]
+                    if not arrays:
+                        shape = (len(variants), len(images), *made[0].shape[1:])
+                        files = [folder / moments_file(name, size) for name in MOMENTS]
+                        arrays = [np.lib.format.open_memmap(path, "w+", np.float32, shape) for path in files]
+                    for array, values in zip(arrays, made, strict=True):
+                        array[variant, done : done + count] = values[:count]
+                    bar.update(count)
+                done += count
+            for array in arrays:
+                array.flush()
 
 
 def _encode_texts(folder: Path, captions: Captions, base: Any) -> None:

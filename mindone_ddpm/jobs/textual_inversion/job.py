@@ -10,7 +10,8 @@ from mindspore import Parameter
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.data.open import open_records
-from mindone_ddpm.data.records import ImageRecords, RepeatedSamples
+from mindone_ddpm.data.records import ImageRecords
+from mindone_ddpm.jobs.text_to_image.buckets import add_buckets
 from mindone_ddpm.jobs.text_to_image.captions import Captions, same_texts
 from mindone_ddpm.jobs.text_to_image.job import FineTuneJob, Source, open_base, prepare_base
 from mindone_ddpm.jobs.text_to_image.product import TAGS
@@ -85,7 +86,7 @@ class TextualInversionJob(FineTuneJob):
 
     @classmethod
     def open_data(cls, config: TextualInversionConfig) -> list[ImageRecords]:
-        return [open_records(config, channels=3, seed=config.seed)]
+        return [add_buckets(config, open_records(config, channels=3, seed=config.seed))]
 
     @classmethod
     def open(cls, config: TextualInversionConfig, runtime: Runtime) -> TextualInversionJob:
@@ -101,9 +102,7 @@ class TextualInversionJob(FineTuneJob):
         texts = [template.format(" ".join(word.names)) for template in TEMPLATES[config.learnable_property]]
         origin = f"{len(texts)} captions with '{word.token}'"
         source = Source(records, Captions(same_texts(texts, len(records), origin), base.tokenizer))
-        job = cls(config, runtime, base, [source], word, product_of(config))
-        job.datasets = [RepeatedSamples(records, config.repeats)]
-        return job
+        return cls(config, runtime, base, [source], word, product_of(config), config.repeats)
 
 
 def product_of(config: TextualInversionConfig) -> Product:
