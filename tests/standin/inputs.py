@@ -102,6 +102,16 @@ def some_digits(folder: Path) -> None:
         digits[number]["image"].convert("RGB").resize((16, 16)).save(folder / f"{number}.png")
 
 
+def several_sizes(folder: Path) -> None:
+    """Two square digits as files, two wide ones and two tall ones."""
+    from mindone_ddpm.data.datasets import load_digits_dataset
+
+    digits = load_digits_dataset()
+    folder.mkdir()
+    for number, size in enumerate([(30, 30), (50, 30), (30, 50)] * 2):
+        digits[number]["image"].convert("RGB").resize(size).save(folder / f"{number}.png")
+
+
 def inception(folder: Path) -> None:
     """Inception-v3 with random weights, and two folders of three images; made with PyTorch, see scripts/peer.sh."""
     python = Path(os.environ.get("PEER_PYTHON", ROOT / ".peer" / "bin" / "python"))
@@ -129,7 +139,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     **{"a.png": image, "b.png": image, "mask.png": mask},
     **{"digits": pipeline, "classes": pipeline, "stable-diffusion": stable_diffusion, "captioned": captioned},
     "stable-diffusion-xl": stable_diffusion,
-    **{"subject": some_digits, "class": some_digits},
+    **{"subject": some_digits, "class": some_digits, "sizes": several_sizes},
     "inception": inception,
 }
 

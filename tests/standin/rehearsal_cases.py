@@ -98,6 +98,11 @@ WORD = (
     *SUBJECT,
     *words("--learning_rate 1e-2 --use_ema"),
 )
+SIZES = (
+    *("train_text_to_image", "--instance_prompt", "a digit", *SUBJECT),
+    *words("--resolution 32 --aspect_buckets --bucket_step 8 --max_train_steps 6 --rank 4 --use_ema"),
+    *words("--train_data_dir {inputs}/sizes --cache_dir {out}/cache"),
+)
 SAMPLE = words("sample --num_images 4 --num_inference_steps 4 --bit_depth 16 --output_dir {out}/images")
 LORA = words("--rank 4 --learning_rate 1e-2")
 PROMPT = ("--prompt", "a handwritten three", "--guidance_scale", "3")
@@ -252,6 +257,14 @@ CASES: list[Case] = [
     Case("interpolate", "images between two images", ((*words(INTERPOLATE),),)),
     TEXT_FULL,
     TEXT_LORA,
+    training("text-sizes", "text to image: images of three sizes, a graph each", job=SIZES, tolerance=HALF_ATTENTION),
+    training(
+        "text-sizes-accumulated",
+        "the same, cached latents, two batches an update, which may be of two sizes",
+        "--gradient_accumulation_steps 2 --cache_latents --max_train_steps 4",
+        job=SIZES,
+        tolerance=HALF_ATTENTION,
+    ),
     Case(
         "xl",
         "Stable Diffusion XL: adapters on the UNet and both text encoders, sampled",
