@@ -13,6 +13,7 @@ from mindone_ddpm.common.files import check_writable
 from mindone_ddpm.common.locks import FolderLock
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.columns import CalledByName
+from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.plan import Plan, check_batch_size
 from mindone_ddpm.jobs.base import Job, job_class
 from mindone_ddpm.output import checkpoint, hub, run_folder
@@ -128,6 +129,7 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training
 
     Raises:
         ConfigError: fewer images than a batch, or more steps than can be planned.
+        DataError: the ranks see different images.
     """
     num_images = len(job.datasets[0])
     plan = Plan(
@@ -144,6 +146,8 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training
     if schedule.total_steps > MOST_STEPS:
         flag = "--num_epochs" if config.max_train_steps is None else "--max_train_steps"
         raise ConfigError(f"{flag}: {schedule.total_steps:,} steps in all; at most {MOST_STEPS:,} can be planned")
+    data_identity = identity_of_data(job.datasets)
+    check_same_data(runtime, data_identity)
     parameters = ms.ParameterTuple(job.trainable().values())
     distributed.broadcast_parameters(runtime, parameters)
     peak = config.learning_rate
@@ -175,4 +179,18 @@ def build_training(config: EngineConfig, runtime: Runtime, job: Job) -> Training
     )
     step_cell = DiffusionTrainStep(loss, update, config.gradient_accumulation_steps)
     step_cell.set_train()
-    return Training(config, runtime, job, schedule, rates, step_cell, identity_of_data(job.datasets))
+    return Training(config, runtime, job, schedule, rates, step_cell, data_identity)
+
+
+def check_same_data(runtime: Runtime, data_identity: dict[str, str]) -> None:
+    """
+    Args:
+        data_identity: what this rank's images are; see :func:`identity_of_data`.
+
+    Raises:
+        DataError: on every rank, if those of one are not the main rank's.
+    """
+    of_main = distributed.broadcast_object(runtime, data_identity)
+    if distributed.any_rank(runtime, of_main != data_identity):
+        differs = "" if of_main == data_identity else f": {data_identity} on rank {runtime.rank}, {of_main} on rank 0"
+        raise DataError(f"the ranks see different images{differs}; give each the same ones, or a shared folder")

@@ -94,6 +94,26 @@ def test_two_ranks_equal_one_with_twice_the_batch(two_ranks, run_flags, tmp_path
                load_file(alone / "checkpoint-20" / "unet" / UNET_WEIGHTS).items()) < 1e-5  # fmt: skip
 
 
+def test_ranks_that_see_different_images_are_refused(tmp_path, small_model):
+    for rank in range(2):
+        images = tmp_path / str(rank) / "images"
+        images.mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (8, 8), (rank, number, 0)).save(images / f"{number}.png")
+    script = tmp_path / "in_a_folder_of_its_own.py"
+    script.write_text(
+        f"import os, sys\nos.chdir({str(tmp_path)!r} + '/' + os.environ['RANK_ID'])\n"
+        "from mindone_ddpm.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
+    command = ["msrun", "--worker_num=2", "--local_worker_num=2", "--join=True", f"--log_dir={tmp_path}/logs"]
+    command += [f"--master_port={find_free_port()}", script, "train", "--train_data_dir", "images", "--image_size", 8]
+    command += ["--model_config_name_or_path", small_model, "--output_dir", "run", "--train_batch_size", 1]
+    subprocess.run([*map(str, command)], env=ENVIRONMENT, capture_output=True, timeout=120)
+    logs = [(tmp_path / "logs" / f"worker_{rank}.log").read_text() for rank in range(2)]
+    assert all("error: the ranks see different images" in text for text in logs), logs
+    assert "on rank 1" in logs[1] and not (tmp_path / "0" / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("job", ["everything", *SLOW_JOBS], indirect=True)
 def test_every_job_is_the_same_on_two_ranks(job, tmp_path):

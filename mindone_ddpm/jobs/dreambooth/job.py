@@ -44,7 +44,7 @@ class DreamBoothJob(FineTuneJob):
             (subject,) = cls.open_data(config)
         base = open_base(config)
         trained = trained_parts(base, config)
-        size = base.unet.config.sample_size * latent_factor(base.vae)  # that the pipeline was made for
+        size = size_of_pipeline(base, config.image_size)
         prepare_base(config, runtime, base)
         prompt = str(config.instance_prompt)
         sources = [Source(subject, captions_of(subject, prompt, base))]
@@ -53,6 +53,12 @@ class DreamBoothJob(FineTuneJob):
         kind = XL_PIPELINE if is_xl(base) else "StableDiffusionPipeline"
         product = fine_tuned_product(config, "train_dreambooth", kind, prompt, ("dreambooth",))
         return cls(config, runtime, base, sources, trained, product)
+
+
+def size_of_pipeline(base: Any, otherwise: int) -> int:
+    """The side in pixels of the square images that a pipeline was made for; ``otherwise`` where it does not say."""
+    latent_size = base.unet.config.sample_size
+    return latent_size * latent_factor(base.vae) if isinstance(latent_size, int) else otherwise
 
 
 def captions_of(records: ImageRecords, prompt: str, base: Any, remark: str = "") -> Captions:

@@ -25,7 +25,8 @@ from mindone_ddpm.jobs.text_to_image.config import FineTuneConfig
 from mindone_ddpm.models.pipelines import is_xl, text_encoders
 from mindone_ddpm.models.text_encoder import PooledEmbedding
 
-BATCH_SIZE = 16
+IMAGES_AT_ONCE, TEXTS_AT_ONCE = 16, 4  # at most; the second encoder of XL takes some 0.3 GB for a text
+MOST_PIXELS_AT_ONCE = 512 * 512 * 4  # by the autoencoder, which takes some 5 KiB of memory for each in float32
 MOMENTS = ("means", "deviations")
 EMBEDDINGS = "embeddings.npy"
 COMPLETE = "complete"  # written last where there are no embeddings
@@ -241,7 +242,8 @@ def _encode_images(
         for size, images in by_size.items():
             arrays: list[Any] = []
             done = 0
-            for batch, count in in_batches(images, BATCH_SIZE):
+            at_once = min(len(images), IMAGES_AT_ONCE, max(1, MOST_PIXELS_AT_ONCE // (size[0] * size[1])))
+            for batch, count in in_batches(images, at_once):
                 upright = np.stack([records.image(image, size=size) for image in batch])
                 for variant, (horizontal, vertical) in enumerate(variants):
                     pixels = upright[..., ::-1] if horizontal else upright
@@ -267,7 +269,8 @@ def _encode_texts(folder: Path, captions: Captions, base: Any) -> None:
         return [values.asnumpy().astype(np.float32) for values in cell(*tokens)]
 
     texts = captions.all_texts
+    at_once = min(len(texts), TEXTS_AT_ONCE)
     # The pooled ones first: where the others are, all are.
     if is_xl(base):
-        np.save(folder / "pooled.npy", map_batches(lambda part: embed(part)[1], texts, BATCH_SIZE))
-    np.save(folder / EMBEDDINGS, map_batches(lambda part: embed(part)[0], texts, BATCH_SIZE))
+        np.save(folder / "pooled.npy", map_batches(lambda part: embed(part)[1], texts, at_once))
+    np.save(folder / EMBEDDINGS, map_batches(lambda part: embed(part)[0], texts, at_once))
