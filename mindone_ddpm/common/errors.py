@@ -8,10 +8,26 @@ import re
 FRAME = re.compile(r"-{3,}|--? .+:( \(.*\))?")
 
 
+MOST_CHARACTERS = 1000  # of a line: names and values in it may be a stranger's
+
+
+def printable(text: str) -> str:
+    """A text as one line of limited length that a terminal shows as it is: other characters are escaped."""
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[: MOST_CHARACTERS - 300]} ... {text[-200:]}"
+    if text.isprintable():
+        return text
+    spaces = "\u00a0\u3000"  # which do not count as printable
+    return "".join(c if c.isprintable() or c in spaces else c.encode("unicode_escape").decode() for c in text)
+
+
 class UserError(Exception):
-    """An error that a user can correct: the message is for them, one line for each problem."""
+    """An error that a user can correct: the message is for them, one line; see :func:`printable`."""
 
     prefix = "error: "
+
+    def __init__(self, message: str):
+        super().__init__(printable(message))
 
     def exit_status(self) -> int:
         """Of the program: 2 for wrong use, where every line begins with the flag that is wrong; else 1."""
@@ -23,8 +39,8 @@ class ConfigError(UserError):
     """One or more settings are wrong. ``problems`` holds one line for each."""
 
     def __init__(self, *problems: str):
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
+        self.problems = [printable(problem) for problem in problems]
+        Exception.__init__(self, "\n".join(self.problems))
 
     def exit_status(self) -> int:
         return 2

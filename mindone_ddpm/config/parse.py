@@ -139,7 +139,7 @@ def from_dict(config_class: type, values: dict[str, Any], problems: list[str] | 
         plain, optional = plain_types[name]
         try:
             converted[name] = _convert(value, plain, optional)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(plain, "text")
             problems.append(f"--{name} {value!s:.100}: must be {wanted}")
     if problems:

@@ -6,7 +6,9 @@ import contextlib
 import hashlib
 import io
 import re
+import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mindone_ddpm.common.errors import UserError, first_line
+from mindone_ddpm.common.files import sha256_of
 from mindone_ddpm.config.groups import MAX_IMAGE_PIXELS
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -29,8 +32,15 @@ RESAMPLING = {
 IMAGE_ENDINGS = (".bmp", ".jpg", ".jpeg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-# Pillow's own limit prints a warning; :func:`decode_image` has one that names the image.
-Image.MAX_IMAGE_PIXELS = None
+# Not read: for EPS Pillow starts another program, for the others it has no decoder.
+KINDS_NOT_READ = ("EPS", "BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+MODES_NOT_READ = ("LAB",)  # of which Pillow makes no RGB
+MOST_BYTES_PER_PIXEL, MOST_OTHER_BYTES = 16, 64 << 20  # of a file
+
+# :func:`decode_image` has a limit of pixels that names the image. Pillow's own is for images inside of images, such as
+# those of an icon; as an error, not as a warning.
+Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # of parts of a file that it skips
 
 
@@ -56,7 +66,7 @@ def stored_image(image: Any, index: int, column: str) -> tuple[bytes | None, str
 def decode_image(
     content: bytes | None, path: str | None, where: str, max_pixels: int = MAX_IMAGE_PIXELS
 ) -> Image.Image:
-    """Decode an image: its first frame, oriented as its EXIF data says.
+    """Decode an image: its first frame, oriented as its EXIF data says. :func:`convert_channels` takes it.
 
     Args:
         content: the file's bytes, or None to read ``path``.
@@ -66,20 +76,51 @@ def decode_image(
     Raises:
         DataError: it cannot be decoded, or has numbers that are not finite.
     """
+    with _told(where), open_image(content, path, max_pixels) as image:
+        _check_pixels(image.size, where, max_pixels)
+        image.seek(0)
+        image.load()
+        if image.mode in MODES_NOT_READ:
+            raise DataError(f"{where}: has colours of the kind {image.mode}, which are not read; convert it to RGB")
+        if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+            raise DataError(f"{where}: holds numbers that are not finite")
+        return ImageOps.exif_transpose(image)
+
+
+@contextlib.contextmanager
+def _told(where: str) -> Iterator[None]:
+    """Errors of a decoder become a DataError: Pillow and OpenCV raise many kinds for a damaged file."""
     try:
-        with Image.open(io.BytesIO(content) if content is not None else str(path)) as image:
-            _check_pixels(image.size, where, max_pixels)
-            image.seek(0)
-            image.load()
-            if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
-                raise DataError(f"{where}: holds numbers that are not finite")
-            return ImageOps.exif_transpose(image)
+        yield
     except DataError:
         raise
-    except Exception as error:  # Pillow raises many kinds for a damaged file
-        reason = first_line(error)
-        reason = re.sub(r"<_io\.BytesIO object at \w+>", "the file", reason)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        count = re.search(r"\d+", str(error))
+        said = f"{int(count[0]):,}" if count else "many"
+        raise DataError(f"{where}: has {said} pixels, more than --max_image_pixels") from error
+    except Exception as error:
+        reason = re.sub(r"<_io\.BytesIO object at \w+>", "the file", first_line(error))
         raise DataError(f"{where}: not a readable image ({reason})") from error
+
+
+def open_image(content: bytes | None, path: str | None, max_pixels: int = MAX_IMAGE_PIXELS) -> Image.Image:
+    """An image whose pixels are not decoded yet. Pillow raises many kinds of errors; see :func:`decode_image`."""
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, max_pixels)
+    Image.init()
+    kinds = [kind for kind in Image.ID if kind not in KINDS_NOT_READ]
+    if content is not None:
+        return Image.open(io.BytesIO(content), formats=kinds)
+    _check_file(Path(str(path)), max_pixels)
+    return Image.open(str(path), formats=kinds)
+
+
+def _check_file(path: Path, max_pixels: int) -> None:
+    """Raises ValueError for a device, a pipe, and a file larger than any image of so many pixels; OSError for none."""
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise ValueError("is not a file")
+    if about.st_size > max_pixels * MOST_BYTES_PER_PIXEL + MOST_OTHER_BYTES:
+        raise ValueError(f"{about.st_size:,} bytes are more than an image of --max_image_pixels can have")
 
 
 def convert_channels(image: Image.Image, channels: int) -> Image.Image:
@@ -106,31 +147,53 @@ def decode_precise(
 ) -> np.ndarray:
     """Decode an image without rounding it to 8 bits: float32 in [0, 1], shape (height, width, 1, 2, 3 or 4).
 
-    Pillow rounds 16-bit colours to 8 bits, so OpenCV decodes images of more than 8 bits.
+    Pillow rounds 16-bit colours to 8 bits, so OpenCV decodes those of PNG, TIFF and PPM.
 
     Args and errors: see :func:`decode_image`.
     """
-    import cv2
-
-    data = content if content is not None else Path(str(path)).read_bytes()
-    with contextlib.suppress(OSError), Image.open(io.BytesIO(data)) as header:
-        _check_pixels(header.size, where, max_pixels)
-    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
-    if values is None or values.dtype == np.uint8:
-        image = decode_image(content, path, where, max_pixels)
-        if image.mode in ("P", "PA", "1", "CMYK", "YCbCr", "LAB", "HSV") or "transparency" in image.info:
-            image = image.convert("RGBA" if "transparency" in image.info or image.mode == "PA" else "RGB")
-        values = np.asarray(image)
-    else:
-        values = values[..., None] if values.ndim == 2 else values[..., [2, 1, 0, 3][: values.shape[2]]]  # from BGR
+    image = decode_image(content, path, where, max_pixels)
+    with _told(where):
+        values = _deep_colours(content, path, max_pixels)
+        if values is None:
+            if image.mode in ("P", "PA", "1", "CMYK", "YCbCr", "HSV", "La", "RGBa", "RGBX") or (
+                "transparency" in image.info
+            ):
+                has_alpha = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
+                image = image.convert("RGBA" if has_alpha else "RGB")
+            values = np.asarray(image)
     values = np.atleast_3d(values)
     if np.issubdtype(values.dtype, np.floating):
-        if not np.isfinite(values).all():
-            raise DataError(f"{where}: holds numbers that are not finite")
         top = 1.0 if values.max(initial=0.0) <= 1.0 else 255.0
     else:
         top = 255.0 if values.dtype == np.uint8 else 65535.0
     return np.clip(values.astype(np.float32) / np.float32(top), 0.0, 1.0)
+
+
+def _deep_colours(content: bytes | None, path: str | None, max_pixels: int) -> np.ndarray | None:
+    """The colours of an image of 16 bits, uint16 (height, width, 3 or 4); None for another image.
+
+    Only what Pillow has decoded is given to OpenCV, which a damaged file can crash.
+    """
+    import cv2
+
+    with open_image(content, path, max_pixels) as header:
+        if not _is_deep(header):
+            return None
+    data = content if content is not None else Path(str(path)).read_bytes()
+    values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] not in (3, 4):
+        return None
+    return values[..., [2, 1, 0, 3][: values.shape[2]]]  # from BGR
+
+
+def _is_deep(header: Any) -> bool:
+    """Whether an image that was opened has colours, or grey and alpha, of 16 bits each."""
+    if header.mode not in ("RGB", "RGBA", "LA") or not header.tile:
+        return False
+    how = header.tile[0].args  # of the decoder
+    if header.format == "PPM":
+        return isinstance(how, tuple) and how[-1] > 255
+    return header.format in ("PNG", "TIFF") and ";16" in str(how)
 
 
 def convert_precise_channels(values: np.ndarray, channels: int) -> np.ndarray:
@@ -186,7 +249,7 @@ def crop_corner(covering: tuple[int, int], size: tuple[int, int], crop_at: tuple
 def oriented_size(content: bytes | None, path: str | None) -> tuple[int, int]:
     """Width and height of an image as its EXIF data orients it, from its head alone; (0, 0) where it cannot be read."""
     try:
-        with Image.open(io.BytesIO(content) if content is not None else str(path)) as image:
+        with open_image(content, path) as image:
             turned = image.getexif().get(0x0112, 1) >= 5  # by a quarter: the EXIF tag of the orientation
             return (image.height, image.width) if turned else image.size
     except Exception:  # Pillow raises many kinds for a damaged file, which is told when it is decoded
@@ -194,8 +257,13 @@ def oriented_size(content: bytes | None, path: str | None) -> tuple[int, int]:
 
 
 def content_digest(image: dict[str, Any]) -> bytes:
-    """SHA-256 of an image's file, given as a data set stores it: ``bytes``, or the ``path`` of the file."""
-    content = image.get("bytes")
-    if content is None and image.get("path"):
-        content = Path(image["path"]).read_bytes()
+    """SHA-256 of an image's file, given as a data set stores it: ``bytes``, or the ``path`` of the file.
+
+    Raises DataError: there is no such file.
+    """
+    content, path = image.get("bytes"), image.get("path")
+    if content is None and path:
+        with _told(str(path)):
+            _check_file(Path(path), MAX_IMAGE_PIXELS)
+            return bytes.fromhex(sha256_of(Path(path)))
     return hashlib.sha256(content or b"").digest()

@@ -9,12 +9,11 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from mindone_ddpm.common.errors import first_line
+from mindone_ddpm.data.images import DataError, decode_image
 from mindone_ddpm.output.charts import SVG_STYLE
 
-MAX_IMAGE_PIXELS = 1024  # along a side; larger images are made smaller for the page
+MOST_PIXELS = 1024  # along a side; larger images are made smaller for the page
 
 
 def document(title: str, sections: Sequence[str]) -> str:
@@ -47,10 +46,10 @@ def image(path: Path, **attributes: str) -> str:
     more = "".join(f' {name}="{html.escape(value)}"' for name, value in attributes.items())
     buffer = io.BytesIO()
     try:
-        with Image.open(path) as opened:
-            opened.thumbnail((MAX_IMAGE_PIXELS, MAX_IMAGE_PIXELS))
-            opened.save(buffer, format="png")
-    except OSError as error:
+        opened = decode_image(None, str(path), path.name)
+        opened.thumbnail((MOST_PIXELS, MOST_PIXELS))
+        opened.save(buffer, format="png")
+    except (DataError, OSError) as error:
         return f"<p{more}>{html.escape(path.name)} cannot be read ({html.escape(first_line(error))}).</p>"
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"{more}>'

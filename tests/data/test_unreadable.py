@@ -30,7 +30,7 @@ def png_that_says(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("decode", [decode_image, decode_precise])
 def test_a_bomb_is_refused_by_its_head(decode, recwarn):
-    with pytest.raises(DataError, match=r"a\.png: has 50,000 x 40,000 pixels, more than --max_image_pixels 1"):
+    with pytest.raises(DataError, match=r"a\.png: has 2,000,000,000 pixels, more than --max_image_pixels"):
         decode(png_that_says(50_000, 40_000), None, "a.png")
     with pytest.raises(DataError, match="more than --max_image_pixels 15"):
         decode(png_that_says(4, 4), None, "a.png", 15)
