@@ -137,8 +137,9 @@ def run(action: Callable[[], int]) -> int:
     import gc
 
     from mindone_ddpm.runtime.launchers import leave_cluster
-    from mindone_ddpm.runtime.outcome import record_outcome
+    from mindone_ddpm.runtime.outcome import append_to_log, record_outcome
 
+    append_to_log()
     interrupt_watch.start()
     status = status_of(action)
     gc.collect()  # MindSpore's cells complain when they outlive its modules at the interpreter's exit
@@ -153,6 +154,8 @@ def status_of(action: Callable[[], int]) -> int:
     except UserError as error:
         for line in str(error).splitlines():
             print(error.prefix + line, file=sys.stderr)
+        if error.__cause__ is not None and os.environ.get(LOG_LEVEL, "3") < "3":  # 3 is errors only
+            traceback.print_exc()
         return error.exit_status()
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):

@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from mindone_ddpm.averages.config import AverageConfig
-from mindone_ddpm.averages.snapshots import Snapshots
+from mindone_ddpm.averages.snapshots import FOLDER, Snapshots
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.common.files import added_files, check_writable, save_safetensors
+from mindone_ddpm.common.files import added_files, check_writable, irregular_in, load_safetensors, save_safetensors
 from mindone_ddpm.config.groups import HIGHER_IS_BETTER
 from mindone_ddpm.evaluation.config import EvaluateConfig, metric_that_gives
-from mindone_ddpm.models.foreign import PIPELINE_INDEX, read_json
+from mindone_ddpm.models.foreign import PIPELINE_INDEX, part_names, read_json
 
 AVERAGE_RECORD = "average.json"
 
@@ -53,7 +52,10 @@ def write_average(
 ) -> None:
     """Copy a run's pipeline with other weights, and write what they are into ``average.json``."""
     index = read_json(run / PIPELINE_INDEX, "run", str(run))
-    parts = [name for name, entry in index.items() if isinstance(entry, list) and (run / name).is_dir()]
+    parts = [name for name in part_names(index) if (run / name).is_dir()]
+    odd = next(filter(None, map(irregular_in, [run / FOLDER, *(run / part for part in parts)])), None)
+    if odd is not None:
+        raise ConfigError(f"{run}: {odd.relative_to(run)} is neither a file nor a folder")
     about = {"width": width, "step": snapshots.step, "snapshots": len(snapshots.kept) // 2, **(more or {})}
     with added_files(output_dir, last=PIPELINE_INDEX) as tmp_path:
         for part in parts:
@@ -69,7 +71,7 @@ def replace_weights(folder: Path, weights: Mapping[str, np.ndarray], run: Path) 
     paths = list(folder.glob("*.safetensors"))
     if len(paths) != 1:
         raise ConfigError(f"{run}: its {folder.name} has {len(paths)} files of weights; one is needed")
-    saved = load_file(paths[0])
+    saved = load_safetensors(paths[0])
     if {name: array.shape for name, array in saved.items()} != {name: array.shape for name, array in weights.items()}:
         raise ConfigError(f"{run}: its snapshots are not of the {folder.name} that it holds")
     arrays = {name: array.astype(saved[name].dtype) for name, array in weights.items()}

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from mindone_ddpm.averages.power import KEPT_WIDTHS, Average, shares
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.common.files import save_safetensors
+from mindone_ddpm.common.files import check_regular, save_safetensors
 from mindone_ddpm.output.product import SNAPSHOTS as FOLDER
 
 FILE_NAME = re.compile(r"step-(\d+)\.safetensors")
@@ -111,6 +111,7 @@ class Snapshots:
     def _opened(self, step: int) -> Any:
         path = snapshot_path(self.run, step)
         try:
+            check_regular(path)
             return safe_open(path, framework="numpy")
-        except (OSError, SafetensorError) as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise ConfigError(f"{path}: the snapshot cannot be read ({error})") from error

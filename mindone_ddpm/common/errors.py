@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 
 # MindSpore frames the parts of a message: rules of hyphens, and headings such as "- Kernel error:".
 FRAME = re.compile(r"-{3,}|--? .+:( \(.*\))?")
@@ -67,6 +69,24 @@ def device_failure(error: RuntimeError) -> str | None:
         return None
     said = next((line for number, line in enumerate(lines[:place]) if number not in headings), "an operator failed")
     return f"{said}: {lines[place + 1]}" if place + 1 < len(lines) else said
+
+
+class ModelError(UserError):
+    """A model's networks cannot be computed; the message is one line for the user."""
+
+
+@contextlib.contextmanager
+def computing_networks() -> Iterator[None]:
+    """Networks of a pipeline, perhaps a stranger's, compute inside: what they raise becomes a ModelError.
+
+    Settings of a network can be good each by itself, fit its weights, and still not go together.
+    """
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        if is_out_of_memory(error) or (isinstance(error, RuntimeError) and device_failure(error) is not None):
+            raise
+        raise ModelError(f"the model's networks do not go together ({first_line(error)})") from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -200,6 +200,49 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
+def load_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a safetensors file, by name. Raises ValueError, OSError or safetensors' own error: it is none."""
+    from safetensors.numpy import load_file
+
+    check_regular(path)
+    return load_file(path)
+
+
+def check_regular(path: Path) -> None:
+    """Raises ValueError for a folder, a device, or a pipe, which a reader would wait for; OSError if there is nothing."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("is not a file")
+
+
+def read_limited(path: Path, most_bytes: int) -> bytes:
+    """The content of a file that may be a stranger's.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is a pipe, a device or too large; the message completes "FILE: ...".
+    """
+    check_regular(path)
+    if path.stat().st_size > most_bytes:
+        raise ValueError(f"is larger than {most_bytes / 2**20:.3g} MiB")
+    with path.open("rb") as file:
+        return file.read(most_bytes + 1)
+
+
+def irregular_in(folder: Path) -> Path | None:
+    """The first path below a folder that is neither a folder nor a file: a pipe, a device, a link to one or to nothing.
+
+    Libraries that open it would wait for ever, or read without end.
+    """
+    for path in sorted(folder.rglob("*")):
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            return path
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            return path
+    return None
+
+
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()

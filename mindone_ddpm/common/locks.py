@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.json_files import read_table
 
 LOCK_FILE = ".lock"
+MOST_BYTES = 10_000  # of it
 
 
 class FolderLock:
@@ -106,7 +108,7 @@ class FolderLock:
     def _taken(self) -> str:
         """Who holds the lock, as far as its file says."""
         try:
-            about = json.loads((self.folder / LOCK_FILE).read_text(encoding="utf-8"))
+            about = read_table(self.folder / LOCK_FILE, MOST_BYTES)
             holder = (
                 f"process {int(about['process'])} on {about['host']!s:.100} writes there since {about['since']!s:.19}"
             )

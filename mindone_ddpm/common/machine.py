@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import resource
 from pathlib import Path
@@ -17,6 +18,18 @@ def cpu_features() -> str:
         return platform.processor()
     # Each core repeats them.
     return "\n".join(dict.fromkeys(line for line in lines if line.startswith(("model name", "flags", "Features"))))
+
+
+def memory_bytes() -> int:
+    """The memory of this machine, or what its control group may have of it where that is less."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError):
+            text = Path(path).read_text().strip()
+            return min(total, int(text)) if text.isdigit() else total
+    return total
 
 
 LEAST_ADDRESS_SPACE_GIB = 6  # MindSpore reserves some 5 GiB for the smallest model; with 1.5 it aborts when imported

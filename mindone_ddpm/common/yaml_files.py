@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from mindone_ddpm.common.files import read_limited
 
 MOST_BYTES = 1 << 20
 MOST_LEVELS = 20
@@ -45,13 +46,7 @@ def read_yaml(path: Path) -> Any:
         OSError: it cannot be read.
         ValueError: it is too large, no regular file, or no YAML of settings; the message completes "FILE: ...".
     """
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError("is not a file")
-    if about.st_size > MOST_BYTES:
-        raise ValueError(f"is larger than {MOST_BYTES >> 20} MiB")
-    with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
+    content = read_limited(path, MOST_BYTES)
     try:
         return yaml.load(content.decode("utf-8"), _SettingsLoader)
     except yaml.MarkedYAMLError as error:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mindone_ddpm.common.errors import first_line
+from mindone_ddpm.common.files import irregular_in
 from mindone_ddpm.config.groups import BUILT_IN_DATASETS, DataConfig
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.unreadable import name_ignored, without_unreadable
@@ -80,13 +81,22 @@ def _is_local_folder(name: str) -> bool:
 def _load_saved(folder: str) -> Any:
     import datasets
 
+    odd = irregular_in(Path(folder))
+    if odd is not None:
+        raise DataError(f"--dataset_name {folder}: {odd.name} is neither a file nor a folder")
     try:
-        return datasets.load_from_disk(folder)
+        dataset = datasets.load_from_disk(folder)
+        for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
+            # Arrow's files are mapped as they are, and places in them are followed: of a damaged one, to anywhere.
+            part.data.table.validate(full=True)
+            if set(part.features) != set(part.data.table.column_names):
+                raise ValueError("its columns are not those that it names")
     except Exception as error:
         raise DataError(
-            f"--dataset_name {folder}: is not a folder written by save_to_disk; "
+            f"--dataset_name {folder}: is not a folder written by save_to_disk, or is damaged ({first_line(error)}); "
             "a folder of images is given by --train_data_dir"
         ) from error
+    return dataset
 
 
 def _is_utf8(path: Path) -> bool:

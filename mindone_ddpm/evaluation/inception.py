@@ -12,6 +12,7 @@ import numpy as np
 from mindspore import mint, nn, ops
 
 from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.files import load_safetensors
 from mindone_ddpm.config.values import looks_like_hub_name
 from mindone_ddpm.evaluation.convert import check_inception_shapes
 from mindone_ddpm.evaluation.features import as_rgb, resize_as_pytorch_fid, resize_clean
@@ -243,11 +244,10 @@ def load_inception(name: str | None, resize: str) -> Inception:
         ConfigError: there are no such weights, or they are of another network.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
 
     path = find_inception_weights(name)
     try:
-        weights = load_file(path)
+        weights = load_safetensors(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise ConfigError(f"--inception_weights {path}: is no safetensors file ({first_line(error)})") from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]

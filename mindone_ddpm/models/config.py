@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from mindone_ddpm.common.json_files import read_table
 from mindone_ddpm.config.fields import Settings, setting
 from mindone_ddpm.config.values import looks_like_hub_name
 from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS, preset_for
@@ -70,12 +70,12 @@ def read_model_config(config: UNetSettings, problems: list[str]) -> dict[str, An
         problems.append(f"{flag} {name}: no such {wanted}")
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_table(path)
     except (OSError, ValueError) as error:
-        problems.append(f"{flag} {name}: {path.name} is not JSON ({error})")
+        problems.append(f"{flag} {name}: {path.name} {error}")
         return None
-    kind = content.get("_class_name", "UNet2DModel") if isinstance(content, dict) else type(content).__name__
+    kind = content.get("_class_name", "UNet2DModel")
     if kind != "UNet2DModel":
-        problems.append(f"{flag} {name}: is the configuration of a {kind}; a UNet2DModel is needed")
+        problems.append(f"{flag} {name}: is the configuration of a {kind!s:.100}; a UNet2DModel is needed")
         return None
     return content

@@ -8,19 +8,22 @@ loaded, each by this package's own table, from safetensors and JSON alone. Code 
 from __future__ import annotations
 
 import importlib
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.files import irregular_in
+from mindone_ddpm.common.json_files import MOST_BYTES, read_table
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.values import looks_like_hub_name
+from mindone_ddpm.models.limits import least_weights, odd_setting, stored_weights
 
 PIPELINE_INDEX = "model_index.json"
-MOST_JSON_BYTES = 50 << 20  # a tokenizer's table of merges takes a few MB
 LIBRARIES = ("diffusers", "mindone.diffusers", "transformers", "mindone.transformers")
 SCHEDULER_CLASSES = (
     *("DDIMScheduler", "DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepScheduler"),
@@ -44,8 +47,12 @@ KNOWN_CLASSES: dict[str, dict[str, str]] = {
 }
 NEVER_LOADED = ("safety_checker", "image_encoder")
 WITH_WEIGHTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
+MOST_TOKENS = 4096  # of a text: CLIP's encoders take 77
 VOCABULARY = "vocab.json"  # of a tokenizer as transformers 4 writes it
 VARIANT = re.compile(r"(?:model|diffusion_pytorch_model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
+PART_NAME = re.compile(r"\w{1,100}")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 # What is fetched from the Hub. Weights of other precisions lie beside those that are wanted.
 FETCHED = (PIPELINE_INDEX, "*/*.json", "*/*.txt", "*/*.safetensors")
@@ -87,11 +94,38 @@ class CheckedPipeline:
         if known_as in WITH_WEIGHTS:
             options = {"use_safetensors": True, "variant": only_variant(self.folder / part), **options}
         try:
-            return kind.from_pretrained(str(self.folder / part), **options)
+            self._check_settings(part, known_as, kind)
+            loaded = kind.from_pretrained(str(self.folder / part), **options)
+            if known_as in TOKENIZERS:
+                check_tokenizer(loaded)
+            return loaded
         except Exception as error:  # mindone and transformers raise many kinds
             raise ConfigError(
                 f"{self.flag} {self.model}: its {known_as} cannot be loaded ({first_line(error)})"
             ) from error
+
+    def _check_settings(self, part: str, known_as: str, kind: type) -> None:
+        """Raises ValueError if a part's settings are none, or ask for a larger network than its weights are of."""
+        if known_as not in (*WITH_WEIGHTS, "scheduler"):
+            return
+        name = SCHEDULER_CONFIG if known_as == "scheduler" else CONFIG
+        settings = read_table(self.folder / part / name)
+        problem = odd_setting(settings, getattr(kind, "config_class", None) or kind)
+        if problem is not None:
+            raise ValueError(f"{name}: {problem}")
+        if known_as in WITH_WEIGHTS and least_weights(settings) > stored_weights(self.folder / part):
+            raise ValueError(f"its weights are of a smaller network than {name} describes")
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raises an error of some kind if a tokenizer does not make rows of numbers, all of one length, from texts."""
+    longest = tokenizer.model_max_length
+    if type(longest) is not int or not 1 <= longest <= MOST_TOKENS:
+        raise ValueError(f"model_max_length is {longest!s:.80}")
+    rows = tokenizer(["a photo", ""], max_length=longest, padding="max_length", truncation=True).input_ids
+    if np.asarray(rows, np.int32).shape != (2, longest):
+        raise ValueError("texts do not become rows of one length")
+    tokenizer("a photo", truncation=False, verbose=False)
 
 
 def only_variant(folder: Path) -> str | None:
@@ -184,14 +218,14 @@ def read_index(folder: Path, flag: str, model: str) -> dict[str, Any]:
 def read_json(path: Path, flag: str, model: str) -> dict[str, Any]:
     """A JSON object from a file of a sensible size. Raises ConfigError."""
     try:
-        if path.stat().st_size > MOST_JSON_BYTES:
-            raise ValueError(f"larger than {MOST_JSON_BYTES >> 20} MiB")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError(f"holds a {type(content).__name__}, not an object")
-    except (OSError, ValueError, RecursionError) as error:
+        return read_table(path)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{flag} {model}: {path.name} is damaged ({first_line(error)})") from error
-    return content
+
+
+def part_names(index: Mapping[str, Any]) -> list[str]:
+    """The parts that an index names: folders beside it, and no paths to elsewhere."""
+    return [name for name, entry in index.items() if isinstance(entry, list) and PART_NAME.fullmatch(name)]
 
 
 def _fetch(model: str, flag: str, revision: str | None, variant: str | None, patterns: Sequence[str] = FETCHED) -> Path:
@@ -224,6 +258,12 @@ def _check_part(folder: Path, part: str, name: str, flag: str, model: str) -> No
     """A part's own files: no references to code, and weights that are not pickled."""
     if not folder.is_dir():
         raise ConfigError(f"{flag} {model}: is not a whole pipeline; it has no {part}")
+    odd = irregular_in(folder)
+    if odd is not None:
+        raise ConfigError(f"{flag} {model}: {part}/{odd.name} is neither a file nor a folder")
+    large = [path.name for path in folder.iterdir() if path.suffix in (".json", ".txt") and _size(path) > MOST_BYTES]
+    if large:
+        raise ConfigError(f"{flag} {model}: {part}/{large[0]} is larger than {MOST_BYTES >> 20} MiB")
     for path in sorted(folder.glob("*.json")):
         if not path.name.endswith(("config.json",)):
             continue
@@ -231,7 +271,8 @@ def _check_part(folder: Path, part: str, name: str, flag: str, model: str) -> No
         if "auto_map" in settings:
             raise ConfigError(f"{flag} {model}: {part}/{path.name} asks for code of its own, which is not loaded")
         kind = settings.get("_class_name", name)
-        if kind != name and not (part == "scheduler" and kind in KNOWN_CLASSES[part]):
+        is_known = isinstance(kind, str) and part == "scheduler" and kind in KNOWN_CLASSES[part]
+        if kind != name and not is_known:
             raise ConfigError(f"{flag} {model}: its {part} is a {str(kind)[:100]}; a {name} is needed")
     if part in WITH_WEIGHTS and not list(folder.glob("*.safetensors")):
         pickled = any(path.suffix in PICKLES for path in folder.iterdir())
@@ -242,3 +283,7 @@ def _check_part(folder: Path, part: str, name: str, flag: str, model: str) -> No
             else ""
         )
         raise ConfigError(f"{flag} {model}: is not a whole pipeline; {part} has no weights as safetensors{hint}")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size

@@ -18,10 +18,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import mint
 from safetensors import safe_open
-from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
-from mindone_ddpm.common.files import save_safetensors
+from mindone_ddpm.common.files import load_safetensors, save_safetensors
 from mindone_ddpm.models.precision import freeze, half, linear
 from mindone_ddpm.models.text_encoder import Dense
 
@@ -183,7 +182,7 @@ def _changes(pipeline: Any, source: str) -> list[tuple[Any, np.ndarray]]:
     path = Path(file) / WEIGHTS_FILE if Path(file).is_dir() else Path(file)
     flag = f"--lora {source}"
     try:
-        arrays = load_file(path)
+        arrays = load_safetensors(path)
         scale_of = {network: _scale_in_metadata(path, network) for network in LAYER_ENDINGS}
     except Exception as error:  # OSError, safetensors' own, or metadata that are no JSON
         raise ConfigError(f"{flag}: no adapters can be read from {path} ({first_line(error)})") from error

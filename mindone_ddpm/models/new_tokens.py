@@ -14,10 +14,9 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 from mindspore import mint, nn, ops
-from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError, first_line
-from mindone_ddpm.common.files import save_safetensors
+from mindone_ddpm.common.files import load_safetensors, save_safetensors
 from mindone_ddpm.models.text_encoder import Embedding
 
 WEIGHTS_FILE = "learned_embeds.safetensors"
@@ -124,7 +123,7 @@ def load_into(pipeline: Any, sources: Sequence[str]) -> list[str]:
 def _read(source: str, text_encoder: Any) -> tuple[str, np.ndarray]:
     path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
     try:
-        arrays = load_file(path)
+        arrays = load_safetensors(path)
     except Exception as error:  # OSError, or safetensors' own
         raise ConfigError(f"--embedding {source}: cannot be read from {path} ({first_line(error)})") from error
     if len(arrays) != 1:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.libraries import quiet_imports
 
 with quiet_imports():
@@ -78,12 +79,33 @@ def make_sampler(
     given: dict[str, Any] = {"clip_sample": clip_sample, "timestep_spacing": timestep_spacing}
     changes = {key: value for key, value in given.items() if value is not None}
     if is_flow(scheduler):
-        return _make_flow_sampler(name, scheduler, changes)
+        return _checked(name, lambda: _make_flow_sampler(name, scheduler, changes))
     if name in WITHOUT_SAMPLE_PREDICTION and scheduler.config.prediction_type == "sample":
         raise ConfigError(f"--scheduler {name}: cannot use a model that predicts the sample; use ddim or dpmsolver++")
     if name == "dpmsolver++":
         changes["algorithm_type"] = "dpmsolver++"
-    return SCHEDULERS[name].from_config(scheduler.config, **changes)
+    return _checked(name, lambda: SCHEDULERS[name].from_config(scheduler.config, **changes))
+
+
+def _checked(name: str, make: Callable[[], Any]) -> Any:
+    """What ``make`` makes of settings that may be a stranger's. Raises ConfigError where they do not go together."""
+    try:
+        return make()
+    except ConfigError:
+        raise
+    except Exception as error:  # mindone raises many kinds for settings that do not go together
+        raise ConfigError(f"--scheduler {name}: cannot have this model's noise levels ({first_line(error)})") from error
+
+
+def set_timesteps(scheduler: Any, num_steps: int) -> None:
+    """Set a sampler's timesteps. Raises ConfigError where its settings, perhaps a stranger's, do not allow that."""
+    try:
+        scheduler.set_timesteps(num_steps)
+    except Exception as error:  # as in _checked
+        raise ConfigError(
+            f"--num_inference_steps {num_steps}: the sampler {sampler_name(scheduler)} cannot take so many steps with "
+            f"this model's noise levels ({first_line(error)})"
+        ) from error
 
 
 def sampler_for(scheduler: Any, num_steps: int | None) -> tuple[Any, int]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.errors import ConfigError, first_line, is_out_of_memory
 from mindone_ddpm.common.libraries import quiet_imports
+from mindone_ddpm.common.machine import memory_bytes
 from mindone_ddpm.models.config import UNetSettings, read_model_config, unet_preset
+from mindone_ddpm.models.limits import least_weights, odd_setting
 from mindone_ddpm.models.pipelines import load_pipeline
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.presets import check_size
@@ -15,6 +17,8 @@ from mindone_ddpm.models.schedulers import flow_shift, is_flow
 
 with quiet_imports():
     from mindone.diffusers import UNet2DModel
+
+BYTES_PER_WEIGHT = 4  # in float32
 
 
 def make_unet(config: UNetSettings, class_names: Sequence[str] = ()) -> UNet2DModel:
@@ -46,8 +50,11 @@ def make_unet(config: UNetSettings, class_names: Sequence[str] = ()) -> UNet2DMo
         "num_class_embeds": len(class_names) + 1 if class_names else None,
     }
     try:
+        check_network(fitted)
         unet = UNet2DModel(**fitted)
-    except (TypeError, ValueError, IndexError, KeyError) as error:
+    except Exception as error:  # mindone raises many kinds for settings that do not go together
+        if is_out_of_memory(error):
+            raise
         raise ConfigError(
             f"--model_config_name_or_path {config.model_config_name_or_path}: no UNet2DModel can be made of it "
             f"({first_line(error)})"
@@ -55,6 +62,16 @@ def make_unet(config: UNetSettings, class_names: Sequence[str] = ()) -> UNet2DMo
     if class_names:
         unet.register_to_config(class_names=list(class_names))
     return unet
+
+
+def check_network(settings: dict[str, Any]) -> None:
+    """Raises ValueError if settings are no UNet2DModel's, or of one that is larger than the machine's memory."""
+    problem = odd_setting(settings, UNet2DModel)
+    if problem is not None:
+        raise ValueError(problem)
+    least = least_weights(settings)
+    if least * BYTES_PER_WEIGHT > memory_bytes():
+        raise ValueError(f"its {least:,} weights are more than this machine's memory holds")
 
 
 class TrainableUNetSettings(UNetSettings, Protocol):
@@ -173,4 +190,7 @@ def class_names(unet: UNet2DModel) -> list[str]:
     number = unet.config.get("num_class_embeds")
     if not number:
         return []
-    return list(unet.config.get("class_names") or [str(label) for label in range(number - 1)])
+    names = unet.config.get("class_names")
+    if isinstance(names, list | tuple) and len(names) == number - 1 and all(isinstance(name, str) for name in names):
+        return list(names)
+    return [str(label) for label in range(number - 1)]

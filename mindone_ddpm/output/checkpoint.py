@@ -19,10 +19,16 @@ from typing import Any
 import mindspore as ms
 from mindspore import ops
 from safetensors import safe_open
-from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import UserError, first_line
-from mindone_ddpm.common.files import atomic_folder, files_in, save_safetensors, sha256_of
+from mindone_ddpm.common.files import (
+    atomic_folder,
+    check_regular,
+    files_in,
+    load_safetensors,
+    save_safetensors,
+    sha256_of,
+)
 from mindone_ddpm.output import records
 
 CHECKPOINTS = "checkpoint-*"
@@ -135,9 +141,10 @@ def read_arrays(path: Path, names_only: bool = False) -> dict[str, Any]:
     """
     try:
         if names_only:
+            check_regular(path)
             with safe_open(path, framework="np") as file:
                 return dict.fromkeys(file.keys())
-        return load_file(path)
+        return load_safetensors(path)
     except Exception as error:  # OSError, or safetensors' own
         raise CheckpointError(f"{path}: is damaged ({first_line(error)})") from error
 

@@ -6,6 +6,7 @@ other.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from mindone_ddpm.common import rotation
 from mindone_ddpm.common.files import atomic_path
 
 METRICS_FILE = "metrics.jsonl"
+EVALUATED = b'"eval/'  # in the lines of evaluations
 RECENT_STEPS = 50  # of which a mean is shown
 
 Curves = dict[str, dict[int, float]]  # by name, then by step
@@ -26,19 +29,22 @@ Curves = dict[str, dict[int, float]]  # by name, then by step
 class MetricsLog:
     """The tracker that writes the file. A disk that takes no more costs lines, not the run."""
 
-    def __init__(self, folder: Path, step: int = 0):
+    def __init__(self, folder: Path, step: int = 0, most_bytes: int = rotation.MOST_BYTES):
         """
         Args:
             folder: made if need be.
             step: of a resumed run, which repeats what came after: later lines are removed.
+            most_bytes: a longer file is moved to ``metrics.jsonl.1`` and goes on with every second of its older lines,
+                and with all metrics of evaluations; see :mod:`mindone_ddpm.common.rotation`.
         """
+        self.most_bytes = most_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / METRICS_FILE
         with atomic_path(self.path) as tmp_path, open(tmp_path, "wb") as file:
             if step > 0:
                 file.writelines(line for values, line in _lines(self.path) if values["step"] <= step)
         self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115  (closed by close)
-        self.is_broken = False
+        self.is_broken, self.num_bytes = False, self.path.stat().st_size
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Add a line, which is in the file when this returns."""
@@ -57,6 +63,17 @@ class MetricsLog:
         if not complete and not self.is_broken:
             tqdm.write(f"warning: {self.path}: cannot be written ({reason}); metrics will be missing", file=sys.stderr)
         self.is_broken = not complete
+        self.num_bytes += len(line)
+        if complete and self.num_bytes > self.most_bytes:
+            self._thin()
+
+    def _thin(self) -> None:
+        self.file.close()
+        with contextlib.suppress(OSError):  # a full disk: it is tried again later
+            rotation.thin(self.path, lambda line: EVALUATED in line)
+        self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115
+        self.num_bytes = self.path.stat().st_size
+        self.most_bytes = max(self.most_bytes, 2 * self.num_bytes)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Images are files of the run, not lines."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from mindone_ddpm.common.json_files import read_table
 
 MOST_BYTES = 64 << 20
 
@@ -40,7 +41,7 @@ def _is_files(value: Any) -> bool:
     return isinstance(value, dict) and all(_is_file_name(name) and _is_file(about) for name, about in value.items())
 
 
-def _is_best(value: Any) -> bool:
+def is_best(value: Any) -> bool:
     return value is None or (
         isinstance(value, dict)
         and isinstance(value.get("figure"), str)
@@ -65,7 +66,7 @@ REQUIRED: Mapping[str, Check] = {
     "world_size": lambda value: _is_count(value) and value > 0,
 }
 PROGRESS: Mapping[str, Check] = {name: _is_count for name in ("step", "batch_number", "skips", "samples_seen")}
-IN_PROGRESS_SOMETIMES: Mapping[str, Check] = {"best": _is_best, "measured": _is_counts}
+IN_PROGRESS_SOMETIMES: Mapping[str, Check] = {"best": is_best, "measured": _is_counts}
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -75,14 +76,7 @@ def read_record(path: Path) -> dict[str, Any]:
         OSError: it cannot be read.
         ValueError: it is no record; the message says what is wrong with it.
     """
-    if path.stat().st_size > MOST_BYTES:
-        raise ValueError(f"is larger than {MOST_BYTES >> 20} MiB")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError("is not JSON") from error
-    if not isinstance(record, dict):
-        raise ValueError("is not a table")
+    record = read_table(path, MOST_BYTES)
     wrong = [name for name, check in REQUIRED.items() if not check(record.get(name))]
     if not wrong:
         progress = record["progress"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Callable
 from math import isfinite, nan
@@ -13,12 +12,13 @@ from typing import Any
 import mindone_ddpm
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import write_text
+from mindone_ddpm.common.json_files import read_table
 from mindone_ddpm.common.yaml_files import read_yaml
 from mindone_ddpm.config.values import COPIES_FILE, COPIES_GRID, EVALUATION
 from mindone_ddpm.output import charts, page
 from mindone_ddpm.output.checkpoint import STATE_RECORD, checkpoints_in
 from mindone_ddpm.output.metrics_log import Curves, read_curves, recent_mean
-from mindone_ddpm.output.records import read_record
+from mindone_ddpm.output.records import is_best, read_record
 from mindone_ddpm.output.run_folder import (
     BEST,
     BEST_RECORD,
@@ -109,7 +109,7 @@ def copies_section(run: Path) -> str:
     """What ``evaluate --copies`` has found, where its output folder is the run's own ``evaluation/``."""
     folder = run / EVALUATION
     try:
-        about = json.loads((folder / COPIES_FILE).read_text(encoding="utf-8"))
+        about = read_table(folder / COPIES_FILE)
         rows = {
             "suspicious generated images": f"{about['suspicious_share']:.1%} ({about['usual_share']:.1%} is usual)",
             "median distance to the nearest training image": f"{about['median_distance']:.4g}",
@@ -145,9 +145,10 @@ def summary(run: Path, settings: dict[str, Any], curves: Curves) -> dict[str, st
         if name.startswith("eval/") and not is_detail(name) and points:
             rows[name.removeprefix("eval/")] = f"{list(points.values())[-1]:.5g} at step {max(points):,}"
     best = run / BEST / BEST_RECORD
-    if best.is_file():
-        about = json.loads(best.read_text(encoding="utf-8"))
-        rows["best"] = f"{about['figure']} {about['value']:.5g} at step {about['step']:,}"
+    with contextlib.suppress(OSError, ValueError):  # there is none, or it is damaged
+        about = read_table(best)
+        if is_best(about):
+            rows["best"] = f"{about['figure']} {about['value']:.5g} at step {about['step']:,}"
     rows["checkpoints"] = ", ".join(f"{step:,}" for step, _ in checkpoints_in(run)) or "none"
     saved = index_files_in(run)
     rows[DIFFUSERS_INDEX_FILES[saved[0]] if saved else "pipeline"] = "saved" if saved else "not yet saved"

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mindone_ddpm.common.files import added_files, remove_leftovers, save_safetensors
-from mindone_ddpm.models.foreign import PIPELINE_INDEX
+from mindone_ddpm.common.json_files import read_table
+from mindone_ddpm.models.foreign import PART_NAME, PIPELINE_INDEX, part_names
 from mindone_ddpm.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
 from mindone_ddpm.models.new_tokens import WEIGHTS_FILE as EMBEDDING_FILE
 from mindone_ddpm.output.checkpoint import CHECKPOINTS
@@ -47,8 +48,8 @@ def save_product(product: Product, save: Callable[[Path], None], folder: Path, d
 def recorded_parts(folder: Path) -> list[str]:
     """The parts that the record in a folder names; none where there is no record. Paths are no names."""
     try:
-        parts = json.loads((folder / PRODUCT_RECORD).read_text(encoding="utf-8"))["parts"]
-        return [part for part in parts if isinstance(part, str) and part == Path(part).name]
+        parts = read_table(folder / PRODUCT_RECORD)["parts"]
+        return [part for part in parts if isinstance(part, str) and PART_NAME.fullmatch(part)]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
@@ -79,9 +80,8 @@ def index_files_in(folder: Path, product: Product | None = None) -> list[str]:
 def parts_in(folder: Path, product: Product | None = None) -> list[str]:
     """The parts of a product that a folder has: those that its index names, and those that are known beforehand."""
     try:
-        index = json.loads((folder / PIPELINE_INDEX).read_text(encoding="utf-8"))
-        named = [name for name, entry in index.items() if isinstance(entry, list) and (folder / name).is_dir()]
-    except (OSError, ValueError, AttributeError):
+        named = [name for name in part_names(read_table(folder / PIPELINE_INDEX)) if (folder / name).is_dir()]
+    except (OSError, ValueError):
         named = []
     known = [*(DIFFUSERS_PARTS if product is None else product.parts), *recorded_parts(folder)]
     return sorted({*named, *(name for name in known if (folder / name).exists())})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from mindone_ddpm.common import rotation
 from mindone_ddpm.common.errors import ConfigError, first_line
-from mindone_ddpm.common.files import write_text
+from mindone_ddpm.common.files import atomic_path, write_text
 from mindone_ddpm.output.metrics_log import METRICS_FILE, MetricsLog
 
 # What the loop logs: the first three for every step, the others whenever it fetches from the device.
@@ -27,15 +29,22 @@ SCALARS = (
 )
 
 # What trackers leave in their folder.
+EVENT_FILES = "events.out.tfevents.*"
 FILES = (
-    "events.out.tfevents.*",
+    EVENT_FILES,
     "metrics.csv",
+    "metrics.csv.[0-9]*",
     "evaluation.csv",
     METRICS_FILE,
+    f"{METRICS_FILE}.[0-9]*",
     "hparams.yml",
     "wandb",
     "wandb_run_id.txt",
 )
+
+
+MOST_EVENT_FILES = 16  # of the largest size, that TensorBoard's files may be together
+CALLS_BETWEEN_LOOKS = 1000  # at their size
 
 
 class Tracker(Protocol):
@@ -71,21 +80,47 @@ class Trackers:
 
 
 class TensorBoardTracker:
-    """Event files that ``tensorboard --logdir FOLDER`` shows; what an earlier start logged after ``step`` is hidden."""
+    """Event files that ``tensorboard --logdir FOLDER`` shows; what an earlier start logged after ``step`` is hidden.
 
-    def __init__(self, folder: Path, step: int, settings: dict[str, Any]):
-        from tensorboardX import SummaryWriter
+    Where one is large, the next begins; the oldest are removed when all together are :data:`MOST_EVENT_FILES` as large.
+    """
 
-        self.writer: Any = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    def __init__(self, folder: Path, step: int, settings: dict[str, Any], most_bytes: int = rotation.MOST_BYTES):
+        self.folder, self.most_bytes, self.calls, self.files = folder, most_bytes, 0, 0
+        self._open(step + 1 if step else None)
         if not step:
             self.writer.add_text("settings", "\n".join(f"    {name}: {value}" for name, value in settings.items()), 0)
+
+    def _open(self, purge_step: int | None = None) -> None:
+        from tensorboardX import SummaryWriter
+
+        self.writer: Any = SummaryWriter(str(self.folder), purge_step=purge_step, filename_suffix=f".{self.files}")
+        self.files += 1
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
+        self.calls += 1
+        if self.calls % CALLS_BETWEEN_LOOKS == 0:
+            self._limit()
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+        self._limit()
+
+    def _limit(self) -> None:
+        self.writer.flush()
+        sizes = {path: path.stat() for path in self.folder.glob(EVENT_FILES)}
+        newest_first = sorted(sizes, key=lambda path: (sizes[path].st_mtime_ns, path.name), reverse=True)
+        if not newest_first or sizes[newest_first[0]].st_size <= self.most_bytes:
+            return
+        self.writer.close()
+        self._open()
+        total = 0
+        for path in newest_first:
+            total += sizes[path].st_size
+            if total > MOST_EVENT_FILES * self.most_bytes:
+                path.unlink(missing_ok=True)
 
     def close(self) -> None:
         self.writer.close()
@@ -138,28 +173,19 @@ class WandbTracker:
 class CsvTracker:
     """``metrics.csv`` with one row per step, and ``evaluation.csv`` with step, name and value of evaluation metrics.
 
-    Rows are written at once; those after ``step`` are removed at the start.
+    Rows are written at once; those after ``step`` are removed at the start. A long ``metrics.csv`` has older parts, see
+    :mod:`mindone_ddpm.common.rotation`.
     """
 
     columns = ("step", *SCALARS)
 
-    def __init__(self, folder: Path, step: int):
+    def __init__(self, folder: Path, step: int, most_bytes: int = rotation.MOST_BYTES):
         folder.mkdir(parents=True, exist_ok=True)
         self.training, self.evaluation = folder / "metrics.csv", folder / "evaluation.csv"
-        rows = []
-        if self.training.exists():
-            with open(self.training, newline="", encoding="utf-8") as file:
-                # A kill may have cut the last row short.
-                rows = [row for row in csv.DictReader(file) if _is_complete(row) and int(row["step"]) <= step]
-        with open(self.training, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        self.most_bytes = most_bytes
+        _keep_rows(self.training, step, len(self.columns), ",".join(self.columns))
         if self.evaluation.exists():
-            lines = self.evaluation.read_text(encoding="utf-8").splitlines()
-            cells = [(line, line.split(",")) for line in lines]
-            kept = [line for line, cell in cells if len(cell) == 3 and cell[0].isdigit() and int(cell[0]) <= step]
-            self.evaluation.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            _keep_rows(self.evaluation, step, 3)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         if not self.training.exists():  # its folder was removed
@@ -171,6 +197,10 @@ class CsvTracker:
             return
         with open(self.training, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow({"step": step, **values})
+            size = file.tell()
+        if size > self.most_bytes:
+            rotation.thin(self.training, head=1)
+            self.most_bytes = max(self.most_bytes, 2 * self.training.stat().st_size)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Tables hold no images."""
@@ -179,8 +209,20 @@ class CsvTracker:
         """Nothing is open."""
 
 
-def _is_complete(row: dict[str, str | None]) -> bool:
-    return None not in row.values() and str(row["step"]).isdigit()
+def _keep_rows(path: Path, step: int, num_columns: int, head: str | None = None) -> None:
+    """Keep the whole rows of a table up to a step; a kill may have cut the last one short. ``head``: its first line."""
+    with atomic_path(path) as tmp_path, open(tmp_path, "wb") as new:
+        if head is not None:
+            new.write(head.encode() + b"\r\n")
+        if path.is_file():
+            with open(path, "rb") as old:
+                whole = (line for line in old if _is_whole(line, num_columns))
+                new.writelines(line for line in whole if int(line.split(b",")[0]) <= step)
+
+
+def _is_whole(line: bytes, num_columns: int) -> bool:
+    cells = line.split(b",")
+    return len(cells) == num_columns and re.fullmatch(rb"[0-9]{1,18}", cells[0]) is not None and line.endswith(b"\n")
 
 
 def make_tracker(names: str, folder: Path, step: int = 0, settings: dict[str, Any] | None = None) -> Tracker:
@@ -194,8 +236,14 @@ def make_tracker(names: str, folder: Path, step: int = 0, settings: dict[str, An
     Raises:
         ConfigError: a tracker cannot be started.
     """
-    chosen = set(names.split(",")) - {"none"}
-    settings = settings or {}
+    try:
+        return _open_trackers(set(names.split(",")) - {"none"}, folder, step, settings or {})
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise ConfigError(f"--logging_dir {folder}: cannot be written{where}: {error.strerror or error}") from error
+
+
+def _open_trackers(chosen: set[str], folder: Path, step: int, settings: dict[str, Any]) -> Tracker:
     trackers: list[Tracker] = [MetricsLog(folder, step)]
     if chosen:
         write_text(folder / "hparams.yml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))

@@ -22,14 +22,16 @@ import psutil
 
 import mindone_ddpm
 from mindone_ddpm.backends.choose import max_local_ranks
+from mindone_ddpm.common import rotation
 from mindone_ddpm.common.errors import ConfigError, first_line, plain_lines
 from mindone_ddpm.runtime.launchers import ranks_of
-from mindone_ddpm.runtime.outcome import OUTCOMES
+from mindone_ddpm.runtime.outcome import OUTCOMES, appends_to_log
 from mindone_ddpm.runtime.restarts import supervise
 from mindone_ddpm.runtime.signals import interrupt_watch
 
 PACKAGE = Path(mindone_ddpm.__file__).parent
 DEFAULT_PORT = 8118
+SECONDS_BETWEEN_LOOKS = 5.0  # at the size of the ranks' logs
 SCHEDULER_GRACE_S = 2.0  # a rank that fails takes the scheduler with it: then the rank is what is told
 
 
@@ -200,6 +202,7 @@ def launch_once(arguments: argparse.Namespace, words: Sequence[str], output_dir:
     environment |= {OUTCOMES: str(outcomes), OUTCOMES + "_RANKS": str(local)}
     threads = max(1, len(os.sched_getaffinity(0)) // local)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
+    environment.setdefault("TQDM_MININTERVAL", "1")  # seconds: a bar in a log grows by a line each time
     if max_local_ranks() is None:
         environment["MINDONE_DDPM_LOCAL_RANKS"] = str(local)
     with open(log_dir / "msrun.log", "wb") as msrun_log:
@@ -236,6 +239,7 @@ class Job:
         self.stop_signal = 0
         self.shown: IO[bytes] | None = None
         self.in_a_line = False  # the main rank's bar ends without one
+        self.look_at_logs_at = 0.0
 
     def watch(self) -> int:
         interrupt_watch.receiver = self.ask_to_stop
@@ -245,6 +249,7 @@ class Job:
             while self.process.poll() is None and failure is None:
                 self.find_processes()
                 self.show_progress()
+                self.limit_logs()
                 failure = self.find_failure()
                 if failure is None and self.scheduler_is_lost():
                     break
@@ -298,6 +303,19 @@ class Job:
             sys.stderr.buffer.write(new)
             sys.stderr.flush()
             self.in_a_line = not new.endswith(b"\n")
+
+    def limit_logs(self) -> None:
+        """Move what the ranks' logs hold to their older parts where it is much; ranks append to them."""
+        if time.monotonic() < self.look_at_logs_at:
+            return
+        self.look_at_logs_at = time.monotonic() + SECONDS_BETWEEN_LOOKS
+        for pid, rank in self.workers.items():
+            log = self.log_dir / f"worker_{rank}.log"
+            with contextlib.suppress(OSError):
+                if log.stat().st_size > rotation.MOST_BYTES and appends_to_log(pid):
+                    self.show_progress()
+                    if rotation.cut(log) and rank == self.first_rank and self.shown is not None:
+                        self.shown.seek(0)
 
     def find_failure(self) -> tuple[int, int] | None:
         """(process id, exit status) of the first rank that failed, as msrun saw it."""

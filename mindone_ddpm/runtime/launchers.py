@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mindone_ddpm.backends.choose import max_local_ranks
 from mindone_ddpm.common.errors import ConfigError, UserError, first_line
+from mindone_ddpm.common.json_files import read_table
 
 CLUSTER_TIMEOUT_S = 300
 ADDRESS_KEYS = ("pod_ip", "container_ip", "server_id")  # of a server in a rank table, the best first
@@ -178,14 +179,14 @@ def _of_rank_table(environment: Mapping[str, str]) -> Ranks:
 def _servers(path: Path) -> tuple[dict[str, list[int]], str]:
     """The ranks of each server by its address, from a rank table of version 1.0, and its list of servers as text."""
     try:
-        table = json.loads(path.read_text())["server_list"]
+        table = read_table(path)["server_list"]
         servers: dict[str, list[int]] = {}
         for server in table:
             address = next(str(server[key]) for key in ADDRESS_KEYS if server.get(key))
             servers.setdefault(address, []).extend(int(device["rank_id"]) for device in server["device"])
     except OSError as error:
         raise ConfigError(f"RANK_TABLE_FILE={path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         raise ConfigError(
             f"RANK_TABLE_FILE={path}: is no rank table of version 1.0, with server_list, server_id, device and rank_id "
             f"({type(error).__name__}: {first_line(error)}); convert it, {INSTEAD}"

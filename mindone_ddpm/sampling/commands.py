@@ -128,7 +128,7 @@ def interpolate(config: InterpolateConfig) -> Path:
     scheduler = schedulers.make_sampler(sampler, pipeline.scheduler)
     ends = read_image(Path(config.image_a), "image_a", unet), read_image(Path(config.image_b), "image_b", unet)
     steps = inference_steps(config, sampler, scheduler)
-    scheduler.set_timesteps(steps)
+    schedulers.set_timesteps(scheduler, steps)
     all_timesteps = scheduler.timesteps.asnumpy().tolist()
     timesteps = all_timesteps[min(steps - 1, round(steps * (1.0 - config.strength))) :]
     labels = choose_labels(unet, config.class_label, 1)

@@ -93,7 +93,7 @@ def _sample_unconditional(pipeline: DDPMPipeline, config: SampleConfig) -> tuple
             on_step=on_step,
         )
 
-    scheduler.set_timesteps(steps)
+    schedulers.set_timesteps(scheduler, steps)
     trajectory = None if config.save_trajectory == "none" else Trajectory(len(scheduler.timesteps))
     return _with_progress_bar(run, config, scheduler, None if trajectory is None else trajectory.add), trajectory
 
@@ -124,7 +124,7 @@ def _sample_prompts(pipeline: StableDiffusionPipeline, config: SampleConfig) -> 
 
     try:
         steps = inference_steps(config, sampler, pipeline.scheduler)
-        pipeline.scheduler.set_timesteps(steps)
+        schedulers.set_timesteps(pipeline.scheduler, steps)
         return _with_progress_bar(run, config, pipeline.scheduler)
     finally:
         pipeline.scheduler = saved_scheduler

@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.errors import ConfigError, computing_networks
 from mindone_ddpm.data.batching import map_batches
 from mindone_ddpm.data.randomness import IMAGE_STREAM, random_stream
 from mindone_ddpm.models.unet import class_names
@@ -74,11 +74,15 @@ def generate(
 
 @contextlib.contextmanager
 def evaluating(network: Any) -> Iterator[None]:
-    """Put a network into evaluation mode, and back into the mode that it was in."""
+    """Put a network into evaluation mode, and back into the mode that it was in.
+
+    Raises ModelError where it cannot be computed; see :func:`computing_networks`.
+    """
     training = network.training
     network.set_train(False)
     try:
-        yield
+        with computing_networks():
+            yield
     finally:
         network.set_train(training)
 

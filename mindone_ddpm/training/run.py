@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mindone_ddpm.averages.snapshots import BYTES_PER_WEIGHT
+from mindone_ddpm.common.errors import computing_networks
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.loader import BatchSource, batches, make_loader
 from mindone_ddpm.data.plan import Plan
@@ -20,7 +21,7 @@ from mindone_ddpm.jobs.base import Job
 from mindone_ddpm.runtime import distributed, graph_cache
 from mindone_ddpm.runtime.start import Runtime
 from mindone_ddpm.training.ema import ExponentialMovingAverage
-from mindone_ddpm.training.identity import graph_key
+from mindone_ddpm.training.identity import graph_key, is_cacheable
 from mindone_ddpm.training.schedule import Schedule
 from mindone_ddpm.training.step import DiffusionTrainStep, OptimizerUpdate
 
@@ -114,8 +115,11 @@ class Training:
         if not new:
             return self.step_cell.run(window)
         started = time.monotonic()
+        # Settings of a stranger's networks may not go together; an error in a custom job's is a traceback.
+        is_foreign = getattr(self.config, "pretrained_model_name_or_path", None) is not None and is_cacheable(self)
+        told = computing_networks() if is_foreign else contextlib.nullcontext()
         # MindSpore reads the path of its cache once in a process: only the first graphs can be cached.
-        with graph_cache.cached_graph(None if self.compiled else graph_key(self, new)):
+        with told, graph_cache.cached_graph(None if self.compiled else graph_key(self, new)):
             result = self.step_cell.run(window)
         self.compiled |= new
         self._say_compiled(len(new), time.monotonic() - started)

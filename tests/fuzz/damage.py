@@ -1,6 +1,6 @@
 """Damage to files: of their bytes, and of the values that JSON and tables hold. All of it drawn from a generator.
 
-A generator of :mod:`random` is what ``scripts/fuzz.sh`` has, seeded by the number of the input, and what Hypothesis has.
+``scripts/fuzz.sh`` has a generator that is seeded by the number of the input; Hypothesis has one of its own.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def odd_value(rng: random.Random) -> Any:
         rng.choice(
             (
                 *(None, True, False, 0, -1, 1, 3, 1.5, -0.0, 1e308, 10**6, 10**9, 10**18, 10**400, float("nan")),
-                *(float("inf"), "", " ", "a", "x" * 10_000, "\0", "\n", "\x1b[31m", "../../etc/passwd", "NaN", "ü", "1"),
+                *(float("inf"), "", " ", "a", "x" * 10_000, "\0", "\n", "\x1b[31m", "../../x", "NaN", "ü", "1"),
                 *([], {}, [[]], [None], [0], [-1], [1e9], ["a"], [[[[1]]]], {"a": 1}, {"": None}, [1] * 1000, [8, "b"]),
             )
         )
@@ -185,5 +185,5 @@ def damaged_safetensors(rng: random.Random, content: bytes) -> bytes:
         head = damaged_bytes(rng, head)
     if rng.random() < 0.2:
         data = damaged_bytes(rng, data)
-    said = rng.choice(NUMBERS) if rng.random() < 0.1 else len(head)
+    said = rng.choice(NUMBERS) % 2**64 if rng.random() < 0.1 else len(head)
     return struct.pack("<Q", said) + head + data

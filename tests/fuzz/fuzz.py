@@ -35,11 +35,10 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "programs"), str(HERE.parents[1])]
 
 import sources  # noqa: E402
-
-import mindone_ddpm.common.environment  # noqa: E402, F401  (sets variables before MindSpore is imported)
 from started_process import import_everything  # noqa: E402
 from targets import Target, make_sources, targets  # noqa: E402
 
+import mindone_ddpm.common.environment  # noqa: E402, F401  (sets variables before MindSpore is imported)
 from mindone_ddpm.common.errors import ConfigError, UserError  # noqa: E402
 
 SLICE_S = 20.0
@@ -233,7 +232,9 @@ class Fuzzer:
         (kept / "target").write_text(target.name)
 
     def table(self) -> str:
-        lines = [f"{'target':<16}{'inputs':>10}{'read':>10}{'refused':>10}{'faults':>8}{'slowest s':>11}{'MiB more':>10}"]
+        lines = [
+            f"{'target':<16}{'inputs':>10}{'read':>10}{'refused':>10}{'faults':>8}{'slowest s':>11}{'MiB more':>10}"
+        ]
         for name, tally in self.tallies.items():
             lines.append(
                 f"{name:<16}{tally.tried:>10,}{tally.read:>10,}{tally.refused:>10,}{sum(tally.faults.values()):>8,}"

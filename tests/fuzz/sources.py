@@ -33,12 +33,14 @@ def images() -> dict[str, bytes]:
     return {**found, **_animations(), **_handmade()}
 
 
+# EXIF data that say that the image lies on its side.
+TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
 MORE_OPTIONS: dict[str, tuple] = {
     "TIFF": tuple(
         (f" {name}", {"compression": name})
         for name in ("tiff_lzw", "tiff_deflate", "jpeg", "packbits", "group4", "zstd", "tiff_ccitt", "lzma", "webp")
     ),
-    "JPEG": ((" progressive", {"progressive": True}), (" exif", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"})),
+    "JPEG": ((" progressive", {"progressive": True}), (" exif", {"exif": TURNED})),
     "PNG": ((" transparent", {"transparency": 0}), (" icc", {"icc_profile": b"x" * 200})),
     "WEBP": ((" lossless", {"lossless": True}),),
     "DDS": tuple((f" {name}", {"pixel_format": name}) for name in ("DXT1", "DXT3", "DXT5", "BC2", "BC3", "BC5")),

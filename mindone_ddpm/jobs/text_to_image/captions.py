@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mindone_ddpm.common.files import read_limited
 from mindone_ddpm.data.datasets import open_dataset
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.open import make_records
@@ -150,9 +151,8 @@ def _texts_of_files(config: TextToImageConfig, records: ImageRecords) -> Texts:
         if path is None or not path.is_file():
             return []
         try:
-            if path.stat().st_size > MOST_CAPTION_BYTES:
-                raise ValueError(f"more than {MOST_CAPTION_BYTES:,} bytes")
-            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+            text = read_limited(path, MOST_CAPTION_BYTES).decode("utf-8-sig")
+            lines = [line.strip() for line in text.splitlines()]
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: the caption cannot be read ({error})") from error
         return [_with_trigger(line, config.trigger_word) for line in lines if line] or [
