@@ -209,7 +209,7 @@ def load_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def check_regular(path: Path) -> None:
-    """Raises ValueError for a folder, a device, or a pipe, which a reader would wait for; OSError if there is nothing."""
+    """Raises ValueError for a folder, a device, or a pipe, for which a reader would wait; OSError if there is none."""
     if not stat.S_ISREG(path.stat().st_mode):
         raise ValueError("is not a file")
 

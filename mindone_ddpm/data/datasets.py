@@ -89,6 +89,7 @@ def _load_saved(folder: str) -> Any:
         for part in dataset.values() if isinstance(dataset, dict) else [dataset]:
             # Arrow's files are mapped as they are, and places in them are followed: of a damaged one, to anywhere.
             part.data.table.validate(full=True)
+            part.reset_format()  # a stored one hides columns, or wants another library
             if set(part.features) != set(part.data.table.column_names):
                 raise ValueError("its columns are not those that it names")
     except Exception as error:
