@@ -47,7 +47,7 @@ def _stored_and_augmented(
 ) -> tuple[Image.Image, Image.Image]:
     indices = records.order(seed, 0)[:num_images]
     rngs = [random_stream(seed, SAMPLE_STREAM, place) for place in range(len(indices))]
-    augmented = np.stack([records.augmented_image(index, rng) for index, rng in zip(indices, rngs, strict=True)])
+    augmented = on_white([records.augmented_image(index, rng) for index, rng in zip(indices, rngs, strict=True)])
     if augment_probability > 0.0:  # drawn where the job draws it
         matrices = [draw_transform(rng, augment_probability).matrix for rng in rngs]
         augmented = np.stack([warp(image, matrix) for image, matrix in zip(augmented, matrices, strict=True)])
@@ -58,3 +58,17 @@ def _stored_and_augmented(
         stored.append(np.asarray(ImageOps.pad(fitted, (cell, cell), color="white")))
     pixels = to_pixels(from_model_range(augmented)).transpose(0, 2, 3, 1)
     return make_grid(np.stack(stored)), make_grid(pixels).convert("RGB")
+
+
+def on_white(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Images in [-1, 1] of shapes (channels, height, width), each in the middle of a white one as large as any.
+
+    Returns:
+        Float32 of shape (number, channels, largest height, largest width).
+    """
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    page = np.ones((len(images), images[0].shape[0], height, width), np.float32)
+    for place, image in zip(page, images, strict=True):
+        top, left = (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
+        place[:, top : top + image.shape[1], left : left + image.shape[2]] = image
+    return page

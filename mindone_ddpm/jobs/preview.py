@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.libraries import quiet_libraries
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.preview import draw_preview
 from mindone_ddpm.jobs.base import job_class
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.jobs.unconditional.recipe import apply_recipe
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -24,7 +27,10 @@ def write_preview(config: EngineConfig, path: Path, num_images: int = 16) -> Non
     if path.suffix.lower() not in SUFFIXES:
         raise ConfigError(f"--output {path}: must end in .png, .jpg or .webp")
     quiet_libraries()
-    probability = getattr(config, "augment_probability", 0.0)  # which only training on images has
-    page = draw_preview(job_class(config).open_data(config), num_images, config.seed, probability)
+    datasets = job_class(config).open_data(config)
+    if getattr(config, "recipe", None) is not None:  # which only training on images has
+        config, _ = apply_recipe(cast(TrainingConfig, config), len(datasets[0]))
+    probability = getattr(config, "augment_probability", 0.0)
+    page = draw_preview(datasets, num_images, config.seed, probability)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)
