@@ -61,7 +61,7 @@ def two_rank_gradient_by_hand(tmp_path: Path, mode: str, device: str, environmen
     assert first["gathered"] == second["gathered"] == [0.25, 0.25, 1.25, 1.25]
 
 
-@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("mode", ["graph", pytest.param("pynative", marks=pytest.mark.slow)])
 def test_a_two_rank_gradient_by_hand(tmp_path, mode):
     two_rank_gradient_by_hand(tmp_path, mode, "CPU", ENVIRONMENT)
 

@@ -236,6 +236,7 @@ def test_the_logs_go_where_the_job_writes(job, expected):
     assert output_dir_of(job) == Path(expected)
 
 
+@pytest.mark.slow
 def test_a_crash_after_the_work_is_done_is_no_failure(tmp_path, monkeypatch):
     """MindSpore's cluster crashes now and then when it is taken down."""
     program = tmp_path / "job.py"
