@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 
 [ -x .venv/bin/python ] || . scripts/environment.sh '[dev]'
 
-PYTHONPATH="$PWD" PYTHONWARNINGS=ignore .venv/bin/python tests/fuzz/fuzz.py --seconds "${1:-3600}" "${@:2}"
+PYTHONPATH="$PWD" PYTHONWARNINGS=ignore exec .venv/bin/python tests/fuzz/fuzz.py --seconds "${1:-3600}" "${@:2}"

@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 
 [ -x .venv/bin/python ] || . scripts/environment.sh '[dev]'
 
-PYTHONPATH="$PWD" .venv/bin/python tests/programs/soak.py --seconds "${1:-7200}" "${@:2}"
+PYTHONPATH="$PWD" exec .venv/bin/python tests/programs/soak.py --seconds "${1:-7200}" "${@:2}"

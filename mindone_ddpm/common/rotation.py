@@ -55,8 +55,13 @@ def thin(path: Path, is_kept: Callable[[bytes], bool] = lambda line: False, head
         recent = sum(1 for _ in file) - RECENT_LINES
     with atomic_path(path) as tmp_path, open(part, "rb") as old, open(tmp_path, "wb") as new:
         for number, line in enumerate(old):
-            if number < head or number >= recent or number % 2 or is_kept(line):
+            if number < head or number >= recent or number % 2 == 0 or is_kept(line):
                 new.write(line)
+
+
+def next_limit(num_bytes: int, most_bytes: int) -> int:
+    """At what size a log of now ``num_bytes`` is thinned again: not at once, whatever could not be left out."""
+    return max(most_bytes, num_bytes + most_bytes // 4)
 
 
 def cut(path: Path) -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from mindone_ddpm.common.errors import UserError, first_line
-from mindone_ddpm.common.files import atomic_path
+from mindone_ddpm.common.files import atomic_path, check_regular
 
 INCEPTION_SCORE_SPLITS = 10
+MOST_BYTES = 8 << 30  # unpacked; 2,048 features of a million images
 NO_FEATURES = "these statistics hold no features: KID, precision and recall need them"
 
 
@@ -143,14 +144,38 @@ def save_statistics(statistics: Statistics, about: dict[str, Any], path: Path) -
 def load_statistics(path: Path) -> tuple[Statistics, dict[str, Any]]:
     """What :func:`save_statistics` wrote. Raises MetricError if it is something else."""
     try:
+        check_regular(path)
+        with zipfile.ZipFile(path) as file:
+            if sum(member.file_size for member in file.infolist()) > MOST_BYTES:
+                raise ValueError(f"unpacks to more than {MOST_BYTES >> 30} GiB")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(str(arrays.pop("about")))
+        if not isinstance(about, dict):
+            raise ValueError("does not say what it is of")
+        check_shapes(arrays)
         return Statistics.from_arrays(arrays), about
     except FileNotFoundError as error:
         raise MetricError(f"{path}: no such file") from error
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy, zipfile and zlib raise many kinds; MemoryError for shapes that are too large
         raise MetricError(f"{path}: holds no statistics of this program ({first_line(error)})") from error
+
+
+def check_shapes(arrays: dict[str, np.ndarray]) -> None:
+    """Raises ValueError, or another error, if arrays are not those of :meth:`Statistics.arrays`."""
+    (width,) = arrays["total"].shape
+    expected: dict[str, tuple[int, ...]] = {"count": (), "products": (width, width)}
+    if "features" in arrays:
+        rows = len(arrays["features"])
+        expected |= {"features": (rows, width), "numbers": (rows,)}
+    if "shares" in arrays:
+        splits, classes = arrays["shares"].shape
+        expected |= {"shares": (splits, classes), "entropies": (splits,), "split_counts": (splits,)}
+    for name, shape in expected.items():
+        if arrays[name].shape != shape or arrays[name].dtype.kind not in "fiu":
+            raise ValueError(f"{name} is {arrays[name].dtype} of shape {arrays[name].shape}, not numbers of {shape}")
+    if not 0 <= int(arrays["count"]) < 2**63:
+        raise ValueError(f"is of {int(arrays['count'])} images")
 
 
 def load_cached(path: Path) -> tuple[Statistics, dict[str, Any]] | None:

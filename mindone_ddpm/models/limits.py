@@ -55,6 +55,8 @@ def _is_like(value: Any, default: Any) -> bool:
     if value is None:
         return True
     if isinstance(value, list | tuple):
+        if default is None and any(isinstance(one, list | tuple) for one in value):
+            return False
         inner = default[0] if isinstance(default, list | tuple) and default else default
         return len(value) <= MOST_ITEMS and not isinstance(default, str) and all(_is_like(one, inner) for one in value)
     if isinstance(default, list | tuple):

@@ -37,7 +37,7 @@ class MetricsLog:
             most_bytes: a longer file is moved to ``metrics.jsonl.1`` and goes on with every second of its older lines,
                 and with all metrics of evaluations; see :mod:`mindone_ddpm.common.rotation`.
         """
-        self.most_bytes = most_bytes
+        self.most_bytes = self.thin_at = most_bytes
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / METRICS_FILE
         with atomic_path(self.path) as tmp_path, open(tmp_path, "wb") as file:
@@ -64,7 +64,7 @@ class MetricsLog:
             tqdm.write(f"warning: {self.path}: cannot be written ({reason}); metrics will be missing", file=sys.stderr)
         self.is_broken = not complete
         self.num_bytes += len(line)
-        if complete and self.num_bytes > self.most_bytes:
+        if complete and self.num_bytes > self.thin_at:
             self._thin()
 
     def _thin(self) -> None:
@@ -73,7 +73,7 @@ class MetricsLog:
             rotation.thin(self.path, lambda line: EVALUATED in line)
         self.file = open(self.path, "ab", buffering=0)  # noqa: SIM115
         self.num_bytes = self.path.stat().st_size
-        self.most_bytes = max(self.most_bytes, 2 * self.num_bytes)
+        self.thin_at = rotation.next_limit(self.num_bytes, self.most_bytes)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Images are files of the run, not lines."""

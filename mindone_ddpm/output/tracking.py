@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import re
 import shutil
@@ -182,7 +183,7 @@ class CsvTracker:
     def __init__(self, folder: Path, step: int, most_bytes: int = rotation.MOST_BYTES):
         folder.mkdir(parents=True, exist_ok=True)
         self.training, self.evaluation = folder / "metrics.csv", folder / "evaluation.csv"
-        self.most_bytes = most_bytes
+        self.most_bytes = self.thin_at = most_bytes
         _keep_rows(self.training, step, len(self.columns), ",".join(self.columns))
         if self.evaluation.exists():
             _keep_rows(self.evaluation, step, 3)
@@ -198,9 +199,10 @@ class CsvTracker:
         with open(self.training, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.columns, extrasaction="ignore").writerow({"step": step, **values})
             size = file.tell()
-        if size > self.most_bytes:
-            rotation.thin(self.training, head=1)
-            self.most_bytes = max(self.most_bytes, 2 * self.training.stat().st_size)
+        if size > self.thin_at:
+            with contextlib.suppress(OSError):  # a full disk: it is tried again later
+                rotation.thin(self.training, head=1)
+            self.thin_at = rotation.next_limit(self.training.stat().st_size, self.most_bytes)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
         """Tables hold no images."""
@@ -239,7 +241,7 @@ def make_tracker(names: str, folder: Path, step: int = 0, settings: dict[str, An
     try:
         return _open_trackers(set(names.split(",")) - {"none"}, folder, step, settings or {})
     except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
+        where = f" ({error.filename2 or error.filename})" if error.filename else ""
         raise ConfigError(f"--logging_dir {folder}: cannot be written{where}: {error.strerror or error}") from error
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+import gc
+from collections.abc import Iterable, Iterator, Sequence
 
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
+from mindspore.common.initializer import initializer
 
 from mindone_ddpm.averages.power import KEPT_WIDTHS, power_decays
 from mindone_ddpm.backends.base import Backend
@@ -74,17 +76,29 @@ class ExponentialMovingAverage(nn.Cell):
     @contextlib.contextmanager
     def swapped_in(self) -> Iterator[None]:
         """The parameters hold the averages inside, and their own values again afterwards, whatever happens."""
-        kept = self.parameters.clone(prefix="kept", init="zeros")
-        for keeper, parameter, average in zip(kept, self.parameters, self.averages, strict=True):
-            ops.assign(keeper, parameter)
-            ops.assign(parameter, average)
-        refresh(self._weights)
+        kept = self._copies()
+        self._set(self.averages)
         try:
             yield
         finally:
-            for keeper, parameter in zip(kept, self.parameters, strict=True):
-                ops.assign(parameter, keeper)
-            refresh(self._weights)
+            self._set(kept)
+            kept.clear()
+            gc.collect()  # parameters refer to themselves, and a copy of the weights may take gigabytes
+
+    def _copies(self) -> list[ms.Parameter]:
+        # Not by clone: MindSpore lists a parameter's clones in the parameter, and so keeps them for ever.
+        kept = [
+            ms.Parameter(initializer("zeros", parameter.shape, parameter.dtype), name=f"kept.{parameter.name}")
+            for parameter in self.parameters
+        ]
+        for keeper, parameter in zip(kept, self.parameters, strict=True):
+            ops.assign(keeper, parameter)
+        return kept
+
+    def _set(self, values: Sequence[ms.Parameter]) -> None:
+        for parameter, value in zip(self.parameters, values, strict=True):
+            ops.assign(parameter, value)
+        refresh(self._weights)
 
 
 def make_ema(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import shutil
 import struct
 import zlib
 
@@ -11,7 +14,7 @@ import pytest
 from conftest import run_program
 from PIL import Image
 
-from mindone_ddpm.data.images import DataError, decode_image, decode_precise
+from mindone_ddpm.data.images import DataError, content_digest, decode_image, decode_precise
 from mindone_ddpm.data.open import open_records
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 
@@ -97,3 +100,101 @@ def test_a_run_that_leaves_them_out_goes_on_after_a_stop(damaged_folder, small_m
         assert result.returncode == 0, result.stderr
     record = json.loads((tmp_path / "run" / "checkpoint-4" / "training_state.json").read_text())
     assert record["identity"]["data"].startswith(f"{good} images, ")
+
+
+def icon_with(content: bytes) -> bytes:
+    """A Windows icon whose only image is a file of another kind, whatever the icon says of its size."""
+    head = struct.pack("<HHHBBBBHHII", 0, 1, 1, 16, 16, 0, 0, 1, 32, len(content), 22)
+    return head + content
+
+
+@pytest.mark.parametrize("decode", [decode_image, decode_precise])
+def test_an_image_inside_an_icon_has_a_limit_too(decode):
+    with pytest.raises(DataError, match=r"a\.ico: has 2,000,000,000 pixels, more than --max_image_pixels"):
+        decode(icon_with(png_that_says(50_000, 40_000)), None, "a.ico")
+
+
+def test_no_other_program_is_started_for_an_image(tmp_path, monkeypatch):
+    """Pillow gives EPS to Ghostscript, in whatever file it is."""
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path}/mark\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    content = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    for decode in (decode_image, decode_precise):
+        with pytest.raises(DataError, match="not a readable image"):
+            decode(content, None, "a.png")
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("decode", [decode_image, decode_precise])
+def test_pipes_and_devices_are_no_images(decode, tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", "/dev/zero", tmp_path):
+        with pytest.raises(DataError, match="is not a file"):
+            decode(None, str(path), str(path))
+    with open(tmp_path / "large.png", "wb") as file:
+        file.truncate(1 << 40)  # of which nothing takes room
+    with pytest.raises(DataError, match="bytes are more than an image"):
+        decode(None, str(tmp_path / "large.png"), "large.png")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"P6 7000" + b"\xff" * 30,  # Pillow raises ValueError
+        b"DDS " + struct.pack("<7I44x8I", 124, 0x1007, 12, 12, 0, 0, 0, 32, 1 << 21, 0, 32, 0, 0, 0, 0) + bytes(700),
+        b"\0\0\0\x0cjP  \r\n\x87\n\0\0\0\x14ftypjp2 \0\0\0\0jp2 " + bytes(40),  # crashed OpenCV now and then
+        b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(40),
+    ],
+)
+def test_decoders_fail_in_one_line(content):
+    for decode in (decode_image, decode_precise):
+        with pytest.raises(DataError, match=r"^a\.png: not a readable image \(.+\)$"):
+            decode(content, None, "a.png")
+
+
+def test_colours_that_no_conversion_knows_are_named():
+    buffer = io.BytesIO()
+    Image.frombytes("LAB", (4, 4), bytes(48)).save(buffer, format="tiff")
+    for decode in (decode_image, decode_precise):
+        with pytest.raises(DataError, match="has colours of the kind LAB, which are not read; convert it to RGB"):
+            decode(buffer.getvalue(), None, "a.tiff")
+
+
+def test_a_column_of_paths_to_nothing(tmp_path):
+    """As a stranger's parquet file can have."""
+    for path in ("nowhere.png", "/dev/zero", "a\0b"):
+        with pytest.raises(DataError, match="not a readable image"):
+            content_digest({"bytes": None, "path": path})
+
+
+def test_a_saved_data_set_is_checked_before_it_is_mapped(tmp_path):
+    """Offsets in an Arrow file are followed as they are: a wrong one ended the process by a signal."""
+    from datasets import Dataset
+
+    from mindone_ddpm.data.datasets import load_hf_dataset
+
+    good = tmp_path / "good"
+    images = [{"bytes": png_that_says(2, 2), "path": None}] * 3
+    Dataset.from_dict({"image": images}).save_to_disk(good)
+    content = next(good.glob("*.arrow")).read_bytes()
+    length = len(png_that_says(2, 2))
+    assert content.count(struct.pack("<4i", 0, length, 2 * length, 3 * length)) == 1
+    for name, change in {
+        "offsets": lambda folder: next(folder.glob("*.arrow")).write_bytes(
+            content.replace(
+                struct.pack("<4i", 0, length, 2 * length, 3 * length), struct.pack("<4i", 0, 1 << 30, 1, 3 * length)
+            )
+        ),
+        "pipe": lambda folder: os.mkfifo(folder / "more.arrow"),
+        "zero": lambda folder: (folder / "more.json").symlink_to("/dev/zero"),
+    }.items():
+        folder = tmp_path / name
+        shutil.copytree(good, folder)
+        change(folder)
+        with pytest.raises(DataError, match=r"is damaged|neither a file nor a folder"):
+            load_hf_dataset(TrainingConfig(dataset_name=str(folder)))
+    state = json.loads((good / "state.json").read_text())
+    (good / "state.json").write_text(json.dumps({**state, "_format_columns": []}))
+    assert load_hf_dataset(TrainingConfig(dataset_name=str(good)))[0]["image"] == images[0]

@@ -36,7 +36,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "programs"), str(HERE.parents[1])]
 
 import sources  # noqa: E402
 from started_process import import_everything  # noqa: E402
-from targets import Target, make_sources, targets  # noqa: E402
+from targets import Target, targets  # noqa: E402
+from whole import make_sources  # noqa: E402
 
 import mindone_ddpm.common.environment  # noqa: E402, F401  (sets variables before MindSpore is imported)
 from mindone_ddpm.common.errors import ConfigError, UserError  # noqa: E402
@@ -283,7 +284,6 @@ def main() -> int:
     parser.add_argument("--sources", type=Path, help="where the whole files are, or are put (default: a new folder)")
     parser.add_argument("--again", nargs="+", type=Path)
     arguments = parser.parse_args()
-    began = time.monotonic()
     import_everything()
     make_images()
     gc.freeze()
@@ -299,6 +299,7 @@ def main() -> int:
         chosen = [known[name] for name in arguments.target or known]
         fuzzer = Fuzzer(arguments.seed, arguments.faults.resolve(), Path(scratch))
         print(f"seed {arguments.seed}", flush=True)
+        began = time.monotonic()
         slice_s = min(SLICE_S, arguments.seconds / sum(target.share for target in chosen))
         while time.monotonic() - began < arguments.seconds:
             for target in chosen:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,17 @@ from conftest import ROOT, run_program
 from PIL import Image
 from safetensors.numpy import save_file
 
-from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.errors import ConfigError, UserError
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
+from mindone_ddpm.models import lora, new_tokens
 from mindone_ddpm.models.foreign import KNOWN_CLASSES, SCHEDULER_CLASSES, open_pipeline
-from mindone_ddpm.models.pipelines import load_pipeline, load_text_pipeline
+from mindone_ddpm.models.limits import least_weights, odd_setting
+from mindone_ddpm.models.pipelines import UNet2DModel, load_pipeline, load_text_pipeline
+from mindone_ddpm.models.presets import UNET_PRESETS
+from mindone_ddpm.models.schedulers import make_sampler
+from mindone_ddpm.models.unet import make_unet
+from mindone_ddpm.output.run_folder import clear_run, run_products
+from mindone_ddpm.sampling.api import load, sample
 
 PIPELINE = ROOT / "tests" / "data" / "runs_of_0_1" / "pipeline"
 KINDS = ("DDPMPipeline", "DDIMPipeline")
@@ -175,3 +184,112 @@ def test_adapters_are_read_as_tensors_alone(tmp_path, stable_diffusion):
     )
     assert result.returncode == 2 and "no adapters can be read" in result.stderr
     assert not (tmp_path / "mark").exists()
+
+
+# --- settings that are none, and files that are none ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "said"),
+    [
+        ("unet/config.json", {"block_out_channels": [10**5, 10**5]}, "its weights are of a smaller network"),
+        ("unet/config.json", {"layers_per_block": 10**6}, "more layers than can be"),
+        ("unet/config.json", {"sample_size": 10**6}, "sample_size is 1000000"),
+        ("unet/config.json", {"sample_size": []}, r"sample_size is \[\]"),
+        ("unet/config.json", {"down_block_types": [1, 2]}, "down_block_types is"),
+        ("unet/config.json", {"norm_eps": "x"}, "norm_eps is x"),
+        ("unet/config.json", {"norm_num_groups": 0}, "cannot be loaded"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**9}, "num_train_timesteps is"),
+        ("scheduler/scheduler_config.json", {"steps_offset": "1"}, "steps_offset is 1"),
+        ("scheduler/scheduler_config.json", {"beta_end": float("nan")}, "beta_end is nan"),
+        ("scheduler/scheduler_config.json", {"trained_betas": [[1]]}, "cannot"),
+        ("scheduler/scheduler_config.json", {"_class_name": [1]}, "is needed"),
+    ],
+)
+def test_settings_are_checked_before_a_network_is_made_of_them(tmp_path, path, changes, said):
+    folder = copy_with_code(PIPELINE, tmp_path / "pipeline")
+    rewrite(folder / path, **changes)
+    with pytest.raises(ConfigError, match=said) as told:
+        pipeline = load_pipeline(str(folder))
+        make_sampler("ddim", pipeline.scheduler)
+    assert "\n" not in str(told.value)
+
+
+def test_settings_of_published_networks_are_good():
+    """As their files say them; the bounds on their weights are below what they have."""
+    import make_stable_diffusion as made
+    from mindone.diffusers import AutoencoderKL, UNet2DConditionModel
+
+    networks = [(UNet2DModel, preset) for preset in UNET_PRESETS.values()]
+    networks += [(UNet2DConditionModel, made.REAL_UNET), (UNet2DConditionModel, made.REAL_XL_UNET)]
+    networks += [(AutoencoderKL, made.REAL_VAE), (AutoencoderKL, {**made.REAL_VAE, "scaling_factor": 0.18215})]
+    for kind, settings in networks:
+        as_in_a_file = json.loads(json.dumps(settings))
+        assert odd_setting(as_in_a_file, kind) is None
+    assert least_weights({**made.REAL_UNET, "layers_per_block": 2}) < 859_520_964
+    assert least_weights({**made.REAL_XL_UNET, "layers_per_block": 2}) < 2_567_463_684
+    assert least_weights(made.REAL_VAE) < 83_653_863
+    assert 100_000_000 < least_weights(made.REAL_TEXT_ENCODER) < 123_060_480
+
+
+@pytest.mark.parametrize("part", ["unet", "scheduler"])
+def test_pipes_and_links_in_a_part_are_refused(tmp_path, part):
+    for name, put in {
+        "pipe": lambda path: os.mkfifo(path),
+        "zero": lambda path: path.symlink_to("/dev/zero"),
+        "nothing": lambda path: path.symlink_to("nowhere"),
+        "itself": lambda path: path.symlink_to(path.name),
+    }.items():
+        folder = tmp_path / name
+        shutil.copytree(PIPELINE, folder)
+        put(folder / part / "more.json")
+        with pytest.raises(ConfigError, match=rf"{part}/more\.json is neither a file nor a folder"):
+            load_pipeline(str(folder))
+
+
+def test_an_index_names_no_folders_elsewhere(tmp_path):
+    """What a run removes from its folder, and what is copied from it, are parts of its own."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    run = tmp_path / "run"
+    shutil.copytree(PIPELINE, run)
+    rewrite(run / "model_index.json", **{"../mine": ["diffusers", "x"], str(mine): ["diffusers", "x"]})
+    (run / "product.json").write_text(json.dumps({"parts": ["../mine", "..", "."]}))
+    assert all(path.parent == run for path in run_products(run))
+    clear_run(run)
+    assert mine.is_dir() and not (run / "unet").exists()
+
+
+@pytest.mark.parametrize("longest", [10**12, "x", 0, 1.5])
+def test_a_tokenizer_makes_rows_of_one_sensible_length(tmp_path, stable_diffusion, longest):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(stable_diffusion, folder)
+    rewrite(folder / "tokenizer" / "tokenizer_config.json", model_max_length=longest)
+    with pytest.raises(ConfigError, match=r"its tokenizer cannot be loaded"):
+        load_text_pipeline(str(folder))
+
+
+def test_pipes_are_no_adapters_and_no_words(tmp_path):
+    os.mkfifo(tmp_path / "pytorch_lora_weights.safetensors")
+    os.mkfifo(tmp_path / "learned_embeds.safetensors")
+    with pytest.raises(ConfigError, match="is not a file"):
+        lora.merge_adapters(None, [str(tmp_path)])
+    with pytest.raises(ConfigError, match="is not a file"):
+        new_tokens._read(str(tmp_path), None)
+
+
+def test_a_network_larger_than_the_memory_is_refused(tmp_path):
+    config = {"block_out_channels": [10**5, 10**5], "down_block_types": ["DownBlock2D"] * 2}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "up_block_types": ["UpBlock2D"] * 2}))
+    with pytest.raises(ConfigError, match=r"weights are more than this machine's memory holds"):
+        make_unet(TrainingConfig(dataset_name="digits", model_config_name_or_path=str(tmp_path), image_size=8))
+
+
+def test_networks_that_do_not_go_together_are_told_in_one_line(tmp_path):
+    """Each setting is good by itself."""
+    folder = tmp_path / "pipeline"
+    shutil.copytree(PIPELINE, folder)
+    rewrite(folder / "unet" / "config.json", class_names=["a", "b"], num_class_embeds=3)
+    with pytest.raises(UserError, match=r"cannot be loaded|do not go together") as told:
+        sample(load(str(folder)), num_images=1, num_inference_steps=1)
+    assert "\n" not in str(told.value)

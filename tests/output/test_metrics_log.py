@@ -87,3 +87,26 @@ def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, capsys):
 def test_the_recent_mean_in_words():
     assert recent_mean({step: 1.0 if step <= 50 else 0.5 for step in range(1, 101)}) == "0.5, mean of the last 50 steps"
     assert recent_mean({1: 2.0}) == "2, mean of the last 1 steps"
+
+
+def test_a_long_run_keeps_what_the_report_needs(tmp_path, monkeypatch):
+    """The file stays small; its curves reach from the first step to the last, and every evaluation is there."""
+    from mindone_ddpm.common import rotation
+
+    monkeypatch.setattr(rotation, "RECENT_LINES", 100)
+    log = MetricsLog(tmp_path, most_bytes=50_000)
+    for step in range(1, 10_001):
+        log.scalars(step, {"train/loss": 1.0 / step, "train/learning_rate": 1e-4})
+        if step % 100 == 0:
+            log.scalars(step, {"eval/fid": float(step)})
+    log.close()
+    assert (tmp_path / "metrics.jsonl").stat().st_size < 80_000
+    curves = read_curves(tmp_path)
+    assert sorted(curves["eval/fid"]) == list(range(100, 10_001, 100))
+    steps = sorted(curves["train/loss"])
+    assert steps[0] == 1 and steps[-100:] == list(range(9_901, 10_001)) and 200 < len(steps) < 2000
+    assert 1 < len(rotation.parts_of(tmp_path / "metrics.jsonl")) <= rotation.KEPT_PARTS
+    log = MetricsLog(tmp_path, 9_950)  # resumed
+    log.scalars(9_951, {"train/loss": 0.5})
+    log.close()
+    assert max(read_curves(tmp_path)["train/loss"]) == 9_951

@@ -147,3 +147,14 @@ def test_folders_without_a_run(tmp_path):
     (tmp_path / "training_config.yaml").write_text("[unclosed")
     with pytest.raises(ConfigError, match="cannot be read"):
         report.write_report(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"figure": 1}', '{"figure": "fid", "value": [1], "step": 1}', "\xff"])
+def test_a_damaged_record_of_the_best_is_left_out(tmp_path, content):
+    run = tmp_path / "run"
+    (run / "best").mkdir(parents=True)
+    (run / "model_index.json").write_text("{}")
+    (run / "best" / "best.json").write_text(content, encoding="latin-1")
+    assert "<th>best</th>" not in report.write_report(run).read_text()
+    (run / "best" / "best.json").write_text('{"figure": "fid", "value": 1.5, "step": 1000}')
+    assert "fid 1.5 at step 1,000" in report.write_report(run).read_text()

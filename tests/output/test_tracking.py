@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.config.parse import to_yaml
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
@@ -91,3 +92,61 @@ def test_evaluation_metrics_have_a_table_of_their_own(tmp_path):
     tracker.close()
     assert (tmp_path / "evaluation.csv").read_text() == "1,eval/fid,3.0\n1,eval/kid,0.25\n"
     assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["1,1.0,0.5,2.0,,,"]
+
+
+def test_a_long_table_is_limited(tmp_path, monkeypatch):
+    from mindone_ddpm.common import rotation
+    from mindone_ddpm.output.tracking import CsvTracker
+
+    monkeypatch.setattr(rotation, "RECENT_LINES", 50)
+    table = CsvTracker(tmp_path, 0, most_bytes=20_000)
+    for step in range(1, 2001):
+        table.scalars(step, {"train/loss": 0.5, "train/learning_rate": 1e-4, "train/grad_norm": 1.0})
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == ",".join(CsvTracker.columns) and (tmp_path / "metrics.csv").stat().st_size < 25_000
+    steps = [int(line.split(",")[0]) for line in lines[1:]]
+    assert steps[-50:] == list(range(1951, 2001)) and steps == sorted(steps)
+    assert rotation.parts_of(tmp_path / "metrics.csv")
+    clear_logs(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tensorboards_files_are_limited(tmp_path, monkeypatch):
+    from mindone_ddpm.output import tracking
+
+    monkeypatch.setattr(tracking, "MOST_EVENT_FILES", 3)
+    monkeypatch.setattr(tracking, "CALLS_BETWEEN_LOOKS", 10)
+    tracker = tracking.TensorBoardTracker(tmp_path, 0, {}, most_bytes=2000)
+    for step in range(1, 1001):
+        tracker.scalars(step, {"train/loss": 1.0 / step})
+    tracker.close()
+    files = list(tmp_path.glob("events.out.tfevents.*"))
+    assert 2 <= len(files) <= 5 and sum(path.stat().st_size for path in files) < 12_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b"", b"step\n1\n", b"nothing,of,this\n" * 3, b"9" * 5000, b"step,train/loss\n1,2,3,4,5,6,7,8,9\n"],
+)
+def test_damaged_tables_of_an_earlier_start(tmp_path, content):
+    for name in ("metrics.csv", "evaluation.csv", "metrics.jsonl"):
+        (tmp_path / name).write_bytes(content)
+    tracker = make_tracker("csv", tmp_path, 4)
+    tracker.scalars(5, {"train/loss": 0.5})
+    tracker.close()
+    assert (tmp_path / "metrics.csv").read_text().splitlines()[1:] == ["5,0.5,,,,,"]
+
+
+def test_a_pipe_in_the_place_of_a_table_is_replaced(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "metrics.csv")
+    tracker = make_tracker("csv", tmp_path, 4)
+    tracker.scalars(5, {"train/loss": 0.5})
+    assert (tmp_path / "metrics.csv").is_file()
+
+
+def test_a_folder_in_the_place_of_a_table_is_told(tmp_path):
+    (tmp_path / "metrics.csv").mkdir()
+    with pytest.raises(ConfigError, match=r"--logging_dir .*metrics\.csv"):
+        make_tracker("csv", tmp_path, 4)

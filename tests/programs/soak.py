@@ -192,13 +192,21 @@ class Soak:
         """One run to its end; the folder that holds it."""
         folder = self.scratch / "disk" / f"run-{number}"
         run = Run(folder, self.steps, self.scratch / "said.log")
+        try:
+            self.follow(run, number, disturbed, until)
+        finally:
+            run.end_all()
+        self.starts += run.starts
+        return folder
+
+    def follow(self, run: Run, number: int, disturbed: bool, until: float) -> None:
+        """Start a run, disturb it, and start it again until it is done."""
         began, run_on = time.monotonic(), disturbed
         run.start()
         while True:
             if time.monotonic() - began > MOST_ROUND_S:
-                run.end_all()
                 raise SystemExit(f"round {number} did not end within {MOST_ROUND_S:g} s; see {run.log}")
-            if self.wait(run, self.rng.uniform(2.0, 10.0) if run_on else 1.0):
+            if self.wait(run, self.rng.uniform(1.0, 6.0) if run_on else 1.0):
                 if run.process.returncode == 0:
                     break
                 if run.process.returncode not in RUNS_ON or not disturbed:
@@ -208,8 +216,6 @@ class Soak:
             run_on = disturbed and time.monotonic() < until
             if run_on and 0 < run.step() < self.steps - 2 and len(run.ranks()) == 2:
                 self.disturb(run)
-        self.starts += run.starts
-        return folder
 
     @staticmethod
     def wait(run: Run, seconds: float) -> bool:
@@ -279,9 +285,10 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=7200.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--folder", type=Path, help="where the log is kept (default: a temporary folder)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     began = time.monotonic()
     until = began + arguments.seconds
     print(f"seed {arguments.seed}", flush=True)

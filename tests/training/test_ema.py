@@ -86,3 +86,22 @@ def test_swapping_in_always_puts_the_weights_back_to_the_bit(either_mode):
         other.run([batch(INPUTS[4 * number : 4 * number + 4])])
     step.run([batch(INPUTS[12:16])])
     np.testing.assert_array_equal(step.model.weight.asnumpy(), other.model.weight.asnumpy())
+
+
+def test_swapping_leaves_no_copy_of_the_weights_behind():
+    """A clone of a parameter lives as long as the parameter: each evaluation of a run took a copy of the weights."""
+    import gc
+
+    _, ema = make(ema_decays(50), make_loss=BiasedLoss)
+
+    def parameters():
+        return sum(isinstance(one, ms.Parameter) for one in gc.get_objects())
+
+    with ema.swapped_in():
+        inside = parameters()
+    outside = parameters()
+    assert inside == outside + 2  # the loss's two
+    for _ in range(3):
+        with pytest.raises(KeyError), ema.swapped_in():
+            raise KeyError
+    assert parameters() == outside
