@@ -36,7 +36,7 @@ DISK = "48m"
 STEP_TIMEOUT_S = 45  # the first step is compiled, perhaps on a busy machine
 MOST_ROUND_S = 1800.0
 PIDFD_GETFD = 438  # the system call's number, on every processor
-RUNS_ON = (0, 128 + signal.SIGTERM, 128 + signal.SIGKILL, 1)  # statuses after which the driver starts again, but for 0
+RUNS_ON = (0, 1, 128 + signal.SIGTERM, 128 + signal.SIGKILL, -signal.SIGKILL)  # after these it is started again
 
 
 def command(folder: Path, steps: int) -> list[str]:
@@ -89,12 +89,21 @@ class Run:
             return -1
 
     def end_all(self) -> None:
-        with contextlib.suppress(psutil.Error):
-            children = psutil.Process(self.process.pid).children(recursive=True)
-            for child in (psutil.Process(self.process.pid), *children):
+        """Kill the launcher, msrun, the scheduler and the ranks, whoever their parents are by now."""
+        while True:
+            found = [process for process in psutil.process_iter() if self._is_ours(process)]
+            for process in found:
                 with contextlib.suppress(psutil.Error):
-                    child.kill()
-        self.process.wait()
+                    process.kill()
+            self.process.wait()
+            psutil.wait_procs(found, timeout=5)
+            if not found:
+                return
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            return str(self.folder) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+        return False
 
 
 # --- faults --------------------------------------------------------------------------------------------------------

@@ -95,8 +95,9 @@ def test_swapping_leaves_no_copy_of_the_weights_behind():
     _, ema = make(ema_decays(50), make_loss=BiasedLoss)
 
     def parameters():
-        return sum(isinstance(one, ms.Parameter) for one in gc.get_objects())
+        return sum(type(one).__name__ == "Parameter" for one in gc.get_objects())
 
+    gc.collect()
     with ema.swapped_in():
         inside = parameters()
     outside = parameters()
@@ -104,4 +105,4 @@ def test_swapping_leaves_no_copy_of_the_weights_behind():
     for _ in range(3):
         with pytest.raises(KeyError), ema.swapped_in():
             raise KeyError
-    assert parameters() == outside
+    assert parameters() <= outside
