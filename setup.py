@@ -24,6 +24,9 @@ setup(
     packages=find_packages(include=["mindone_ddpm", "mindone_ddpm.*"]),
     package_data={"mindone_ddpm": ["py.typed", "backends/cpu/*.cpp", "backends/cpu/*.h"]},
     python_requires=">=3.10,<3.13",
+    # An upper bound stands where a later version is known not to work, or not to exist, and the reason beside it. The
+    # others have none: what is used of them has stayed the same for years, and a bound would keep security fixes out.
+    # Lower bounds beside "damaged files" are the first versions without a known fault of that kind.
     install_requires=[
         # Tested by scripts/versions.sh with 2.7.1, 2.8.0, 2.9.0 and 2.10.0. Not above: 2.11 is announced without
         # parallel training in graph mode, which several ranks use by default, and no later version has been tested.
@@ -33,10 +36,12 @@ setup(
         "numpy<2",  # mindone 0.5.0
         "huggingface_hub<1.0",  # transformers 4.57.1, which mindone 0.5.0 pins
         "datasets>=4.0",  # earlier ones offer to run Python that comes with a data set
-        "pyarrow<24",  # later wheels need numpy 2 when imported, which their metadata does not say
-        "pandas<3",  # likewise
-        "pillow>=10",
-        "opencv-python",  # 16-bit colours, which Pillow rounds to 8 bits; mindone 0.5.0 needs it too
+        # Below: damaged files could run code. Above: wheels need numpy 2 when imported, which their metadata does not say.
+        "pyarrow>=14.0.1,<24",
+        "pandas<3",  # wheels of 3 need numpy 2
+        "pillow>=10.3",  # damaged files
+        # 16-bit colours, which Pillow rounds to 8 bits; mindone 0.5.0 needs it too. Before: damaged files (WebP).
+        "opencv-python>=4.8.1.78",
         "tqdm",
         "pyyaml",
         "safetensors",

@@ -62,6 +62,7 @@ _PUBLIC = {
     "CheckpointError": "output.checkpoint",
     "HubError": "output.hub",
     "MetricError": "evaluation.statistics",
+    "ModelError": "common.errors",
     "TrainingError": "training.callbacks",
     "Stopped": "training.loop",
 }

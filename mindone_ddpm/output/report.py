@@ -115,7 +115,7 @@ def copies_section(run: Path) -> str:
             "median distance to the nearest training image": f"{about['median_distance']:.4g}",
             f"the same of {about['reference']}": f"{about['usual_median_distance']:.4g}",
         }
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return ""
     caption = "The closest pairs: a generated image, and to its right the nearest training image"
     pairs = page.figure(caption, page.image(folder / COPIES_GRID)) if (folder / COPIES_GRID).is_file() else ""

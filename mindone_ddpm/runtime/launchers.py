@@ -186,7 +186,7 @@ def _servers(path: Path) -> tuple[dict[str, list[int]], str]:
             servers.setdefault(address, []).extend(int(device["rank_id"]) for device in server["device"])
     except OSError as error:
         raise ConfigError(f"RANK_TABLE_FILE={path}: cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, StopIteration) as error:
         raise ConfigError(
             f"RANK_TABLE_FILE={path}: is no rank table of version 1.0, with server_list, server_id, device and rank_id "
             f"({type(error).__name__}: {first_line(error)}); convert it, {INSTEAD}"

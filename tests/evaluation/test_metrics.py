@@ -155,3 +155,32 @@ def test_other_files_are_told_in_one_line(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(MetricError, match=r"s.npz: (no such file|holds no statistics)"):
         load_statistics(path)
+
+
+def statistics_file(path, **changes):
+    statistics = Statistics(4, keeps_features=True)
+    statistics.add(np.ones((3, 4), np.float32), np.ones((3, 5), np.float32), range(3), 3)
+    arrays = {**statistics.arrays(), "about": np.array("{}"), **changes}
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"about": np.array("[]")},
+        {"about": np.array("{")},
+        {"total": np.ones((2, 2))},
+        {"products": np.ones((4, 3))},
+        {"products": None},
+        {"features": np.ones((3, 5), np.float32)},
+        {"numbers": np.ones(4)},
+        {"shares": np.ones(3)},
+        {"count": np.array(-1)},
+        {"count": np.array("x")},
+    ],
+)
+def test_statistics_of_other_shapes_are_refused(tmp_path, changes):
+    assert load_statistics(statistics_file(tmp_path / "good.npz"))[0].rows().shape == (3, 4)
+    with pytest.raises(MetricError, match="holds no statistics of this program"):
+        load_statistics(statistics_file(tmp_path / "bad.npz", **changes))

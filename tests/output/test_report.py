@@ -19,6 +19,8 @@ from mindone_ddpm.cli import preview_of_run
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.output import report
 
+HUGE = json.dumps({"figure": "fid", "value": 10**400, "step": 1})
+
 
 class Reader(HTMLParser):
     """Notes titles, cells and whatever would be fetched from elsewhere; complains about tags that do not match."""
@@ -149,7 +151,9 @@ def test_folders_without_a_run(tmp_path):
         report.write_report(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"figure": 1}', '{"figure": "fid", "value": [1], "step": 1}', "\xff"])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"figure": 1}', '{"figure": "fid", "value": [1], "step": 1}', "\xff", HUGE]
+)
 def test_a_damaged_record_of_the_best_is_left_out(tmp_path, content):
     run = tmp_path / "run"
     (run / "best").mkdir(parents=True)

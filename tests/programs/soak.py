@@ -33,19 +33,18 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = ROOT / "tests" / "data" / "runs_of_0_1" / "images" / "model.json"
 DISK = "48m"
-STEP_TIMEOUT_S = 45  # the first step is compiled, perhaps on a busy machine
 MOST_ROUND_S = 1800.0
 PIDFD_GETFD = 438  # the system call's number, on every processor
 RUNS_ON = (0, 1, 128 + signal.SIGTERM, 128 + signal.SIGKILL, -signal.SIGKILL)  # after these it is started again
 
 
-def command(folder: Path, steps: int) -> list[str]:
+def command(folder: Path, steps: int, step_timeout_s: float) -> list[str]:
     words = [
         *(sys.executable, "-m", "mindone_ddpm", "launch", "-n", 2, "--max_restarts", 3, "--stop_timeout_s", 60),
         *("train", "--dataset_name", "digits", "--channels", 1, "--image_size", 8, "--train_batch_size", 8),
         *("--model_config_name_or_path", MODEL, "--use_ema", "--random_flip", "--gradient_accumulation_steps", 2),
         *("--max_train_steps", steps, "--checkpointing_steps", 10, "--checkpoints_total_limit", 3),
-        *("--save_image_epochs", 0, "--report_to", "csv", "--logging_steps", 1, "--step_timeout_s", STEP_TIMEOUT_S),
+        *("--save_image_epochs", 0, "--report_to", "csv", "--logging_steps", 1, "--step_timeout_s", step_timeout_s),
         *("--device", "CPU", "--output_dir", folder, "--resume_from_checkpoint", "auto"),
     ]
     return list(map(str, words))
@@ -57,8 +56,9 @@ def command(folder: Path, steps: int) -> list[str]:
 class Run:
     """The launcher with its ranks; started again where it has ended."""
 
-    def __init__(self, folder: Path, steps: int, log: Path):
-        self.folder, self.steps, self.log = folder, steps, log
+    def __init__(self, folder: Path, steps: int, log: Path, step_timeout_s: float):
+        self.folder, self.log = folder, log
+        self.command = command(folder, steps, step_timeout_s)
         self.process: subprocess.Popen | None = None
         self.starts = 0
 
@@ -68,7 +68,7 @@ class Run:
         with self.log.open("ab") as said:
             said.write(f"--- start {self.starts}\n".encode())
             self.process = subprocess.Popen(
-                command(self.folder, self.steps), stdout=said, stderr=said, env=environment, start_new_session=True
+                self.command, stdout=said, stderr=said, env=environment, start_new_session=True
             )
 
     def ranks(self) -> list[psutil.Process]:
@@ -191,8 +191,8 @@ FAULTS: dict[str, Callable[[Run, random.Random], None]] = {
 
 
 class Soak:
-    def __init__(self, scratch: Path, steps: int, seed: int, has_disk: bool):
-        self.scratch, self.steps, self.rng, self.has_disk = scratch, steps, random.Random(seed), has_disk
+    def __init__(self, scratch: Path, steps: int, seed: int, has_disk: bool, step_timeout_s: float):
+        self.scratch, self.steps, self.rng, self.step_timeout_s = scratch, steps, random.Random(seed), step_timeout_s
         self.kinds = [name for name in FAULTS if has_disk or name != "full disk"]
         self.recoveries: dict[str, list[float]] = defaultdict(list)
         self.starts = self.rounds = 0
@@ -200,7 +200,7 @@ class Soak:
     def round(self, number: int, disturbed: bool, until: float) -> Path:
         """One run to its end; the folder that holds it."""
         folder = self.scratch / "disk" / f"run-{number}"
-        run = Run(folder, self.steps, self.scratch / "said.log")
+        run = Run(folder, self.steps, self.scratch / "said.log", self.step_timeout_s)
         try:
             self.follow(run, number, disturbed, until)
         finally:
@@ -295,6 +295,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=7200.0)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument(
+        "--step_timeout_s", type=float, default=45.0, help="the first step is compiled: more on a busy machine"
+    )
     parser.add_argument("--folder", type=Path, help="where the log is kept (default: a temporary folder)")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -306,7 +309,7 @@ def main() -> int:
     with small_disk(scratch / "disk") as has_disk:
         if not has_disk:
             print("no disk can be mounted here: none is filled", flush=True)
-        soak = Soak(scratch, arguments.steps, arguments.seed, has_disk)
+        soak = Soak(scratch, arguments.steps, arguments.seed, has_disk, arguments.step_timeout_s)
         expected = products(soak.round(0, False, until))
         print(f"the undisturbed run took {time.monotonic() - began:.0f} s", flush=True)
         shutil.rmtree(scratch / "disk" / "run-0")

@@ -128,3 +128,13 @@ def test_every_rank_of_a_rank_table_finds_the_same_scheduler(tmp_path):
     assert own.host == "main.example"
     alone = {"RANK_TABLE_FILE": str(table), "RANK_ID": "0", "RANK_SIZE": "1", "OMPI_COMM_WORLD_SIZE": "1"}
     assert ranks_of(alone) is None and ranks_of({"RANK_ID": "0"}) is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['[{"server_list": []}]', '{"server_list": [1]}', '{"server_list": 5}', "[" * 10_000, "\x00", "{", "9" * 5000,
+     '{"server_list": [{"server_id": "a", "device": [{"rank_id": Infinity}]}]}'],
+)  # fmt: skip
+def test_a_damaged_rank_table(tmp_path, content):
+    (tmp_path / "table.json").write_text(content)
+    assert "is no rank table of version 1.0" in problem(by_rank_table(tmp_path / "table.json", 0))
