@@ -36,7 +36,7 @@ setup(
         "numpy<2",  # mindone 0.5.0
         "huggingface_hub<1.0",  # transformers 4.57.1, which mindone 0.5.0 pins
         "datasets>=4.0",  # earlier ones offer to run Python that comes with a data set
-        # Below: damaged files could run code. Above: wheels need numpy 2 when imported, which their metadata does not say.
+        # Below, damaged files could run code. Above, wheels need numpy 2, which their metadata does not say.
         "pyarrow>=14.0.1,<24",
         "pandas<3",  # wheels of 3 need numpy 2
         "pillow>=10.3",  # damaged files

@@ -34,7 +34,8 @@ OF_IMAGES = {
     *("loss_weighting", "class_conditional", "label_dropout", "validation_split"),
     *("objective", "flow_shift", "data_std", "augment_probability", "recipe"),
 }
-OF_TEXT = {"caption_dropout", "cache_latents"}
+BUCKETS = {"aspect_buckets", "bucket_step", "max_buckets", "max_aspect_ratio"}
+OF_TEXT = {*BUCKETS, "caption_dropout", "cache_latents"}
 ADAPTERS = {*OF_TEXT, "rank", "lora_alpha", "lora_target_modules", "train_text_encoder", "instance_prompt"}
 OF_JOBS = {
     "train": OF_IMAGES,
