@@ -242,6 +242,7 @@ def smaller(words: list[str], model: Path) -> list[object]:
     elif command in OF_STABLE_DIFFUSION:
         quick += ["--resolution", 16, "--center_crop", "--gradient_accumulation_steps", 1]
         quick += ["--num_class_images", 2] if command == "train_dreambooth" else []
+        quick += ["--initializer_token", "digit"] if command == "textual_inversion" else []  # one token of the test's
         if "--pretrained_model_name_or_path" not in given:
             quick += ["--pretrained_model_name_or_path", "CompVis/stable-diffusion-v1-4"]
             quick += ["--train_data_dir", "my-captioned-images"]
