@@ -220,8 +220,8 @@ class FineTuneJob:
                     source.captions,
                     self.base,
                     show_progress,
+                    [(row % len(source.records), self._size_of_row(row)) for row in rows],
                     with_texts=self.caches_texts,
-                    entries=[(row % len(source.records), self._size_of_row(row)) for row in rows],
                 )
                 for source in self.sources
             ]

@@ -123,14 +123,12 @@ class LatentCache:
 
     def __init__(self, folder: Path, records: ImageRecords, captions: Captions, entries: Sequence[Entry]):
         self.records = records
+        by_size = images_by_size(entries)
         self.moments = {
-            size: [np.load(folder / moments_file(name, size), mmap_mode="r") for name in MOMENTS]
-            for size in images_by_size(entries)
+            size: [np.load(folder / moments_file(name, size), mmap_mode="r") for name in MOMENTS] for size in by_size
         }
         self.place_of_entry = {
-            (image, size): place
-            for size, images in images_by_size(entries).items()
-            for place, image in enumerate(images)
+            (image, size): place for size, images in by_size.items() for place, image in enumerate(images)
         }
         self.texts: dict[str, np.ndarray] = {}  # without those of a text encoder that trains
         for name in ("embeddings", "pooled"):
@@ -164,18 +162,16 @@ class LatentCache:
         captions: Captions,
         base: Any,
         show_progress: bool,
+        entries: Sequence[Entry],
         with_texts: bool = True,
-        entries: Sequence[Entry] | None = None,
     ) -> LatentCache:
         """Load what is on disk, or compute it.
 
         Args:
+            entries: which images are encoded in which sizes.
             with_texts: the embeddings too.
-            entries: by default each image in its own size.
         """
         root = cache_dir() if config.cache_dir is None else Path(config.cache_dir).expanduser() / "mindone_ddpm"
-        if entries is None:
-            entries = [(image, records.size_of(image)) for image in range(len(records))]
         folder = root / "latents" / cache_key(config, records, captions, base, with_texts, entries)
         last = EMBEDDINGS if with_texts else COMPLETE
         if not (folder / last).exists():
@@ -205,10 +201,12 @@ def cache_key(
     records: ImageRecords,
     captions: Captions,
     base: Any,
-    with_texts: bool,
-    entries: Sequence[Entry],
+    with_texts: bool = True,
+    entries: Sequence[Entry] | None = None,
 ) -> str:
-    """A digest of all that the cached values depend on."""
+    """A digest of all that the cached values depend on. ``entries``: by default each image in its own size."""
+    if entries is None:
+        entries = [(image, records.size_of(image)) for image in range(len(records))]
     digest = hashlib.sha256()
     settings: dict[str, Any] = {
         "entries": sorted(set(entries)),
