@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import io
 import re
-import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mindone_ddpm.common.errors import UserError, first_line
-from mindone_ddpm.common.files import sha256_of
+from mindone_ddpm.common.files import check_regular, sha256_of
 from mindone_ddpm.config.groups import MAX_IMAGE_PIXELS
 
 CHANNEL_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -116,11 +115,10 @@ def open_image(content: bytes | None, path: str | None, max_pixels: int = MAX_IM
 
 def _check_file(path: Path, max_pixels: int) -> None:
     """Raises ValueError for a device, a pipe, and a file larger than any image of so many pixels; OSError for none."""
-    about = path.stat()
-    if not stat.S_ISREG(about.st_mode):
-        raise ValueError("is not a file")
-    if about.st_size > max_pixels * MOST_BYTES_PER_PIXEL + MOST_OTHER_BYTES:
-        raise ValueError(f"{about.st_size:,} bytes are more than an image of --max_image_pixels can have")
+    check_regular(path)
+    num_bytes = path.stat().st_size
+    if num_bytes > max_pixels * MOST_BYTES_PER_PIXEL + MOST_OTHER_BYTES:
+        raise ValueError(f"{num_bytes:,} bytes are more than an image of --max_image_pixels can have")
 
 
 def convert_channels(image: Image.Image, channels: int) -> Image.Image:

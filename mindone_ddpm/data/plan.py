@@ -33,7 +33,7 @@ class PlannedBatch(NamedTuple):
     Attributes:
         indices: of the samples, int64 of shape (batch,).
         places: of the samples among all of the run, which key their random numbers, int64 of shape (batch,).
-        is_sample: bool of shape (batch,); False where the batch is filled up with a sample that does not count.
+        is_sample: bool of shape (batch,); False for padding.
     """
 
     indices: np.ndarray
@@ -45,7 +45,7 @@ class PlannedBatch(NamedTuple):
 class Plan:
     """A *global batch* is ``world_size`` batches, one for each rank.
 
-    Every sample is used once in an epoch. A global batch that is not full is filled up with samples of weight 0, which
+    Every sample is used once in an epoch. A global batch that is not full is padded with samples of weight 0, which
     keep its shape and do not count. With ``drop_last`` it is left out, with its samples.
 
     Attributes:
@@ -67,14 +67,26 @@ class Plan:
         return self.batch_size * self.world_size
 
     @cached_property
+    def _group_sizes(self) -> np.ndarray:
+        """How many samples each group has, int64 of shape (groups,)."""
+        return np.array([self.num_samples]) if self.groups is None else np.bincount(self.groups)
+
+    @cached_property
+    def _batches_of_groups(self) -> np.ndarray:
+        """How many global batches each group has, int64 of shape (groups,)."""
+        full, rest = np.divmod(self._group_sizes, self.global_batch_size)
+        return full if self.drop_last else full + (rest > 0)
+
+    @cached_property
     def _counts(self) -> np.ndarray:
         """How many samples each global batch has, group by group, int64 of shape (batches_per_epoch,)."""
-        sizes = [self.num_samples] if self.groups is None else np.bincount(self.groups)
-        counts: list[int] = []
-        for size in sizes:
-            full, rest = divmod(int(size), self.global_batch_size)
-            counts += [self.global_batch_size] * full + [rest] * (rest > 0 and not self.drop_last)
-        return np.array(counts, np.int64)
+        size = self.global_batch_size
+        return np.concatenate(
+            [
+                np.minimum(size, samples - size * np.arange(batches))
+                for samples, batches in zip(self._group_sizes, self._batches_of_groups, strict=True)
+            ]
+        )
 
     @property
     def batches_per_epoch(self) -> int:
@@ -87,10 +99,7 @@ class Plan:
     @property
     def num_batch_shapes(self) -> int:
         """In how many groups there are batches: each may have a shape of its own."""
-        if self.groups is None:
-            return 1
-        sizes = np.bincount(self.groups)
-        return int((sizes >= (self.global_batch_size if self.drop_last else 1)).sum())
+        return int(np.count_nonzero(self._batches_of_groups))
 
     def _batch_order(self, epoch: int) -> np.ndarray:
         """The order of an epoch's global batches, int64 of shape (batches_per_epoch,)."""
@@ -128,9 +137,8 @@ class Plan:
 
     def _within_group(self, order: np.ndarray, number: int) -> tuple[np.ndarray, int]:
         """The order of the samples in the group that global batch ``number`` belongs to, and its number there."""
-        groups = np.asarray(self.groups)
-        sizes = np.bincount(groups)
-        batches = sizes // self.global_batch_size if self.drop_last else -(-sizes // self.global_batch_size)
-        ends = np.cumsum(batches)
+        ends = np.cumsum(self._batches_of_groups)
         group = int(np.searchsorted(ends, number, side="right"))
-        return order[groups[order] == group], number - int(ends[group] - batches[group])
+        return order[np.asarray(self.groups)[order] == group], number - int(
+            ends[group] - self._batches_of_groups[group]
+        )

@@ -38,7 +38,7 @@ def describe_buckets(buckets: AspectBuckets, groups: np.ndarray, batch_size: int
     sizes = ", ".join(f"{size} ({count:,})" for size, count in zip(buckets.names(), counts, strict=True))
     compiled = "compiled once" if len(buckets.sizes) == 1 else f"{len(buckets.sizes)} graphs to compile"
     small = small_buckets(buckets, groups, batch_size)
-    remark = f"; fewer than a batch of {batch_size}, so filled up: {', '.join(small)}" if small else ""
+    remark = f"; fewer than a batch of {batch_size}, so padded: {', '.join(small)}" if small else ""
     return f"{sizes}; {compiled}{remark}"
 
 

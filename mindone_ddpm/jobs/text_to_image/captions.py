@@ -217,7 +217,7 @@ class Captions:
         return texts[int(choice * len(texts))]
 
     def tokens(self, texts: Sequence[str], which: int = 0) -> np.ndarray:
-        """Int32 of shape (len(texts), the tokenizer's length), filled up and cut off. ``which``: of the tokenizers."""
+        """Int32 of shape (len(texts), the tokenizer's length), padded and truncated. ``which``: of the tokenizers."""
         tokenizer = self.tokenizers[which]
         ids = tokenizer(
             list(texts), max_length=tokenizer.model_max_length, padding="max_length", truncation=True
