@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
-from mindspore.common.initializer import initializer
 
 from mindone_ddpm.averages.power import KEPT_WIDTHS, power_decays
 from mindone_ddpm.backends.base import Backend
@@ -87,10 +86,7 @@ class ExponentialMovingAverage(nn.Cell):
 
     def _copies(self) -> list[ms.Parameter]:
         # Not by clone: MindSpore lists a parameter's clones in the parameter, and so keeps them for ever.
-        kept = [
-            ms.Parameter(initializer("zeros", parameter.shape, parameter.dtype), name=f"kept.{parameter.name}")
-            for parameter in self.parameters
-        ]
+        kept = [ms.Parameter(ops.zeros_like(parameter), name=f"kept.{parameter.name}") for parameter in self.parameters]
         for keeper, parameter in zip(kept, self.parameters, strict=True):
             ops.assign(keeper, parameter)
         return kept
