@@ -202,12 +202,19 @@ def is_main() -> bool:
     return is_main_by_environment()
 
 
+def prepare_device(device: str) -> None:
+    from mindone_ddpm.backends.choose import prepare
+
+    prepare(device)
+
+
 def run_job(arguments: argparse.Namespace) -> int:
     config = configured(arguments, JOBS[arguments.command].config)
     if arguments.print_config or arguments.dry_run:
         print(to_yaml(config), end="")
     if arguments.print_config and not arguments.dry_run:
         return 0
+    prepare_device(config.device)
     from mindone_ddpm.training.loop import train_loop
     from mindone_ddpm.training.setup import prepare
 
@@ -256,6 +263,7 @@ def run_preview(arguments: argparse.Namespace) -> int:
 
 def run_sample(arguments: argparse.Namespace) -> int:
     config = configured(arguments, SampleConfig)
+    prepare_device(config.device)
     from mindone_ddpm.sampling.commands import sample_to_folder
 
     grid = sample_to_folder(config)

@@ -68,7 +68,7 @@ def adamw_fused(parameters: Parameters) -> AdamUpdate:
 BACKEND = Backend(
     name="Ascend",
     default_precision="fp16",
-    precisions=("no", "fp16", "bf16"),
+    precisions=lambda: ("no", "fp16", "bf16"),
     caches_graphs=False,
     fused_attention=True,
     flat_weights=True,

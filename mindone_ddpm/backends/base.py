@@ -64,7 +64,8 @@ class Backend:
     Attributes:
         name: as MindSpore calls it: ``Ascend``, ``GPU`` or ``CPU``.
         default_precision: what ``--mixed_precision auto`` means.
-        precisions: those for which the device has kernels, of ``no``, ``fp16`` and ``bf16``.
+        precisions: those for which the device has kernels, of ``no``, ``fp16`` and ``bf16``; known once
+            :attr:`install` has run.
         caches_graphs: whether ``--compile_cache auto`` keeps compiled graphs.
         fused_attention: whether mindone's memory-efficient attention has a kernel.
         flat_weights: whether all trained weights are kept in one vector: see ``training.weights``.
@@ -81,7 +82,7 @@ class Backend:
 
     name: str
     default_precision: str
-    precisions: tuple[str, ...]
+    precisions: Callable[[], tuple[str, ...]]
     caches_graphs: bool
     fused_attention: bool
     flat_weights: bool

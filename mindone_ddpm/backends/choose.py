@@ -39,6 +39,12 @@ def has_cpu_operators() -> bool:
     return importlib.util.find_spec(CPU_FOLDER) is not None
 
 
+def prepare(device: str) -> None:
+    """Begin what takes long and needs no MindSpore, while MindSpore is imported. ``device``: a name, or ``auto``."""
+    if "CPU" in (device, available_devices()[0]) and has_cpu_operators():
+        importlib.import_module(f"{CPU_FOLDER}.compiler").compile_in_background()
+
+
 def choose(device: str) -> Backend:
     """The backend of ``Ascend``, ``GPU`` or ``CPU``. Imports MindSpore."""
     if device == "Ascend":

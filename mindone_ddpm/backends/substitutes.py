@@ -351,7 +351,7 @@ def graph_facts() -> dict[str, Any]:
 GPU = Backend(
     name="GPU",
     default_precision="fp16",
-    precisions=("no", "fp16", "bf16"),
+    precisions=lambda: ("no", "fp16", "bf16"),
     caches_graphs=False,
     fused_attention=False,
     flat_weights=False,
@@ -363,4 +363,4 @@ GPU = Backend(
 )
 
 # Where backends/cpu is not there. Its collectives exchange data over sockets: few large messages pay.
-CPU = replace(GPU, name="CPU", default_precision="no", precisions=("no", "fp16"), caches_graphs=True)
+CPU = replace(GPU, name="CPU", default_precision="no", precisions=lambda: ("no", "fp16"), caches_graphs=True)

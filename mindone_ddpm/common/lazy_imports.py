@@ -1,4 +1,4 @@
-"""Parts of mindone that are imported only when a name is first taken from them.
+"""Packages that are imported only when a name is first taken from them.
 
 mindone's UNet2DModel lies in packages whose ``__init__`` imports every model of mindone, and with them all of
 transformers. A UNet uses none of it, and it is most of the start-up time; see "Start-up" in docs/performance.md. What
@@ -15,8 +15,11 @@ from collections.abc import Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
 from typing import Any
 
-# Each holds submodules that a UNet needs, and an ``__init__`` that imports far more.
-LAZY_PACKAGES = frozenset({"mindone.models", "mindone.diffusers.models.transformers", "mindone.diffusers.models.unets"})
+# Each holds submodules that a UNet needs, and an ``__init__`` that imports far more. scipy.stats takes 0.8 s and only
+# noise levels by the beta distribution use it.
+LAZY_PACKAGES = frozenset(
+    {"mindone.models", "mindone.diffusers.models.transformers", "mindone.diffusers.models.unets", "scipy.stats"}
+)
 
 
 class LazyPackage(types.ModuleType):

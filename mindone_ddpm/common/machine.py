@@ -32,6 +32,11 @@ def memory_bytes() -> int:
     return total
 
 
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 by instructions of its own: AVX-512's, or AMX."""
+    return not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu_features().split())
+
+
 LEAST_ADDRESS_SPACE_GIB = 6  # MindSpore reserves some 5 GiB for the smallest model; with 1.5 it aborts when imported
 
 

@@ -7,11 +7,16 @@ where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import mindspore as ms
 from mindspore import mint, nn, ops
+
+from mindone_ddpm.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mindone_ddpm.backends.base import Backend
 
 DTYPES = {"no": ms.float32, "fp16": ms.float16, "bf16": ms.bfloat16}
 
@@ -106,6 +111,9 @@ def set_compute_precision(network: nn.Cell, precision: str) -> None:
     if precision == "no":
         return
     for _, cell in network.cells_and_names():
+        # A device's own layers may convert inside their operators, and have float32 outside.
+        if hasattr(cell, "compute_inside") and cell.compute_inside(precision):
+            continue
         if type(cell) in _HALF:
             cell.__class__ = _HALF[type(cell)]
             cell.compute_dtype = DTYPES[precision]
@@ -115,6 +123,32 @@ def set_compute_precision(network: nn.Cell, precision: str) -> None:
             cell.compute_dtype = DTYPES[precision]
         if hasattr(cell, "upcast_softmax"):
             cell.upcast_softmax = True
+
+
+def check_precision(flag: str, value: str, backend: Backend, names: Mapping[str, str] | None = None) -> None:
+    """Raises ConfigError if a device has no kernels for a precision.
+
+    Args:
+        flag, value: as the user gave them.
+        names: how a precision is called there, where not by its key of ``DTYPES``.
+    """
+    names = names or {}
+    possible = [names.get(precision, precision) for precision in backend.precisions()]
+    if value not in possible:
+        raise ConfigError(f"{flag} {value}: this {backend.name} has no kernels for it; use {' or '.join(possible)}")
+
+
+SAMPLING_NAMES = {"no": "float32"}
+
+
+def set_sampling_dtype(network: nn.Cell, dtype: str, backend: Backend) -> None:
+    """Set the precision in which a network computes, as ``sample --dtype`` names it.
+
+    Raises:
+        ConfigError: see :func:`check_precision`.
+    """
+    check_precision("--dtype", dtype, backend, SAMPLING_NAMES)
+    set_compute_precision(network, "no" if dtype == "float32" else dtype)
 
 
 def half_weights(networks: Iterable[nn.Cell]) -> Iterator[tuple[nn.Cell, str]]:

@@ -18,6 +18,7 @@ from mindone_ddpm.models import lora as adapters
 from mindone_ddpm.models import new_tokens
 from mindone_ddpm.models.foreign import pipeline_kind
 from mindone_ddpm.models.pipelines import load_pipeline, load_text_pipeline
+from mindone_ddpm.models.precision import set_sampling_dtype
 from mindone_ddpm.runtime.start import start_once
 from mindone_ddpm.sampling.config import SampleConfig
 from mindone_ddpm.sampling.from_config import sample_values
@@ -33,6 +34,7 @@ def load(
     embedding: str | PathLike[str] | Sequence[str] | None = None,
     device: str = "auto",
     mode: str | None = None,
+    dtype: str = "float32",
 ) -> Pipeline:
     """Load a saved pipeline. MindSpore is started if it is not running yet.
 
@@ -43,25 +45,29 @@ def load(
         embedding: folder or file of a word learned by textual inversion, or several.
         device: ``Ascend``, ``GPU`` or ``CPU``; ``auto``: the one in use, or the first that is there.
         mode: ``graph`` or ``pynative``; None: the one in use, at first graph.
+        dtype: in which the UNet computes: ``float32``, ``fp16`` or ``bf16``.
 
     Returns:
         mindone's DDPMPipeline or StableDiffusionPipeline.
 
     Raises:
-        ConfigError: there is no such pipeline, or it cannot be loaded.
+        ConfigError: there is no such pipeline, it cannot be loaded, or the device has no kernels for ``dtype``.
         DeviceError: the device is not there.
     """
-    start_once(device, mode)
+    backend = start_once(device, mode).backend
     if "StableDiffusion" not in pipeline_kind(str(model)):
         for name, value in (("lora", lora), ("embedding", embedding)):
             if value is not None:
                 raise ConfigError(f"{name}: is for text-to-image models; {model} is an unconditional one")
-        return load_pipeline(str(model))
+        pipeline: Pipeline = load_pipeline(str(model))
+        set_sampling_dtype(pipeline.unet, dtype, backend)
+        return pipeline
     pipeline = load_text_pipeline(str(model))
     if lora is not None:
         adapters.merge_adapters(pipeline, _listed(lora))
     if embedding is not None:
         new_tokens.load_into(pipeline, _listed(embedding))
+    set_sampling_dtype(pipeline.unet, dtype, backend)
     return pipeline
 
 

@@ -15,6 +15,7 @@ from mindone_ddpm.data.images import IMAGE_ENDINGS, convert_channels, decode_ima
 from mindone_ddpm.data.scaling import to_model_range, to_pixels
 from mindone_ddpm.models import lora, new_tokens, pipelines, schedulers
 from mindone_ddpm.models.foreign import pipeline_kind
+from mindone_ddpm.models.precision import SAMPLING_NAMES, check_precision, set_sampling_dtype
 from mindone_ddpm.runtime.start import start
 from mindone_ddpm.sampling import editing
 from mindone_ddpm.sampling.config import ImagesBase, InpaintConfig, InterpolateConfig, SampleConfig
@@ -41,7 +42,8 @@ def sample_to_folder(config: SampleConfig) -> Path:
     output_dir = check_output_folder(config)
     is_text_to_image = "StableDiffusion" in pipeline_kind(config.model)
     check_kind(config, is_text_to_image)
-    start(config.device, config.mode, config.seed, jit_level=config.jit_level, alone=True)
+    runtime = start(config.device, config.mode, config.seed, jit_level=config.jit_level, alone=True)
+    check_precision("--dtype", config.dtype, runtime.backend, SAMPLING_NAMES)
     if is_text_to_image:
         pipeline: Any = pipelines.load_text_pipeline(config.model)
         check_image_size(config, pipeline)
@@ -51,6 +53,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
         lora.merge_adapters(pipeline, config.lora)
     if config.embedding is not None:
         new_tokens.load_into(pipeline, config.embedding)
+    set_sampling_dtype(pipeline.unet, config.dtype, runtime.backend)
     values, trajectory = sample_values(pipeline, config)
     grid = write_images(values, output_dir, config.bit_depth)
     if trajectory is not None:

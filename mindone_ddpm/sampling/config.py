@@ -69,6 +69,11 @@ class SampleConfig(ImagesBase):
     timestep_spacing: str | None = setting(
         None, "how the steps lie among the noise levels; as trained by default", choices=TIMESTEP_SPACINGS
     )
+    dtype: str = setting(
+        "float32",
+        "compute precision of the UNet; bf16 on a CPU takes one with instructions for it",
+        choices=["float32", "fp16", "bf16"],
+    )
     save_trajectory: str = setting(
         "none",
         "also save the denoising of the first eight images, as a strip or a GIF",

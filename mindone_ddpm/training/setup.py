@@ -16,6 +16,7 @@ from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.plan import Plan, check_batch_size
 from mindone_ddpm.jobs.base import Job, job_class
+from mindone_ddpm.models.precision import check_precision
 from mindone_ddpm.output import checkpoint, hub, run_folder
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.launchers import adopt_launcher, launched
@@ -62,11 +63,7 @@ def resolve_auto(config: Config, runtime: Runtime) -> Config:
     """
     backend = runtime.backend
     precision = backend.default_precision if config.mixed_precision == "auto" else config.mixed_precision
-    if precision not in backend.precisions:
-        raise ConfigError(
-            f"--mixed_precision {precision}: this {backend.name} has no kernels for it; use "
-            f"{' or '.join(backend.precisions)}"
-        )
+    check_precision("--mixed_precision", precision, backend)
     default_scale = DEFAULT_FP16_LOSS_SCALE if precision == "fp16" else 1.0
     scale = default_scale if config.loss_scale is None else config.loss_scale
     return replace(config, mixed_precision=precision, loss_scale=scale)

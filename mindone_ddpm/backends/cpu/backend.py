@@ -10,16 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 from mindone_ddpm.backends import substitutes
-from mindone_ddpm.backends.cpu import fused, native
+from mindone_ddpm.backends.cpu import fused, native, parsing
 from mindone_ddpm.backends.cpu.compiler import is_wanted
 from mindone_ddpm.backends.cpu.operators import OPERATORS
 from mindone_ddpm.backends.cpu.rendezvous import SocketRendezvous
+from mindone_ddpm.common.machine import has_bf16
 
 
 def install() -> str | None:
     """Put the substitutes in place, and over them the operators in C++. Returns why there are none of the latter, or
     None where there are, or are not wanted."""
     substitutes.install()
+    parsing.install()
     trouble = native.load()
     if trouble is None:
         OPERATORS.install()
@@ -32,8 +34,14 @@ def graph_facts() -> dict[str, Any]:
     return {**substitutes.graph_facts(), "operators": OPERATORS.names(), "library": str(native.library())}
 
 
+def precisions() -> tuple[str, ...]:
+    """bf16 where the CPU has instructions for it, and the operators that use them are there."""
+    return ("no", "fp16", "bf16") if native.library() is not None and has_bf16() else ("no", "fp16")
+
+
 BACKEND = replace(
     substitutes.CPU,
+    precisions=precisions,
     gradients=fused.gradients,
     adamw=fused.adamw,
     ema=fused.ema,

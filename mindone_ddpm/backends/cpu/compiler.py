@@ -12,7 +12,9 @@ import os
 import platform
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 from mindone_ddpm.common.files import atomic_path, cache_dir
@@ -36,16 +38,48 @@ def find_compiler() -> str | None:
     return next((path for path in (shutil.which(name) for name in names if name) if path), None)
 
 
+_in_background: Future[Path] | None = None
+
+
+def compile_in_background() -> None:
+    """Begin to compile in a thread, so that it is done while a program imports; errors are :func:`compile_library`'s.
+
+    Where the library is there already, nothing happens.
+    """
+    global _in_background
+    if _in_background is None and is_wanted() and not _library_path().exists():
+        future: Future[Path] = Future()
+        _in_background = future
+
+        def compile_now() -> None:
+            try:
+                future.set_result(_compile_library())
+            except Exception as error:
+                future.set_exception(error)
+
+        threading.Thread(target=compile_now, name="compile operators").start()
+
+
 def compile_library() -> Path:
     """Compile the operators unless that was done before. Returns the library's path.
 
     Raises:
         OSError: there is no compiler, or it failed; the message is one line.
     """
+    global _in_background
+    begun, _in_background = _in_background, None
+    return _compile_library() if begun is None else begun.result()
+
+
+def _library_path() -> Path:
     texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
     identity = "\0".join([*texts, *FLAGS, cpu_features(), *platform.libc_ver()])
     # MindSpore opens it by its real path, and so must this process: by another it would be a second library.
-    path = cache_dir().resolve() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+    return cache_dir().resolve() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
+
+
+def _compile_library() -> Path:
+    path = _library_path()
     if ":" in str(path):
         raise OSError(f"MindSpore takes no library from {path.parent}, which has a colon in its name")
     if _is_whole(path):
@@ -54,7 +88,9 @@ def compile_library() -> Path:
     if compiler is None:
         raise OSError("there is no C++ compiler; install g++")
     with _cached(path) as tmp_path:
-        command = [compiler, *FLAGS, *map(str, SOURCES), "-o", str(tmp_path), "-ldl", "-lpthread"]
+        # All as one source: what they include is read once, in two thirds of the time.
+        sources = [part for source in SOURCES for part in ("-include", str(source))]
+        command = [compiler, *FLAGS, *sources, "-x", "c++", os.devnull, "-o", str(tmp_path), "-ldl", "-lpthread"]
         try:
             result = subprocess.run(command, capture_output=True, text=True, timeout=300)
         except subprocess.TimeoutExpired as error:

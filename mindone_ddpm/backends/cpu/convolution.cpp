@@ -97,12 +97,12 @@ class Operation {
 struct Shape {
     std::vector<int64_t> sizes;
     Shape(const int64_t *from, int count) : sizes(from, from + count) {}
-    void *desc(int tag) const {
+    void *desc(int tag, int type = onednn::f32) const {
         void *result = nullptr;
         onednn::Dims dims = {};
         std::copy(sizes.begin(), sizes.end(), dims);
         if (tag != onednn::format_any) tag = onednn::format_a + static_cast<int>(sizes.size()) - 1;
-        onednn::memory_desc_create_with_tag(&result, static_cast<int>(sizes.size()), dims, onednn::f32, tag);
+        onednn::memory_desc_create_with_tag(&result, static_cast<int>(sizes.size()), dims, type, tag);
         return result;
     }
 };
@@ -111,9 +111,10 @@ struct Shape {
 constexpr int num_settings = 9;
 enum class Direction { forward, to_input, to_weights };
 
-// The three problems of one convolution. `input`, `weights` and `output` are shapes.
+// The three problems of one convolution. `input`, `weights` and `output` are shapes; `type` is that of the factors, and
+// what is summed from them is float32.
 std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &input, Shape weights, const Shape &output,
-                                            const int32_t *settings, bool has_bias) {
+                                            const int32_t *settings, bool has_bias, int type) {
     using namespace onednn;
     const int64_t groups = settings[8];
     if (groups > 1) {
@@ -123,12 +124,16 @@ std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &in
     const Shape bias(&output.sizes[1], 1);
     Dims strides = {settings[0], settings[1]}, before = {settings[2], settings[3]}, after = {settings[4], settings[5]};
     Dims dilates = {settings[6] - 1, settings[7] - 1};
-    void *any_input = input.desc(format_any), *any_weights = weights.desc(format_any);
-    void *any_output = output.desc(format_any), *bias_desc = has_bias ? bias.desc(format_a) : nullptr;
+    void *any_input = input.desc(format_any, type), *any_weights = weights.desc(format_any, type);
+    void *any_output = output.desc(format_any, type), *bias_desc = has_bias ? bias.desc(format_a) : nullptr;
+    void *any_sum = (direction == Direction::forward    ? output
+                     : direction == Direction::to_input ? input
+                                                        : weights)
+                        .desc(format_any);
     void *forward = nullptr, *desc = nullptr;
-    int status = convolution_forward_primitive_desc_create(&forward, engine, forward_training, convolution_direct,
-                                                           any_input, any_weights, bias_desc, any_output, strides,
-                                                           dilates, before, after, attributes);
+    int status = convolution_forward_primitive_desc_create(
+        &forward, engine, forward_training, convolution_direct, any_input, any_weights, bias_desc,
+        direction == Direction::forward ? any_sum : any_output, strides, dilates, before, after, attributes);
     if (status != success) return nullptr;
     auto operation = std::make_unique<Operation>();
     std::vector<void *> plain;
@@ -144,7 +149,7 @@ std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &in
         operation->add(DST, has_bias ? 4 : 3, true);
         plain.push_back(output.desc(format_a));
     } else if (direction == Direction::to_input) {
-        status = convolution_backward_data_primitive_desc_create(&desc, engine, convolution_direct, any_input,
+        status = convolution_backward_data_primitive_desc_create(&desc, engine, convolution_direct, any_sum,
                                                                  any_weights, any_output, strides, dilates, before,
                                                                  after, forward, attributes);
         operation->add(DIFF_DST, 0, false);
@@ -153,7 +158,7 @@ std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &in
         plain = {output.desc(format_a), weights.desc(format_a), input.desc(format_a)};
     } else {
         status = convolution_backward_weights_primitive_desc_create(&desc, engine, convolution_direct, any_input,
-                                                                    any_weights, bias_desc, any_output, strides,
+                                                                    any_sum, bias_desc, any_output, strides,
                                                                     dilates, before, after, forward, attributes);
         operation->add(DIFF_DST, 0, false);
         operation->add(SRC, 1, false);
@@ -168,37 +173,46 @@ std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &in
 }
 
 int convolve(Direction direction, const Shape &input, const Shape &weights, const Shape &output,
-             const int32_t *settings, bool has_bias, void **parameters) {
+             const int32_t *settings, bool has_bias, void **parameters, int type) {
     static std::map<std::vector<int64_t>, std::unique_ptr<Operation>> known;
-    std::vector<int64_t> key = {static_cast<int64_t>(direction), has_bias};
+    std::vector<int64_t> key = {static_cast<int64_t>(direction), has_bias, type};
     for (const Shape *shape : {&input, &weights, &output})
         key.insert(key.end(), shape->sizes.begin(), shape->sizes.end());
     key.insert(key.end(), settings, settings + num_settings);
     std::lock_guard<std::mutex> lock(turn);
     auto found = known.find(key);
     if (found == known.end())
-        found = known.emplace(key, make_convolution(direction, input, weights, output, settings, has_bias)).first;
+        found = known.emplace(key, make_convolution(direction, input, weights, output, settings, has_bias, type)).first;
     return found->second == nullptr ? 1 : found->second->run(parameters);
+}
+
+
+int convolve_forward(int count, void **parameters, int *, int64_t **shapes, int type) {
+    const bool has_bias = count == 5;
+    const auto *settings = static_cast<const int32_t *>(parameters[count - 2]);
+    return convolve(Direction::forward, Shape(shapes[0], 4), Shape(shapes[1], 4), Shape(shapes[count - 1], 4),
+                    settings, has_bias, parameters, type);
+}
+
+int convolve_backward(Direction direction, int count, void **parameters, int *, int64_t **shapes, int type) {
+    return convolve(direction, Shape(shapes[1], 4), Shape(shapes[2], 4), Shape(shapes[0], 4),
+                    static_cast<const int32_t *>(parameters[3]), count == 6, parameters, type);
 }
 
 }  // namespace
 
+#define GIVEN count, parameters, axes, shapes
+
 // (input, weights, bias, settings) -> output; or without bias.
-OPERATOR(conv2d) {
-    const bool has_bias = count == 5;
-    const auto *settings = static_cast<const int32_t *>(parameters[count - 2]);
-    return convolve(Direction::forward, Shape(shapes[0], 4), Shape(shapes[1], 4), Shape(shapes[count - 1], 4),
-                    settings, has_bias, parameters);
-}
+OPERATOR(conv2d) { return convolve_forward(GIVEN, onednn::f32); }
+OPERATOR(conv2d_bf16) { return convolve_forward(GIVEN, onednn::bf16); }
 
 // (gradient of output, input, weights, settings) -> gradient of the input.
-OPERATOR(conv2d_to_input) {
-    return convolve(Direction::to_input, Shape(shapes[1], 4), Shape(shapes[2], 4), Shape(shapes[0], 4),
-                    static_cast<const int32_t *>(parameters[3]), false, parameters);
-}
+OPERATOR(conv2d_to_input) { return convolve_backward(Direction::to_input, GIVEN, onednn::f32); }
+OPERATOR(conv2d_to_input_bf16) { return convolve_backward(Direction::to_input, GIVEN, onednn::bf16); }
 
 // (gradient of output, input, weights, settings) -> gradient of the weights, and of the bias where a sixth is asked for.
-OPERATOR(conv2d_to_weights) {
-    return convolve(Direction::to_weights, Shape(shapes[1], 4), Shape(shapes[2], 4), Shape(shapes[0], 4),
-                    static_cast<const int32_t *>(parameters[3]), count == 6, parameters);
-}
+OPERATOR(conv2d_to_weights) { return convolve_backward(Direction::to_weights, GIVEN, onednn::f32); }
+OPERATOR(conv2d_to_weights_bf16) { return convolve_backward(Direction::to_weights, GIVEN, onednn::bf16); }
+
+#undef GIVEN

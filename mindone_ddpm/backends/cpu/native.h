@@ -1,4 +1,5 @@
-// The hot operators of a UNet in float32 on an x86-64 or ARM CPU, for MindSpore's `Custom` operator: what they share.
+// The hot operators of a UNet on an x86-64 or ARM CPU, for MindSpore's `Custom` operator: what they share. All tensors are
+// float32. Operators whose name ends in _bf16 round the factors of their products to bf16, and sum in float32.
 //
 // compiler.py compiles the .cpp files of this folder once on the user's machine into one library, and native.py loads it.
 // Every operator has the signature that MindSpore documents for its "aot" operators: inputs come first, outputs last, 0
@@ -88,6 +89,33 @@ inline void multiply(char transpose_a, char transpose_b, int64_t rows, int64_t c
                      int64_t stride) {
     onednn::threadpool_interop_sgemm(transpose_a, transpose_b, rows, columns, depth, factor, a, a_stride, b, b_stride,
                                      keep, result, stride, pool);
+}
+
+inline void multiply(char transpose_a, char transpose_b, int64_t rows, int64_t columns, int64_t depth, float factor,
+                     const uint16_t *a, int64_t a_stride, const uint16_t *b, int64_t b_stride, float keep,
+                     float *result, int64_t stride) {
+    onednn::threadpool_interop_gemm_bf16bf16f32(transpose_a, transpose_b, rows, columns, depth, factor, a, a_stride, b,
+                                                b_stride, keep, result, stride, pool);
+}
+
+// The nearest bf16, of two the even one: the upper half of a float's bits.
+inline uint16_t to_bf16(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof(bits));
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return static_cast<uint16_t>(value != value ? 0x7fc0 : rounded);
+}
+
+// Floats as the numbers that a product is computed with: themselves, or rounded ones in `memory`.
+inline const float *factors_of(const float *values, int64_t, float *) { return values; }
+
+inline const uint16_t *factors_of(const float *values, int64_t size, uint16_t *memory) {
+    parallel((size + block - 1) / block, [&](int64_t number) {
+        const int64_t end = std::min(size, (number + 1) * block);
+#pragma omp simd
+        for (int64_t i = number * block; i < end; ++i) memory[i] = to_bf16(values[i]);
+    });
+    return memory;
 }
 
 // --- operators ------------------------------------------------------------------------------------------------------

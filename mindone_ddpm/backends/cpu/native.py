@@ -19,6 +19,8 @@ from mindone_ddpm.backends.cpu.compiler import compile_library, copy_of, is_want
 from mindone_ddpm.common.environment import onednn_is_limited
 from mindone_ddpm.common.errors import first_line
 
+BF16 = "_bf16"  # ends the names of operators that round the factors of their products to bf16
+
 _library: Path | None = None  # set where it is loaded
 
 
@@ -75,6 +77,9 @@ add_to_channels: Any = None
 linear: Any = None
 linear_with_bias: Any = None
 attention: Any = None
+linear_bf16: Any = None
+linear_with_bias_bf16: Any = None
+attention_bf16: Any = None
 transpose: Any = None
 sum_of_squares: Any = None
 scale_all: Any = None
@@ -122,10 +127,14 @@ def convolution(
     dilation: tuple[int, int],
     groups: int,
     has_bias: bool,
+    suffix: str = "",
 ) -> tuple[ops.Custom, ms.Tensor]:
     """A zero-padded convolution: the operator, and the settings that are its last argument.
 
     The operator takes float32 input (n, c, h, w), weights (o, c / groups, kh, kw), and bias (o,) if it has one.
+
+    Args:
+        suffix: :data:`BF16`, or nothing for products in float32.
     """
     identity = (stride, padding, dilation, groups, has_bias)
     settings = ms.Tensor(np.array([*stride, *padding, *padding, *dilation, groups], np.int32))
@@ -138,8 +147,8 @@ def convolution(
         return (x[0], weight[0], *size)
 
     # Two operators, so that a frozen layer's weights and a first layer's input cost nothing.
-    to_input = _operator("conv2d_to_input", _like_second, _like_first, settings=identity)
-    to_weights = _weights_gradient("conv2d_to_weights", has_bias, identity)
+    to_input = _operator(f"conv2d_to_input{suffix}", _like_second, _like_first, settings=identity)
+    to_weights = _weights_gradient(f"conv2d_to_weights{suffix}", has_bias, identity)
 
     def with_bias(x, weight, bias, settings, out, dout):
         dweight, dbias = to_weights(dout, x, weight, settings)
@@ -150,17 +159,17 @@ def convolution(
         return to_input(dout, x, weight, settings), dweight, ops.zeros_like(settings)
 
     gradient = with_bias if has_bias else without_bias
-    return _operator("conv2d", output_shape, _like_first, gradient, identity), settings
+    return _operator(f"conv2d{suffix}", output_shape, _like_first, gradient, identity), settings
 
 
-def _make_linear(has_bias: bool) -> ops.Custom:
+def _make_linear(has_bias: bool, suffix: str = "") -> ops.Custom:
     def output_shape(x, weight, *_):
         if x[-1] != weight[1]:
             raise ValueError(f"a linear layer for width {weight[1]} was given {tuple(x)}")
         return (*x[:-1], weight[0])
 
-    to_input = _operator("linear_to_input", _like_second, _like_first)
-    to_weights = _weights_gradient("linear_to_weights", has_bias, (has_bias,))
+    to_input = _operator(f"linear_to_input{suffix}", _like_second, _like_first)
+    to_weights = _weights_gradient(f"linear_to_weights{suffix}", has_bias, (has_bias,))
 
     def with_bias(x, weight, bias, out, dout):
         dweight, dbias = to_weights(dout, x, weight)
@@ -169,12 +178,31 @@ def _make_linear(has_bias: bool) -> ops.Custom:
     def without_bias(x, weight, out, dout):
         return to_input(dout, x, weight), to_weights(dout, x, weight)
 
-    return _operator("linear", output_shape, _like_first, with_bias if has_bias else without_bias, (has_bias,))
+    gradient = with_bias if has_bias else without_bias
+    return _operator(f"linear{suffix}", output_shape, _like_first, gradient, (has_bias,))
+
+
+def _make_attention(suffix: str = "") -> ops.Custom:
+    def output_shapes(query, key, value, scale):
+        if not (query[0] == key[0] == value[0] and query[2:] == key[2:] == value[2:] and key[1] == value[1]):
+            raise ValueError(f"attention was given {tuple(query)}, {tuple(key)} and {tuple(value)}")
+        return query, query[:3]
+
+    def gradient_shapes(dout, query, key, value, out, logs, scale):
+        return query, key, value
+
+    backward = _operator(f"attention_backward{suffix}", gradient_shapes, _three_like_first)
+
+    def gradient(query, key, value, scale, out, dout):
+        dquery, dkey, dvalue = backward(dout[0], query, key, value, out[0], out[1], scale)
+        return dquery, dkey, dvalue, ops.zeros_like(scale)
+
+    return _operator(f"attention{suffix}", output_shapes, _two_like_first, gradient)
 
 
 def _make_operators() -> None:
     global group_norm, layer_norm, silu, add_to_channels, linear, linear_with_bias, attention, transpose
-    global sum_of_squares, scale_all, move_averages, adam
+    global sum_of_squares, scale_all, move_averages, adam, linear_bf16, linear_with_bias_bf16, attention_bf16
 
     def norm_shapes(x, gamma, beta, settings):
         if x[1] != gamma[0]:
@@ -227,21 +255,9 @@ def _make_operators() -> None:
 
     linear, linear_with_bias = _make_linear(False), _make_linear(True)
 
-    def attention_shapes(query, key, value, scale):
-        if not (query[0] == key[0] == value[0] and query[2:] == key[2:] == value[2:] and key[1] == value[1]):
-            raise ValueError(f"attention was given {tuple(query)}, {tuple(key)} and {tuple(value)}")
-        return query, query[:3]
-
-    def attention_gradient_shapes(dout, query, key, value, out, logs, scale):
-        return query, key, value
-
-    attention_backward = _operator("attention_backward", attention_gradient_shapes, _three_like_first)
-
-    def attention_gradient(query, key, value, scale, out, dout):
-        dquery, dkey, dvalue = attention_backward(dout[0], query, key, value, out[0], out[1], scale)
-        return dquery, dkey, dvalue, ops.zeros_like(scale)
-
-    attention = _operator("attention", attention_shapes, _two_like_first, attention_gradient)
+    attention = _make_attention()
+    linear_bf16, linear_with_bias_bf16 = _make_linear(False, BF16), _make_linear(True, BF16)
+    attention_bf16 = _make_attention(BF16)
 
     def swapped_shape(x):
         return x[0], x[2], x[1]

@@ -15,7 +15,7 @@ struct Argument {
     void *memory;
 };
 enum { isa_default = 0 };
-enum { success = 0, cpu = 1, f32 = 3, format_any = 1, format_a = 2, scratchpad_user = 1, query_argument = 255 };
+enum { success = 0, cpu = 1, bf16 = 2, f32 = 3, format_any = 1, format_a = 2, scratchpad_user = 1, query_argument = 255 };
 enum { forward_training = 64, convolution_direct = 1, convolution_auto = 3 };
 enum { SRC = 1, DST = 17, WEIGHTS = 33, BIAS = 41, SCRATCHPAD = 80 };
 enum { DIFF_SRC = 129, DIFF_DST = 145, DIFF_WEIGHTS = 161, DIFF_BIAS = 169 };
@@ -56,7 +56,9 @@ struct ThreadPool {
       const void *, const void *, const int64_t *, const int64_t *, const int64_t *, const int64_t *, const void *,   \
       const void *)                                                                                                   \
     X(int, threadpool_interop_sgemm, char, char, int64_t, int64_t, int64_t, float, const float *, int64_t,            \
-      const float *, int64_t, float, float *, int64_t, void *)
+      const float *, int64_t, float, float *, int64_t, void *)                                                        \
+    X(int, threadpool_interop_gemm_bf16bf16f32, char, char, int64_t, int64_t, int64_t, float, const uint16_t *,       \
+      int64_t, const uint16_t *, int64_t, float, float *, int64_t, void *)
 
 #define DECLARE(result, name, ...) extern result (*name)(__VA_ARGS__);
 FUNCTIONS(DECLARE)

@@ -1,6 +1,9 @@
 """The cells and functions of a UNet over the operators in C++ (:mod:`mindone_ddpm.backends.cpu.native`), in float32.
 
-Where an operator does not apply (half precision, an unusual setting), the substitute of MindSpore's operators runs.
+Where an operator does not apply (float16, an unusual setting), the substitute of MindSpore's operators runs.
+
+In bf16 all tensors stay float32. Convolutions, linear layers and attention round the factors of their products inside
+their operators, and sum in float32: a cell that does so has ``in_bf16`` set, by its method ``compute_inside``.
 """
 
 from __future__ import annotations
@@ -20,6 +23,13 @@ with quiet_imports():
 def are_float32(input, weight):
     """Whether the operators in C++ can take these."""
     return input.dtype == ms.float32 and weight.dtype == ms.float32
+
+
+def compute_inside(self, precision):
+    """Compute in a precision inside the operator, with float32 outside. Returns whether that is possible."""
+    if precision == "bf16":
+        self.in_bf16 = True
+    return self.in_bf16
 
 
 # --- layers -----------------------------------------------------------------------------------------------------------
@@ -42,6 +52,15 @@ def conv2d_init(self, *arguments, **options):
         self.native, self.native_settings = native.convolution(
             self.stride, self.padding, self.dilation, self.groups, self.bias is not None
         )
+
+
+def conv2d_compute_inside(self, precision):
+    """See :func:`compute_inside`."""
+    if precision == "bf16" and self.native is not None:
+        self.native, self.native_settings = native.convolution(
+            self.stride, self.padding, self.dilation, self.groups, self.bias is not None, native.BF16
+        )
+    return precision == "bf16"
 
 
 def conv2d_construct(self, input):
@@ -79,8 +98,16 @@ def linear(input, weight, bias=None):
     return native.linear(input, weight) if bias is None else native.linear_with_bias(input, weight, bias)
 
 
+def linear_in_bf16(input, weight, bias=None):
+    if not are_float32(input, weight):
+        return ops.dense(input, weight, bias)
+    if bias is None:
+        return native.linear_bf16(input, weight)
+    return native.linear_with_bias_bf16(input, weight, bias)
+
+
 def linear_construct(self, x):
-    return linear(x, self.weight, self.bias)
+    return (linear_in_bf16 if self.in_bf16 else linear)(x, self.weight, self.bias)
 
 
 # --- residual blocks ------------------------------------------------------------------------------------------------
@@ -175,7 +202,8 @@ def attention_construct(
     if attn.norm_k is not None:
         key = attn.norm_k(key)
     if attention_mask is None and query.dtype == ms.float32 and value.shape == key.shape:
-        output = native.attention(query, key, value, ms.Tensor([attn.scale], ms.float32))[0]
+        operator = native.attention_bf16 if attn.in_bf16 else native.attention
+        output = operator(query, key, value, ms.Tensor([attn.scale], ms.float32))[0]
     else:
         if attention_mask is not None:
             attention_mask = mask_of_heads(attn, attention_mask, batch, source.shape[1])
@@ -191,20 +219,30 @@ def attention_construct(
     return substitutes.divide(output, attn.rescale_output_factor)
 
 
+INSIDE = {"in_bf16": False, "compute_inside": compute_inside}
+
 OPERATORS = Replacements(
     {
         ("mindspore.mint.nn.functional", ""): {"silu": silu, "linear": linear, "layer_norm": layer_norm},
         # `native` for cells too that were made before.
-        ("mindspore.mint.nn", "Conv2d"): {"__init__": conv2d_init, "construct": conv2d_construct, "native": None},
-        ("mindspore.mint.nn", "GroupNorm"): {"construct": group_norm_construct},
-        ("mindspore.mint.nn", "LayerNorm"): {"construct": layer_norm_construct},
-        ("mindspore.mint.nn", "Linear"): {"construct": linear_construct},
+        ("mindspore.mint.nn", "Conv2d"): {
+            "__init__": conv2d_init,
+            "construct": conv2d_construct,
+            "native": None,
+            "compute_inside": conv2d_compute_inside,
+        },
+        ("mindspore.mint.nn", "GroupNorm"): {**INSIDE, "construct": group_norm_construct},
+        ("mindspore.mint.nn", "LayerNorm"): {**INSIDE, "construct": layer_norm_construct},
+        ("mindspore.mint.nn", "Linear"): {**INSIDE, "construct": linear_construct},
         ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {
             "activates_in_norm": property(activates_in_norm),
             "activated_norm": activated_norm,
             "add_to_channels": add_to_channels,
         },
-        ("mindone.diffusers.models.attention_processor", "Attention"): {"math_attention_op": math_attention_construct},
+        ("mindone.diffusers.models.attention_processor", "Attention"): {
+            **INSIDE,
+            "math_attention_op": math_attention_construct,
+        },
         ("mindone.diffusers.models.attention_processor", "AttnProcessor2_0"): {"__call__": attention_construct},
     }
 )
