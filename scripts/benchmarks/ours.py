@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.clock import peak_memory_mb, timed
+from benchmarks.clock import cpu_seconds, peak_memory_mb, timed
 
 
 def prepare(options: dict[str, Any], folder: str, **changes: Any) -> Any:
@@ -43,9 +43,11 @@ def our_train(options: dict[str, Any]) -> dict[str, Any]:
 
         first = timed(step)
         times = [timed(step) for _ in range(options["warmup"] + options["steps"])][options["warmup"] :]
+        cpu_s = statistics.median(cpu_seconds(step) for _ in range(options["steps"]))
         parameters = sum(parameter.size for parameter in training.job.trainable().values())
     return {
         "step_s": statistics.median(times),
+        "step_cpu_s": cpu_s,
         "first_step_s": first,
         "peak_memory_mb": peak_memory_mb(),
         "parameters": parameters,
@@ -75,7 +77,11 @@ def our_sample(options: dict[str, Any]) -> dict[str, Any]:
         return timed(lambda: generate.generate(unet, scheduler, **settings))
 
     first = denoise(2)
-    return {"step_s": denoise(options["steps"]) / options["steps"], "first_two_steps_s": first}
+    return {
+        "step_s": denoise(options["steps"]) / options["steps"],
+        "step_cpu_s": cpu_seconds(lambda: denoise(options["steps"])) / options["steps"],
+        "first_two_steps_s": first,
+    }
 
 
 def our_data(options: dict[str, Any]) -> dict[str, Any]:

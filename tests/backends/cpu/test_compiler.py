@@ -78,6 +78,26 @@ def test_the_library_is_compiled_once(tmp_path, monkeypatch):
     assert compiler.compile_library() == path and path.stat().st_mtime_ns == when
 
 
+def test_the_library_is_compiled_in_the_background(tmp_path, monkeypatch):
+    """Once: whoever asks for it then waits for that one. An error is raised where it is asked for."""
+    monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
+    monkeypatch.setattr(compiler, "_in_background", None)
+    source = tmp_path / "short.cpp"
+    source.write_text('extern "C" int five() { return 5; }')
+    monkeypatch.setattr(compiler, "SOURCES", (source,))
+    compiler.compile_in_background()
+    compiler.compile_in_background()
+    path = compiler.compile_library()
+    assert ctypes.CDLL(str(path)).five() == 5
+    compiler.compile_in_background()
+    assert compiler._in_background is None  # it is there already
+
+    source.write_text("this is not C++")
+    compiler.compile_in_background()
+    with pytest.raises(OSError, match=r"failed: .*error"):
+        compiler.compile_library()
+
+
 def test_damaged_libraries_are_made_again(tmp_path, monkeypatch):
     """Loading a library that was cut off ends the process by SIGBUS, without a word."""
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
