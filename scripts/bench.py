@@ -8,6 +8,7 @@
     python scripts/bench.py startup                     from the command to the first finished step, twice
     python scripts/bench.py scaling                     two workers of one core each against one (Linux)
     python scripts/bench.py profile                     where a step's time goes, by operator
+    python scripts/bench.py precision                   loss and Frechet distance in float32 and bf16
     python scripts/bench.py grow                        time and memory as models and images grow
 
 Every measurement runs in a process of its own; rounds of the two sides take turns, and medians are shown. PyTorch is
@@ -144,13 +145,16 @@ def rows_of(found: Any) -> list[dict[str, Any]]:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("train", "sample", "data", "startup", "scaling", "profile", "grow"):
+    for name in ("train", "sample", "data", "startup", "scaling", "profile", "precision", "grow"):
         command = commands.add_parser(name)
         command.add_argument("--json", metavar="FILE", help="write all figures here too")
         command.add_argument("--device", default="CPU", help="Ascend, GPU or CPU (default: CPU)")
-        command.add_argument("--rounds", type=int, default=3, help="rounds whose median is taken (default: 3)")
+        command.add_argument("--rounds", type=int, default=3, help="rounds, or seeds (default: 3)")
         if name == "grow":
             command.add_argument("--growth", type=int, default=4, help=f"rows, at most {len(GROWTH)} (default: 4)")
+            continue
+        if name == "precision":
+            command.add_argument("--steps", type=int, default=1000, help="of each training (default: 1000)")
             continue
         command.add_argument("--preset", default="tiny" if name == "scaling" else "small", help="UNet preset")
         command.add_argument("--image_size", type=int, default=32)
@@ -190,7 +194,7 @@ def measure(arguments: argparse.Namespace) -> Any:
         return measure_scaling(options)
     if arguments.command == "grow":
         return grow(options)
-    if arguments.command in ("data", "profile"):
+    if arguments.command in ("data", "profile", "precision"):
         return run_worker(arguments.command, options)
     if arguments.command == "train" and arguments.costs:
         return run_worker("costs", options)

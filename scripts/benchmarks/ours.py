@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clock import cpu_seconds, peak_memory_mb, timed
+from benchmarks.quality import our_precision
 
 
 def prepare(options: dict[str, Any], folder: str, **changes: Any) -> Any:
@@ -230,4 +231,5 @@ WORKERS: dict[str, Any] = {
     "costs": our_costs,
     "profile": our_profile,
     "multiply_adds": our_multiply_adds,
+    "precision": our_precision,
 }

@@ -3,7 +3,7 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import cpu_runtime, run_program, set_mode
+from conftest import cpu_runtime, set_mode
 
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss

@@ -145,7 +145,7 @@ int attend_backward(void **parameters, int64_t **shapes) {
     auto *dq = static_cast<float *>(parameters[7]), *dk = static_cast<float *>(parameters[8]);
     auto *dv = static_cast<float *>(parameters[9]);
     std::lock_guard<std::mutex> lock(turn);
-    if (problem.width > most_narrow) return attend_wide_backward<Number>(problem, dout, out, logs, dq, dk, dv);
+    if (problem.width > most_narrow_backward) return attend_wide_backward<Number>(problem, dout, out, logs, dq, dk, dv);
     attend_narrow_backward(problem, dout, out, logs, dq, dk, dv);
     return 0;
 }

@@ -153,7 +153,7 @@ void attend_narrow(const Attention &problem, float *out, float *logs) {
 
 void attend_narrow_backward(const Attention &problem, const float *dout, const float *out, const float *logs, float *dq,
                             float *dk, float *dv) {
-    (problem.width <= 8 ? attend_by_lanes_backward<8> : attend_by_lanes_backward<16>)(problem, dout, out, logs, dq, dk, dv);
+    attend_by_lanes_backward<most_narrow_backward>(problem, dout, out, logs, dq, dk, dv);
 }
 
 }  // namespace native

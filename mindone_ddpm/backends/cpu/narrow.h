@@ -6,7 +6,7 @@
 
 namespace native __attribute__((visibility("hidden"))) {
 
-constexpr int64_t most_narrow = 16;
+constexpr int64_t most_narrow = 16, most_narrow_backward = 8;  // beyond, products are faster
 
 struct Attention {
     int64_t samples, queries, keys, heads, width;

@@ -20,7 +20,8 @@ def example(self, x, *others, scale=1.0):
         if x is None and (place > 1 or scale != 2.0):
             x = [value * scale for value in others if value]
         elif not x:
-            x, (y, z) = others[place], lambda value: value + "ü"
+            x, *rest = others[place], lambda value: value + "ü"
+            x += rest
     with open(x) as file:
         file.read()[1:]
     return x if x else {"a": x, **self}
