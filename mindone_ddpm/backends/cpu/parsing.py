@@ -32,10 +32,16 @@ class ParsedSource:
     def __init__(self, source_text: str, parse: bool = True):
         self.text = source_text
         self.tree = ast.parse(source_text)
+        # Python counts columns in bytes of UTF-8.
+        lines = None if source_text.isascii() else [line.encode() for line in source_text.split("\n")]
+
+        def place(line: int, column: int) -> tuple[int, int]:
+            return line, column if lines is None else len(lines[line - 1][:column].decode())
+
         for node in ast.walk(self.tree):
             if isinstance(node, ast.expr | ast.stmt | ast.arg | ast.keyword):
-                last = (node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
-                whole = Token((node.lineno, node.col_offset), last)
+                last = place(node.end_lineno or node.lineno, node.end_col_offset or node.col_offset)
+                whole = Token(place(node.lineno, node.col_offset), last)
                 node.first_token = node.last_token = whole  # type: ignore[union-attr]
 
     def get_text(self, node: ast.AST) -> str:

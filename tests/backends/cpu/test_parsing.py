@@ -37,10 +37,11 @@ def test_nodes_are_where_asttokens_has_them(function):
         # Parentheses around an expression count to it there.
         if isinstance(node, ast.expr | ast.stmt) and not source.splitlines()[node.lineno - 1].count("("):
             assert node.first_token.start == other.first_token.start
-            assert found.get_text(node) == expected.get_text(other)
+            assert node.last_token.end == other.last_token.end
+            # asttokens fills up the first line of a statement of several with blanks.
+            assert found.get_text(node) == expected.get_text(other, padded=False)
             compared += 1
     assert compared > 3
-    assert found.get_text(ast.parse("1")) == ""
 
 
 @NEEDS_ONEDNN_3
