@@ -52,6 +52,9 @@ setup(
     ],
     extras_require={
         "tracking": ["tensorboard", "wandb"],  # tensorboard only to look at what was written
+        # Clients of hubs. modelscope-hub is what the modelscope package itself calls, without its models and trainers.
+        "modelscope": ["modelscope-hub>=0.5,<0.6"],
+        "modelers": ["openmind_hub>=1.3,<2"],  # it needs requests 2.32.2 exactly
         # The libraries that MindSpore's plugin for CUDA 11.6 names: see backends/gpu/cuda.py. Those of CUDA 12 and
         # cuDNN 9 have other names.
         "gpu": [
@@ -77,6 +80,8 @@ setup(
             "types-tqdm",
             "tensorboard",
             "wandb",
+            "modelscope-hub>=0.5,<0.6",
+            "openmind_hub>=1.3,<2",
             "build",
             "setuptools>=68",  # to build in this environment, as the tests do
             "twine",

@@ -443,7 +443,7 @@ COMMANDS: dict[str, Command] = {
         "put LoRA adapters and learned words into a pipeline", _of_config(FuseConfig), run_fuse, FuseConfig
     ),
     "convert_inception": Command("turn pytorch-fid's file of weights into safetensors", add_convert, run_convert),
-    "push": Command("upload a pipeline to the Hugging Face Hub", _of_config(PushConfig), run_push, PushConfig),
+    "push": Command("upload a pipeline to a hub", _of_config(PushConfig), run_push, PushConfig),
     "report": Command("write one page about a run", add_report, run_report),
     "doctor": Command("what this machine has, and whether it works", add_doctor, run_doctor),
 }

@@ -18,6 +18,9 @@ variable                               value         why
 ``TOKENIZERS_PARALLELISM``             ``false``     no warning when data workers are forked
 ``HF_HUB_DISABLE_TELEMETRY``           ``1``         nothing is sent
 ``HF_DATASETS_DISABLE_PROGRESS_BARS``  ``1``         one progress bar at a time: training's
+``HF_HUB_DISABLE_XET``                 ``1``         only where ``HF_ENDPOINT`` names another server than
+                                                     huggingface.co: huggingface_hub would send large files to, and
+                                                     take them from, Hugging Face's storage (Xet) all the same
 =====================================  ============  ==================================================================
 
 If a program imports MindSpore first, MindSpore keeps its own log level (warnings), and likewise the others that are
@@ -30,6 +33,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from urllib.parse import urlparse
 
 ONEDNN_LIMIT = "ONEDNN_MAX_CPU_ISA"
 LIMITED_HERE = "MINDONE_DDPM_LIMITS_ONEDNN"
@@ -42,6 +46,16 @@ DEFAULTS = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
 }
+
+
+# The server that huggingface_hub asks by default, and its storage for large files belongs to.
+HUGGING_FACE_HOSTS = ("huggingface.co", "hf.co")
+
+
+def hub_is_mirrored() -> bool:
+    """Whether ``HF_ENDPOINT`` names a server that is not Hugging Face's own."""
+    host = urlparse(os.environ.get("HF_ENDPOINT") or "https://huggingface.co").hostname or ""
+    return host not in HUGGING_FACE_HOSTS and not host.endswith(tuple(f".{name}" for name in HUGGING_FACE_HOSTS))
 
 
 def onednn_is_limited() -> bool:
@@ -63,6 +77,8 @@ def _onednn_picks_slow_convolutions() -> bool:
 def _set_variables() -> None:
     if ONEDNN_LIMIT not in os.environ and _onednn_picks_slow_convolutions():
         os.environ.update({ONEDNN_LIMIT: "AVX2", LIMITED_HERE: "1"})
+    if hub_is_mirrored():
+        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
 

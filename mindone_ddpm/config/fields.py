@@ -58,6 +58,7 @@ class Settings:
     """
 
     heading: ClassVar[str] = "options"  # above the group's flags in the help
+    shown_last: ClassVar[bool] = False  # in the help, after the groups that are not; of the class itself
 
     def problems(self) -> list[str]:
         """Everything that is wrong with the settings, as far as that can be known without data and MindSpore."""
@@ -93,12 +94,26 @@ def fields_of(config_class: type) -> Sequence[dataclasses.Field]:
     return dataclasses.fields(config_class)
 
 
-def heading_of(config_class: type, name: str) -> str:
-    """The heading of the group that first declares a setting."""
+def group_of(config_class: type, name: str) -> type[Settings]:
+    """The group that first declares a setting."""
     for cls in reversed(config_class.__mro__):
         if name in vars(cls).get("__annotations__", {}) and "heading" in vars(cls):
-            return vars(cls)["heading"]
-    return Settings.heading
+            return cls
+    return Settings
+
+
+def heading_of(config_class: type, name: str) -> str:
+    """The heading of the group that first declares a setting."""
+    return group_of(config_class, name).heading
+
+
+def fields_as_shown(config_class: type) -> Sequence[dataclasses.Field]:
+    """The fields of a configuration in the order of the help."""
+
+    def is_last(item: dataclasses.Field) -> bool:
+        return vars(group_of(config_class, item.name)).get("shown_last", False)  # what inherits from a group is not
+
+    return sorted(fields_of(config_class), key=is_last)
 
 
 def value_types(config_class: type) -> dict[str, tuple[type, bool]]:
@@ -120,7 +135,8 @@ def is_list(plain: type) -> bool:
 
 def as_dict(config: Any) -> dict[str, Any]:
     """A configuration's settings, without the secret ones."""
-    return {item.name: getattr(config, item.name) for item in dataclasses.fields(config) if not item.metadata["secret"]}
+    shown = fields_as_shown(type(config))
+    return {item.name: getattr(config, item.name) for item in shown if not item.metadata["secret"]}
 
 
 def check_fields(config: Any) -> list[str]:

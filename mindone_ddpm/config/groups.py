@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
+from mindone_ddpm.config.hub import HubChoice, HubConfig
 from mindone_ddpm.config.values import parse_step_rules
 
 MOST_PIXELS = 8192  # along a side
@@ -75,13 +76,13 @@ JIT_LEVEL_HELP = (
 
 
 @dataclass
-class DataConfig(Settings):
+class DataConfig(HubChoice):
     """Which images, and how they are prepared."""
 
     heading: ClassVar[str] = "data"
 
     dataset_name: str | None = setting(
-        None, "'digits' (built in), a data set's name on the Hugging Face Hub, or a folder written by save_to_disk"
+        None, "'digits' (built in), a data set's name on the hub, or a folder written by save_to_disk"
     )
     dataset_config_name: str | None = setting(None, "configuration of the data set, where it has several")
     dataset_split: str = setting("train", "split to train on")
@@ -111,7 +112,7 @@ class DataConfig(Settings):
         low=1,
         outside_graph=True,
     )
-    cache_dir: str | None = setting(None, "where Hugging Face data sets are cached", private=True)
+    cache_dir: str | None = setting(None, "where `datasets` keeps its cache", private=True)
     image_size: int = setting(
         128, "side of the square images in pixels", aliases=["resolution"], low=2, high=MOST_PIXELS, resume="locked"
     )
@@ -368,21 +369,6 @@ class CheckpointConfig(Settings):
     on_checkpoint_error: str = setting(
         "continue", "when a checkpoint cannot be written: go on with the old one, or stop", choices=["continue", "stop"]
     )
-
-
-@dataclass
-class HubConfig(Settings):
-    """The Hugging Face Hub."""
-
-    heading: ClassVar[str] = "Hugging Face Hub"
-
-    push_to_hub: bool = setting(False, "upload the pipeline to the Hugging Face Hub whenever it is saved", private=True)
-    hub_model_id: str | None = setting(
-        None, "its repository there; by default output_dir's name, of the logged-in user", private=True
-    )
-    hub_private_repo: bool = setting(False, "make that repository a private one", private=True)
-    hub_token: str | None = setting(None, "token for the Hub; better given by HF_TOKEN or a login", secret=True)
-    hub_license: str | None = setting(None, "licence named in the model card, such as apache-2.0")
 
 
 @dataclass

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.config.fields import as_dict, heading_of, is_list, value_types
+from mindone_ddpm.config.fields import as_dict, fields_as_shown, heading_of, is_list, value_types
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser, config_class: type) -> None:
         "--config", metavar="FILE", default=None, help="YAML file with any of these settings; flags win"
     )
     groups: dict[str, Any] = {}
-    for item in dataclasses.fields(config_class):
+    for item in fields_as_shown(config_class):
         heading = heading_of(config_class, item.name)
         group = groups.get(heading) or groups.setdefault(heading, parser.add_argument_group(heading))
         plain, _ = plain_types[item.name]

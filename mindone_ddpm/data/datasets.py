@@ -1,4 +1,4 @@
-"""Where images come from: built-in digits, a folder, parquet files, a saved data set, or the Hugging Face Hub."""
+"""Where images come from: built-in digits, a folder, parquet files, a saved data set, or a hub."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mindone_ddpm.common.errors import first_line
+from mindone_ddpm.common.errors import UserError, first_line
 from mindone_ddpm.common.files import irregular_in
+from mindone_ddpm.common.hubs import HUGGINGFACE
+from mindone_ddpm.common.hubs.base import DATASET, choose_hub
 from mindone_ddpm.config.groups import BUILT_IN_DATASETS, DataConfig
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.unreadable import name_ignored, without_unreadable
@@ -60,27 +62,13 @@ def load_hf_dataset(config: DataConfig) -> Any:
     """
     if config.dataset_name in BUILT_IN_DATASETS:
         return load_digits_dataset()
-    import datasets
 
     if config.train_data_dir is not None:
         dataset = _load_folder(config)
     elif _is_local_folder(str(config.dataset_name)):
         dataset = _load_saved(str(config.dataset_name))
     else:
-        try:
-            dataset = datasets.load_dataset(
-                config.dataset_name,
-                config.dataset_config_name,
-                split=config.dataset_split,
-                cache_dir=config.cache_dir,
-                streaming=config.streaming,
-            )
-        except Exception as error:  # the Hub's client raises many kinds
-            reason = first_line(error)
-            raise DataError(
-                f"--dataset_name {config.dataset_name}: not found or not reachable ({reason}). "
-                "A data set on this machine is given by --train_data_dir, or by a folder's path as --dataset_name"
-            ) from error
+        dataset = _load_from_hub(config)
     if isinstance(dataset, dict):
         if config.dataset_split not in dataset:
             raise DataError(f"--dataset_split {config.dataset_split}: the data set has {', '.join(dataset)}")
@@ -88,12 +76,47 @@ def load_hf_dataset(config: DataConfig) -> Any:
     return dataset
 
 
+# What is downloaded of a data set, from a hub that `datasets` does not know: images, tables and what describes them.
+DATASET_FILES = (
+    *("*.parquet", "*.arrow", "*.csv", "*.jsonl", "*.json", "*.md", "*.zip"),
+    *("*.jpg", "*.jpeg", "*.png", "*.webp", "*.bmp", "*.gif", "*.tif", "*.tiff"),
+    *("*.JPG", "*.JPEG", "*.PNG"),
+)
+SAVED_DATASET_FILES = ("dataset_info.json", "dataset_dict.json", "state.json")  # of save_to_disk
+
+
+def _load_from_hub(config: DataConfig) -> Any:
+    """`datasets` reads from the Hugging Face Hub itself. From another hub, the files are downloaded first."""
+    import datasets
+
+    name, chosen = str(config.dataset_name), choose_hub(config.hub)
+    try:
+        if config.hub != HUGGINGFACE:
+            folder = chosen.fetch(name, DATASET_FILES, kind=DATASET)
+            if any((folder / file).is_file() for file in SAVED_DATASET_FILES):
+                return _load_saved(str(folder))
+            name = str(folder)
+        return datasets.load_dataset(
+            name,
+            config.dataset_config_name,
+            split=config.dataset_split,
+            cache_dir=config.cache_dir,
+            streaming=config.streaming,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # `datasets` and clients of hubs raise many kinds
+        reason = first_line(error)
+        raise DataError(
+            f"--dataset_name {config.dataset_name}: not found or not reachable on {chosen.title} ({reason}). "
+            "A data set on this machine is given by --train_data_dir, or by a folder's path as --dataset_name"
+        ) from error
+
+
 def _is_local_folder(name: str) -> bool:
     """Whether a data set's name is that of a local folder: it looks like a path, or save_to_disk wrote it."""
     path = Path(name)
-    return name.startswith((".", "/", "~")) or any(
-        (path / file).is_file() for file in ("dataset_info.json", "dataset_dict.json", "state.json")
-    )
+    return name.startswith((".", "/", "~")) or any((path / file).is_file() for file in SAVED_DATASET_FILES)
 
 
 def _load_saved(folder: str) -> Any:

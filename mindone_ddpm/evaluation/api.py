@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.hubs import HUGGINGFACE
 from mindone_ddpm.config.groups import BUILT_IN_DATASETS
 from mindone_ddpm.evaluation.config import EvaluateConfig
 from mindone_ddpm.evaluation.measure import measure
@@ -39,19 +40,20 @@ def evaluate(
     force: bool = False,
     device: str = "auto",
     mode: str | None = None,
+    hub: str = HUGGINGFACE,
 ) -> dict[str, float]:
     """Measure a model against real images. The arguments mean what the flags of ``mindone-ddpm evaluate`` mean.
 
     Args:
-        model: a DDPMPipeline that ``load`` returned, or the folder or Hub name of one.
-        real: the real images: ``digits``, a folder, or a data set's name on the Hub; resized as in training.
+        model: a DDPMPipeline that ``load`` returned, or the folder or the hub's name of one.
+        real: the real images: ``digits``, a folder, or a data set's name on the hub; resized as in training.
         metrics: of ``fid``, ``kid``, ``precision_recall`` and ``inception_score``.
         num_samples: generated images; 10,000 if not given.
         features: ``inception`` or ``digits``; by default digits for the data set of that name, else inception.
         inception_weights: safetensors file with the FID literature's Inception-v3.
         max_real_images: use only the first N real images.
         force: compute a FID from too few images.
-        device, mode: as for ``load``.
+        device, mode, hub: as for ``load``.
 
     Returns:
         The metrics by the names that they have in ``metrics.json``. Nothing is written but the statistics of the real
@@ -80,10 +82,11 @@ def evaluate(
         resize_mode=resize_mode,
         max_train_samples=max_real_images,
         force=force,
+        hub=hub,
     )
     config.check()
     runtime = start_once(device, mode)
-    pipeline = model if is_loaded else load_pipeline(str(model))
+    pipeline = model if is_loaded else load_pipeline(str(model), hub=hub)
     if type(pipeline.unet).__name__ != "UNet2DModel":
         raise ConfigError("model: only unconditional and class-conditional pipelines can be measured")
     return measure(config, runtime, pipeline).metrics

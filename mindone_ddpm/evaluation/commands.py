@@ -34,7 +34,7 @@ def evaluate_to_folder(config: EvaluateConfig) -> dict[str, float]:
     output_dir = Path(config.output_dir)
     check_writable(output_dir)
     runtime = start(config.device, config.mode, config.seed, jit_level=config.jit_level)
-    pipeline = load_pipeline(config.model) if config.model else None
+    pipeline = load_pipeline(config.model, hub=config.hub) if config.model else None
     partial = output_dir / f".statistics-{runtime.rank}-of-{runtime.world_size}.npz"
     measured = measure(config, runtime, pipeline, partial)
     if runtime.is_main:

@@ -8,11 +8,12 @@ from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
 from mindone_ddpm.config.groups import FEATURES, HIGHER_IS_BETTER, INTERPOLATIONS, METRICS, SAMPLERS
+from mindone_ddpm.config.hub import HubChoice
 from mindone_ddpm.sampling.config import SamplingBase
 
 
 @dataclass
-class EvaluationConfig(Settings):
+class EvaluationConfig(HubChoice):
     """Metrics measured during training."""
 
     heading: ClassVar[str] = "metrics during training"
@@ -31,7 +32,7 @@ class EvaluationConfig(Settings):
         choices=FEATURES,
     )
     inception_weights: str | None = setting(
-        None, "the FID literature's Inception-v3: a safetensors file, or on the Hub"
+        None, "the FID literature's Inception-v3: a safetensors file, or on the hub"
     )
     eval_resize: str = setting(
         "pytorch-fid", "to the network's 299 pixels; clean: antialiased, as clean-fid", choices=["pytorch-fid", "clean"]
@@ -87,7 +88,7 @@ class EvaluateConfig(SamplingBase):
 
     heading: ClassVar[str] = "evaluation"
 
-    model: str = setting("", "folder of a saved pipeline, or its name on the Hub; or give --fake")
+    model: str = setting("", "folder of a saved pipeline, or its name on the hub; or give --fake")
     output_dir: str = setting("evaluation", "folder for metrics.json; after an interruption the same command continues")
     batch_size: int = setting(64, "images per batch; does not change the metrics", low=1)
     num_samples: int | None = setting(None, "generated images; 10,000 if not given", low=1)
@@ -123,7 +124,7 @@ class EvaluateConfig(SamplingBase):
         choices=FEATURES,
     )
     inception_weights: str | None = setting(
-        None, "the FID literature's Inception-v3: a safetensors file, or on the Hub"
+        None, "the FID literature's Inception-v3: a safetensors file, or on the hub"
     )
     resize: str | None = setting(
         None,

@@ -49,7 +49,9 @@ class QualityEvaluator:
         self.seed, self.guidance_scale = seed, guidance_scale
         self.every, self.best_metric = settings.eval_metrics_steps, settings.save_best
         self.wanted = settings.eval_metrics.split(",")
-        self.network = make_features(settings.eval_features, settings.inception_weights, settings.eval_resize)
+        self.network = make_features(
+            settings.eval_features, settings.inception_weights, settings.eval_resize, settings.hub
+        )
         self.real: Statistics | None = None
 
     def prepare(self) -> None:

@@ -13,11 +13,13 @@ from mindspore import mint, nn, ops
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import load_safetensors
+from mindone_ddpm.common.hubs import HUGGINGFACE
+from mindone_ddpm.common.hubs.base import choose_hub
 from mindone_ddpm.config.values import looks_like_hub_name
 from mindone_ddpm.evaluation.convert import check_inception_shapes
 from mindone_ddpm.evaluation.features import as_rgb, resize_as_pytorch_fid, resize_clean
 
-INCEPTION_FILE = "inception-2015-12-05.safetensors"  # its name in a repository on the Hub
+INCEPTION_FILE = "inception-2015-12-05.safetensors"  # its name in a repository on a hub
 
 
 class Unit(nn.Cell):
@@ -207,8 +209,8 @@ class InceptionV3(nn.Cell):
         return features, ops.matmul(features, self.classes.swapaxes(0, 1))
 
 
-def find_inception_weights(name: str | None) -> Path:
-    """The file of weights: a local one, or ``inception-2015-12-05.safetensors`` of a repository on the Hub.
+def find_inception_weights(name: str | None, hub: str = HUGGINGFACE) -> Path:
+    """The file of weights: a local one, or ``inception-2015-12-05.safetensors`` of a repository on a hub.
 
     Raises:
         ConfigError: there is none.
@@ -222,22 +224,23 @@ def find_inception_weights(name: str | None) -> Path:
     if path.is_file():
         return path
     if path.exists() or not looks_like_hub_name(name):
-        raise ConfigError(f"--inception_weights {name}: no such file, and no name on the Hub")
-    from huggingface_hub import hf_hub_download
-
+        raise ConfigError(f"--inception_weights {name}: no such file, and no name on a hub")
+    chosen = choose_hub(hub)
     try:
-        return Path(hf_hub_download(name, INCEPTION_FILE))
-    except Exception as error:  # the Hub's client raises a dozen kinds
+        return chosen.fetch_file(name, INCEPTION_FILE)
+    except ConfigError:
+        raise
+    except Exception as error:  # clients of hubs raise many kinds
         raise ConfigError(
             f"--inception_weights {name}: {INCEPTION_FILE} not found there ({first_line(error)})"
         ) from error
 
 
-def load_inception(name: str | None, resize: str) -> Inception:
-    """The network with weights from a file or the Hub.
+def load_inception(name: str | None, resize: str, hub: str = HUGGINGFACE) -> Inception:
+    """The network with weights from a file or a hub.
 
     Args:
-        name: see :func:`find_inception_weights`.
+        name, hub: see :func:`find_inception_weights`.
         resize: of :data:`mindone_ddpm.evaluation.features.RESIZES`.
 
     Raises:
@@ -245,7 +248,7 @@ def load_inception(name: str | None, resize: str) -> Inception:
     """
     from safetensors import SafetensorError
 
-    path = find_inception_weights(name)
+    path = find_inception_weights(name, hub)
     try:
         weights = load_safetensors(path)
     except (OSError, SafetensorError, ValueError) as error:

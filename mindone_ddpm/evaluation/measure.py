@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 DEFAULT_NUM_SAMPLES = 10_000
 # Settings of the real images that are those of training.
 REAL_SETTINGS = (
-    *("dataset_name", "dataset_config_name", "dataset_split", "train_data_dir", "image_column"),
+    *("hub", "dataset_name", "dataset_config_name", "dataset_split", "train_data_dir", "image_column"),
     *("max_train_samples", "resize_mode", "image_interpolation_mode"),
 )
 
@@ -70,7 +70,7 @@ def measure(
     """
     of_metrics = config.metrics.split(",")
     wanted = [*of_metrics, *(["copies"] if config.copies else [])]
-    network = make_features(config.features, config.inception_weights, config.resize)
+    network = make_features(config.features, config.inception_weights, config.resize, config.hub)
     sampler: dict[str, Any] = {}
     if pipeline is None:
         assert config.fake is not None

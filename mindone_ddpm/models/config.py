@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from mindone_ddpm.common.json_files import read_table
-from mindone_ddpm.config.fields import Settings, setting
+from mindone_ddpm.config.fields import setting
+from mindone_ddpm.config.hub import HubChoice
 from mindone_ddpm.config.values import looks_like_hub_name
 from mindone_ddpm.models.presets import PRESET_ALIASES, UNET_PRESETS, preset_for
 
 
 @dataclass
-class ModelConfig(Settings):
+class ModelConfig(HubChoice):
     """The UNet."""
 
     heading: ClassVar[str] = "model"
@@ -25,10 +26,10 @@ class ModelConfig(Settings):
         choices=[*UNET_PRESETS, *PRESET_ALIASES],
     )
     model_config_name_or_path: str | None = setting(
-        None, "config.json of a UNet2DModel, or a folder or a Hub name that has one, instead of a preset"
+        None, "config.json of a UNet2DModel, or a folder or a name on the hub that has one, instead of a preset"
     )
     pretrained_model_name_or_path: str | None = setting(
-        None, "pipeline (a folder, or a name on the Hub) to train further: its UNet and its noise levels"
+        None, "pipeline (a folder, or a name on the hub) to train further: its UNet and its noise levels"
     )
 
 
@@ -40,6 +41,7 @@ class UNetSettings(Protocol):
     model_config_name_or_path: str | None
     pretrained_model_name_or_path: str | None
     image_size: int
+    hub: str
 
 
 def unet_preset(config: UNetSettings) -> str:
@@ -49,7 +51,7 @@ def unet_preset(config: UNetSettings) -> str:
 
 
 def read_model_config(config: UNetSettings, problems: list[str]) -> dict[str, Any] | None:
-    """The configuration of the UNet: of the preset, or of a local ``config.json``; None if it is on the Hub.
+    """The configuration of the UNet: of the preset, or of a local ``config.json``; None if it is on the hub.
 
     Args:
         problems: one line is added if it cannot be read; then the result is None, too.

@@ -18,6 +18,8 @@ import numpy as np
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import irregular_in
+from mindone_ddpm.common.hubs import HUGGINGFACE
+from mindone_ddpm.common.hubs.base import choose_hub
 from mindone_ddpm.common.json_files import MOST_BYTES, read_table
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.values import looks_like_hub_name
@@ -54,7 +56,7 @@ VOCABULARY = "vocab.json"  # of a tokenizer as transformers 4 writes it
 VARIANT = re.compile(r"(?:model|diffusion_pytorch_model)(?:\.(\w+))?(?:-\d+-of-\d+)?\.safetensors")
 PART_NAME = re.compile(r"\w{1,100}")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-# What is fetched from the Hub. Weights of other precisions lie beside those that are wanted.
+# What is fetched from a hub. Weights of other precisions lie beside those that are wanted.
 FETCHED = (PIPELINE_INDEX, "*/*.json", "*/*.txt", "*/*.safetensors")
 FETCHED_ALONE = ("config.json", "*.safetensors", "*.safetensors.index.json")  # of a network that is no pipeline
 OTHER_WEIGHTS = ("*/*.fp16*.safetensors", "*/*.bf16*.safetensors", "*/*.non_ema*.safetensors")
@@ -141,13 +143,15 @@ def open_pipeline(
     flag: str = "--model",
     revision: str | None = None,
     variant: str | None = None,
+    hub: str = HUGGINGFACE,
 ) -> CheckedPipeline:
-    """Check a pipeline in a folder, or fetch it from the Hub by name and check it. Nothing of it is loaded yet.
+    """Check a pipeline in a folder, or fetch it from a hub by name and check it. Nothing of it is loaded yet.
 
     Args:
         kinds: the pipeline classes that are accepted.
         flag: to name in errors.
-        revision, variant: on the Hub; of the weight files.
+        revision, variant: on the hub; of the weight files.
+        hub: of :data:`mindone_ddpm.common.hubs.HUBS`.
 
     Raises:
         ConfigError: there is none, a part is missing, or it asks for something that is not loaded.
@@ -156,7 +160,7 @@ def open_pipeline(
     if not folder.is_dir():
         if not looks_like_hub_name(model):
             raise ConfigError(f"{flag} {model}: no such folder")
-        folder = _fetch(model, flag, revision, variant)
+        folder = _fetch(model, flag, revision, variant, hub)
     index = read_index(folder, flag, model)
     if index["_class_name"] not in kinds:
         raise ConfigError(
@@ -173,13 +177,13 @@ def open_pipeline(
     return CheckedPipeline(folder, index["_class_name"], classes, flag, model, index)
 
 
-def load_vae(model: str, flag: str = "--pretrained_vae_model_name_or_path") -> Any:
-    """An autoencoder alone, from a folder that holds it or from the Hub by name. Raises ConfigError."""
+def load_vae(model: str, flag: str = "--pretrained_vae_model_name_or_path", hub: str = HUGGINGFACE) -> Any:
+    """An autoencoder alone, from a folder that holds it or from a hub by name. Raises ConfigError."""
     folder, name = Path(model), "AutoencoderKL"
     if not folder.is_dir():
         if not looks_like_hub_name(model):
             raise ConfigError(f"{flag} {model}: no such folder")
-        folder = _fetch(model, flag, None, None, FETCHED_ALONE)
+        folder = _fetch(model, flag, None, None, hub, FETCHED_ALONE)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{flag} {model}: is no autoencoder; it has no config.json")
     kind = str(read_json(folder / "config.json", flag, model).get("_class_name"))
@@ -189,19 +193,18 @@ def load_vae(model: str, flag: str = "--pretrained_vae_model_name_or_path") -> A
     return CheckedPipeline(folder.parent, "", {folder.name: name}, flag, model).load(folder.name, known_as="vae")
 
 
-def pipeline_kind(model: str, flag: str = "--model", revision: str | None = None) -> str:
+def pipeline_kind(model: str, flag: str = "--model", revision: str | None = None, hub: str = HUGGINGFACE) -> str:
     """The class of a saved pipeline, as its index says, such as ``DDPMPipeline``. Raises ConfigError."""
     folder = Path(model)
     if folder.is_dir():
         return str(read_index(folder, flag, model)["_class_name"])
     if not looks_like_hub_name(model):
         raise ConfigError(f"{flag} {model}: no such folder")
-    from huggingface_hub import hf_hub_download
-
+    chosen = choose_hub(hub)
     try:
-        path = Path(hf_hub_download(model, PIPELINE_INDEX, revision=revision))
-    except Exception as error:  # the Hub's client raises a dozen kinds
-        raise ConfigError(f"{flag} {model}: not found or not reachable ({first_line(error)})") from error
+        path = chosen.fetch_file(model, PIPELINE_INDEX, revision)
+    except Exception as error:
+        raise not_fetched(error, flag, model) from error
     return str(read_index(path.parent, flag, model)["_class_name"])
 
 
@@ -228,15 +231,23 @@ def part_names(index: Mapping[str, Any]) -> list[str]:
     return [name for name, entry in index.items() if isinstance(entry, list) and PART_NAME.fullmatch(name)]
 
 
-def _fetch(model: str, flag: str, revision: str | None, variant: str | None, patterns: Sequence[str] = FETCHED) -> Path:
-    from huggingface_hub import snapshot_download
-
+def _fetch(
+    model: str, flag: str, revision: str | None, variant: str | None, hub: str, patterns: Sequence[str] = FETCHED
+) -> Path:
+    chosen = choose_hub(hub)
     others = [pattern for pattern in OTHER_WEIGHTS if variant is None or f".{variant}" not in pattern]
     others += [f"{part}/*" for part in NEVER_LOADED]
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns), ignore_patterns=others))
-    except Exception as error:  # the Hub's client raises a dozen kinds
-        raise ConfigError(f"{flag} {model}: not found or not reachable ({first_line(error)})") from error
+        return chosen.fetch(model, patterns, others, revision)
+    except Exception as error:
+        raise not_fetched(error, flag, model) from error
+
+
+def not_fetched(error: Exception, flag: str, model: str) -> ConfigError:
+    """What to raise instead of what a hub's client has raised; a dozen kinds are known."""
+    if isinstance(error, ConfigError):
+        return error
+    return ConfigError(f"{flag} {model}: not found or not reachable ({first_line(error)})")
 
 
 def _known_class(part: str, named: list[Any], flag: str, model: str) -> str:

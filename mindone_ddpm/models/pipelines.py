@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import save_safetensors
+from mindone_ddpm.common.hubs import HUGGINGFACE
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.models.foreign import WITH_WEIGHTS, load_vae, open_pipeline
 from mindone_ddpm.models.text_encoder import use_mint_operators
@@ -39,14 +40,14 @@ def make_pipeline(unet: UNet2DModel, scheduler: Any) -> DDPMPipeline:
     return pipeline_class("DDPMPipeline")(unet=unet, scheduler=scheduler)
 
 
-def load_pipeline(model: str, flag: str = "--model") -> DDPMPipeline:
-    """Load a DDPM or DDIM pipeline from a folder, or from the Hub by name.
+def load_pipeline(model: str, flag: str = "--model", hub: str = HUGGINGFACE) -> DDPMPipeline:
+    """Load a DDPM or DDIM pipeline from a folder, or from a hub by name.
 
     Raises:
         ConfigError: there is none, it is of another kind, or a part of it is missing; see
             :func:`mindone_ddpm.models.foreign.open_pipeline`.
     """
-    checked = open_pipeline(model, ("DDPMPipeline", "DDIMPipeline"), flag)
+    checked = open_pipeline(model, ("DDPMPipeline", "DDIMPipeline"), flag, hub=hub)
     missing = [part for part in ("unet", "scheduler") if part not in checked.classes]
     if missing:
         raise ConfigError(f"{flag} {model}: is not a whole DDPM pipeline; it has no {', '.join(missing)}")
@@ -87,18 +88,20 @@ def load_text_pipeline(
     variant: str | None = None,
     kinds: Sequence[str] = TEXT_PIPELINES,
     vae: str | None = None,
+    hub: str = HUGGINGFACE,
 ) -> StableDiffusionPipeline:
-    """Load a Stable Diffusion pipeline from a folder, or from the Hub by name.
+    """Load a Stable Diffusion pipeline from a folder, or from a hub by name.
 
     Args:
         kinds: the pipeline classes that are accepted.
-        vae: another autoencoder, in a folder or on the Hub, instead of the pipeline's own.
+        vae: another autoencoder, in a folder or on the hub, instead of the pipeline's own.
+        hub: of :data:`mindone_ddpm.common.hubs.HUBS`.
 
     Raises:
         ConfigError: there is none, it is of another kind, or a part of it is missing; see
             :func:`mindone_ddpm.models.foreign.open_pipeline`.
     """
-    checked = open_pipeline(model, kinds, flag, revision, variant)
+    checked = open_pipeline(model, kinds, flag, revision, variant, hub)
     of_xl = checked.class_name == XL_PIPELINE
     wanted = (*TEXT_PIPELINE_PARTS, *(XL_PARTS if of_xl else ()))
     missing = [part for part in wanted if part not in checked.classes]
@@ -107,7 +110,7 @@ def load_text_pipeline(
     of_variant = {"variant": variant} if variant is not None else {}
     parts = {part: checked.load(part, **(of_variant if part in WITH_WEIGHTS else {})) for part in wanted}
     if vae is not None:
-        parts["vae"] = load_vae(vae)
+        parts["vae"] = load_vae(vae, hub=hub)
     for name in ("text_encoder", "text_encoder_2"):
         if name in parts:
             use_mint_operators(parts[name])

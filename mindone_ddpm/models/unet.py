@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from mindone_ddpm.common.errors import ConfigError, first_line, is_out_of_memory
+from mindone_ddpm.common.hubs.base import choose_hub
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.common.machine import memory_bytes
 from mindone_ddpm.models.config import UNetSettings, read_model_config, unet_preset
+from mindone_ddpm.models.foreign import not_fetched, read_json
 from mindone_ddpm.models.limits import least_weights, odd_setting
 from mindone_ddpm.models.pipelines import load_pipeline
 from mindone_ddpm.models.precision import set_compute_precision
@@ -34,7 +36,7 @@ def make_unet(config: UNetSettings, class_names: Sequence[str] = ()) -> UNet2DMo
     problems: list[str] = []
     settings = read_model_config(config, problems)
     if settings is None and not problems:
-        settings = _hub_config(str(config.model_config_name_or_path))
+        settings = _hub_config(str(config.model_config_name_or_path), config.hub)
         problems += check_size(config.image_size, settings["block_out_channels"])
         if settings.get("in_channels", 3) != config.channels:
             problems.append(
@@ -95,7 +97,7 @@ def load_unet(config: TrainableUNetSettings, class_names: Sequence[str] = ()) ->
         ConfigError: it cannot be loaded, or does not fit the images, the classes or the other settings.
     """
     flag = f"--pretrained_model_name_or_path {config.pretrained_model_name_or_path}"
-    pipeline = load_pipeline(str(config.pretrained_model_name_or_path), "--pretrained_model_name_or_path")
+    pipeline = load_pipeline(str(config.pretrained_model_name_or_path), "--pretrained_model_name_or_path", config.hub)
     unet = pipeline.unet
     problems = check_size(config.image_size, unet.config.block_out_channels)
     if unet.config.in_channels != config.channels:
@@ -155,16 +157,17 @@ def prepare_network(network: Any, precision: str, fused_attention: bool, gradien
         checkpoint_gradients(network)
 
 
-def _hub_config(name: str) -> dict[str, Any]:
+def _hub_config(name: str, hub: str) -> dict[str, Any]:
+    flag, chosen = "--model_config_name_or_path", choose_hub(hub)
     try:
-        return dict(UNet2DModel.load_config(name))
-    except Exception as error:  # the Hub's client raises many kinds
-        reason = first_line(error)
-        raise ConfigError(f"--model_config_name_or_path {name}: not found or not reachable ({reason})") from error
+        path = chosen.fetch_file(name, UNet2DModel.config_name)
+    except Exception as error:
+        raise not_fetched(error, flag, name) from error
+    return read_json(path, flag, name)
 
 
 def unet_name(config: UNetSettings) -> str:
-    """What the UNet is made from, for a person: a path, a name on the Hub or a preset."""
+    """What the UNet is made from, for a person: a path, a name on the hub or a preset."""
     given = config.pretrained_model_name_or_path or config.model_config_name_or_path
     return given or f"preset {unet_preset(config)}"
 

@@ -14,6 +14,8 @@ import yaml
 
 import mindone_ddpm
 from mindone_ddpm.common.files import atomic_path, write_text
+from mindone_ddpm.common.hubs import HUGGINGFACE
+from mindone_ddpm.common.hubs.base import choose_hub
 from mindone_ddpm.config.fields import as_dict, private_settings
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.config.values import looks_like_hub_name
@@ -28,8 +30,10 @@ LOSS_CURVE_SIZE = (720, 320)  # pixels
 # In a card that this package wrote, and may overwrite.
 MARK = "<!-- written by mindone_ddpm; without this line the file is left alone -->"
 
-# Where a card's instructions name the repository that it is in.
-REPOSITORY = re.compile(r'^(repository = ").*(")$|^(mindone-ddpm sample --model ).*?((?: --\w+ \S.*)?)$', re.MULTILINE)
+# The metadata of a card; where its Python sets the repository that it is in, and where its command line names it.
+HEAD = re.compile(r"\A---\n(.*?)^---$", re.MULTILINE | re.DOTALL)
+IN_PYTHON = re.compile(r"^(?:from \w+_hub import \w+\n)?repository = .*$", re.MULTILINE)
+IN_COMMAND = re.compile(r"^mindone-ddpm sample (?:--hub \w+ )?--model .*?((?: --\w+ \S.*)?)$", re.MULTILINE)
 
 
 def write_card(
@@ -87,7 +91,7 @@ def card_text(
 
 
 def metadata(config: EngineConfig, product: Product) -> dict[str, Any]:
-    """The head of a card, which the Hub reads."""
+    """The head of a card, which the Hugging Face Hub reads; for_hub makes those of other hubs of it."""
     found: dict[str, Any] = {
         "library_name": "diffusers",
         "pipeline_tag": product.pipeline_tag,
@@ -191,8 +195,40 @@ def snippet(product: Product, repository: str, library: str, images: str) -> str
     return "\n".join([*lines, f"images = {product.call}{images}"])
 
 
-def for_repository(text: str, repository: str) -> str:
-    """A card as it should be in a repository on the Hub; one that this package did not write stays as it is."""
-    if MARK not in text:
+def for_hub(text: str, hub: str, repository: str, license: str | None = None) -> str:
+    """A card as it should be in a repository of a hub; of a card that this package did not write, only the license.
+
+    Args:
+        hub: of :data:`mindone_ddpm.common.hubs.HUBS`.
+        license: in place of the one that the card names, if any.
+    """
+    chosen, head = choose_hub(hub), head_of(text)
+    if MARK in text:
+        head = chosen.card_metadata(head)
+        code = "\n".join(chosen.folder_code(repository))
+        command = ["mindone-ddpm", "sample", *(["--hub", hub] if hub != HUGGINGFACE else []), "--model", repository]
+        text = IN_PYTHON.sub(lambda _: code, text)
+        text = IN_COMMAND.sub(lambda match: shlex.join(command) + match[1], text)
+    elif license is None:
         return text
-    return REPOSITORY.sub(lambda m: f"{m[1] or m[3]}{repository}{m[2] or m[4]}", text)
+    if license is not None:
+        head["license"] = license
+    written = f"---\n{yaml.safe_dump(head, sort_keys=False)}---"
+    return HEAD.sub(lambda _: written, text, count=1) if HEAD.match(text) else f"{written}\n{text}"
+
+
+def head_of(text: str) -> dict[str, Any]:
+    """The metadata at the beginning of a card; empty if there is none, or if it cannot be read."""
+    match = HEAD.match(text)
+    try:
+        found = yaml.safe_load(match[1]) if match is not None else None
+    except yaml.YAMLError:
+        found = None
+    return found if isinstance(found, dict) else {}
+
+
+def license_in(card: Path) -> str | None:
+    """The license that a card's metadata name."""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+    license = head_of(text).get("license")
+    return None if license is None else str(license)

@@ -1,4 +1,4 @@
-"""Upload a trained model to the Hugging Face Hub: in the background, with retries, and compared with what arrived."""
+"""Upload a trained model to a hub: in the background, with retries, and compared with what arrived."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Collection
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from tqdm import tqdm
 
 from mindone_ddpm.common.errors import ConfigError, UserError, first_line
 from mindone_ddpm.common.files import files_in, sha256_of, write_text
-from mindone_ddpm.output.card import CARD, LOSS_CURVE, for_repository
+from mindone_ddpm.common.hubs import HUGGINGFACE
+from mindone_ddpm.common.hubs.base import RemoteFile, choose_hub
+from mindone_ddpm.output.card import CARD, LOSS_CURVE, for_hub, license_in
 from mindone_ddpm.output.config import PushConfig
 from mindone_ddpm.output.product import Product
 from mindone_ddpm.output.run_folder import (
@@ -33,44 +37,45 @@ from mindone_ddpm.output.run_folder import (
 # What is sent besides the model itself and the newest grid of samples. Nothing else is.
 ALSO_SENT = (PRODUCT_RECORD, CARD, LOSS_CURVE, "LICENSE*")
 GRIDS = f"{SAMPLES}/*.png"
-MADE_BY_THE_HUB = {".gitattributes"}
 RETRY_DELAYS_S = (2.0, 10.0, 60.0)
-# The Hub's answers that another try does not change.
+# A hub's answers that another try does not change.
 FINAL_STATUS_CODES = (400, 401, 403, 404, 413, 422)
 
 
 class HubSettings(Protocol):
     """The settings of an upload."""
 
+    hub: str
     hub_model_id: str | None
     hub_private_repo: bool
     hub_token: str | None
+    hub_license: str | None
 
 
 class HubError(UserError):
-    """The Hub has not accepted an upload; the message is one line. Nothing in the folder is changed."""
+    """The hub has not accepted an upload; the message is one line. Nothing in the folder is changed."""
 
 
-def check_login(token: str | None) -> None:
-    """Raises ConfigError if there is no token; to be called before any long work."""
-    from huggingface_hub import get_token
+def check_upload(config: HubSettings, folder: Path, license: str | None) -> None:
+    """To be called before any long work.
 
-    if token is None and get_token() is None:
-        raise ConfigError("--push_to_hub: no token found; run `huggingface-cli login`, or set HF_TOKEN")
+    Args:
+        folder: what is uploaded, or where it will be.
+        license: that the model card names, or will name.
 
-
-def check_repository(given: str | None, folder: Path) -> None:
-    """Raises ConfigError if the Hub takes no repository of the name that is given, or by default the folder's."""
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    name = given or folder.resolve().name
-    try:
-        validate_repo_id(name)
-    except HFValidationError as error:
-        flag = "--hub_model_id" if given else "--push_to_hub: give --hub_model_id, because the Hub takes no repository"
-        reason = "letters, digits, '-', '_' and '.' only, at most 96, as name or user/name"
-        raise ConfigError(f"{flag} {name!r}: {reason}") from error
+    Raises:
+        ConfigError: the hub's client is not installed, there is no token, or the hub takes no repository of the name
+            that is given, by default the folder's, or no model card without a license.
+    """
+    hub, name = choose_hub(config.hub), config.hub_model_id or folder.resolve().name
+    reason = hub.name_problem(name)
+    if reason is not None:
+        given = "--push_to_hub: give --hub_model_id, because the hub takes no repository"
+        flag = "--hub_model_id" if config.hub_model_id else given
+        raise ConfigError(f"{flag} {name!r}: {reason}")
+    if hub.needs_license and license is None:
+        raise ConfigError(f"--hub_license: give a license, such as apache-2.0; {hub.title} takes no card without one")
+    hub.check_token(config.hub_token)
 
 
 # --- which files ---------------------------------------------------------------------------------------------------
@@ -118,54 +123,60 @@ def take_snapshot(folder: Path, product: Product | None = None) -> Path:
 # --- one upload ----------------------------------------------------------------------------------------------------
 
 
-def upload(snapshot: Path, repository: str, private: bool, token: str | None, message: str) -> str:
-    """Create the repository if need be, send a folder, and compare what the Hub lists with what was sent.
+def upload(snapshot: Path, config: HubSettings, name: str, message: str) -> str:
+    """Create the repository if need be, send a folder, and compare what the hub lists with what was sent.
 
     Earlier grids of samples are removed; other files that are only in the repository stay.
+
+    Args:
+        name: of the repository, with or without its owner.
 
     Returns:
         What was done, in one line.
 
     Raises:
         ConfigError: the repository exists and is public, though a private one is asked for.
-        HubError: a file did not arrive as it was sent. Besides, whatever the Hub's client raises.
+        HubError: a file did not arrive as it was sent. Besides, whatever the hub's client raises.
     """
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    made = api.create_repo(repository, private=private or None, exist_ok=True)
-    if private and api.repo_info(made.repo_id).private is False:
-        raise ConfigError(f"{made} is public, and --hub_private_repo asks for a private one: change one of the two")
-    name_repository(snapshot / CARD, made.repo_id)
-    api.upload_folder(repo_id=made.repo_id, folder_path=str(snapshot), commit_message=message, delete_patterns=[GRIDS])
-    different, others = differences(api, made.repo_id, snapshot)
+    hub, token = choose_hub(config.hub), config.hub_token
+    license = config.hub_license or license_in(snapshot / CARD)
+    repository = hub.open_repository(name, config.hub_private_repo, license, token)
+    if config.hub_private_repo and repository.private is False:
+        raise ConfigError(
+            f"{repository.url} is public, and --hub_private_repo asks for a private one: change one of the two"
+        )
+    fit_card(snapshot / CARD, config, repository.name)
+    sent = {path.relative_to(snapshot).as_posix() for path in files_in(snapshot)}
+    replaced = [file for file in hub.listing(repository, token) if fnmatch(file, GRIDS) and file not in sent]
+    hub.send(repository, snapshot, message, replaced, token)
+    listed = hub.listing(repository, token)
+    different = differences(listed, snapshot, sent)
     if different:
-        raise HubError(f"the Hub has {', '.join(different[:3])} otherwise than sent ({len(different)} file(s))")
-    told = f"uploaded to {made}: {len(files_in(snapshot))} files, compared with what was sent"
+        raise HubError(f"{hub.title} has {', '.join(different[:3])} otherwise than sent ({len(different)} file(s))")
+    others = sorted(listed.keys() - sent - hub.made_by_hub)
+    told = f"uploaded to {repository.url}: {len(sent)} files, compared with what was sent"
     return told + (f"; {len(others)} other file(s) there were left alone: {', '.join(others[:3])}" if others else "")
 
 
-def name_repository(card: Path, repository: str) -> None:
-    """Have a snapshot's card name the repository that it is sent to. The run's own, perhaps a hard link, stays."""
+def fit_card(card: Path, config: HubSettings, repository: str) -> None:
+    """Have a snapshot's card fit the hub and the repository. The run's own, perhaps a hard link, stays."""
     if card.is_file():
-        write_text(card, for_repository(card.read_text(encoding="utf-8", errors="replace"), repository))
+        text = card.read_text(encoding="utf-8", errors="replace")
+        write_text(card, for_hub(text, config.hub, repository, config.hub_license))
 
 
-def differences(api: Any, repository: str, folder: Path) -> tuple[list[str], list[str]]:
-    """Files of a folder that a repository does not list with the same content; and files that only it lists."""
-    listed = {entry.path: entry for entry in api.list_repo_tree(repository, recursive=True) if hasattr(entry, "size")}
-    different, sent = [], set(MADE_BY_THE_HUB)
-    for path in files_in(folder):
-        name = path.relative_to(folder).as_posix()
-        sent.add(name)
-        entry = listed.get(name)
+def differences(listed: dict[str, RemoteFile], folder: Path, names: Collection[str]) -> list[str]:
+    """The files of a folder, among ``names``, that a hub does not list with the same size and content."""
+    different = []
+    for name in sorted(names):
+        path, entry = folder / name, listed.get(name)
         if entry is None or entry.size != path.stat().st_size:
             different.append(name)
-        elif entry.lfs is not None:
-            different += [name] if entry.lfs.sha256 != sha256_of(path) else []
+        elif entry.sha256 is not None:
+            different += [name] if entry.sha256 != sha256_of(path) else []
         elif entry.blob_id != git_blob_id(path):
             different.append(name)
-    return different, sorted(listed.keys() - sent)
+    return different
 
 
 def git_blob_id(path: Path) -> str:
@@ -184,9 +195,7 @@ class Uploader:
     """
 
     def __init__(self, config: HubSettings, folder: Path, product: Product | None = None):
-        self.folder, self.product, self.named = folder, product, config.hub_model_id
-        self.repository = config.hub_model_id or folder.resolve().name
-        self.private, self.token = config.hub_private_repo, config.hub_token
+        self.config, self.folder, self.product = config, folder, product
         self.waiting: tuple[Path, str] | None = None
         self.thread: threading.Thread | None = None
         self.lock = threading.Lock()
@@ -230,14 +239,13 @@ class Uploader:
                 shutil.rmtree(waiting[0], ignore_errors=True)
 
     def _send(self, snapshot: Path, message: str) -> None:
-        from huggingface_hub.utils import disable_progress_bars
-
-        disable_progress_bars()
+        name = self.config.hub_model_id or self.folder.resolve().name
         for delay_s in (*RETRY_DELAYS_S, None):
             try:
-                success = upload(snapshot, self.repository, self.private, self.token, message)
-            except Exception as error:  # the Hub's client raises a dozen kinds
-                status_code = getattr(getattr(error, "response", None), "status_code", None)
+                success = upload(snapshot, self.config, name, message)
+            except Exception as error:  # clients of hubs raise many kinds
+                answer = getattr(error, "response", None)
+                status_code = getattr(error if answer is None else answer, "status_code", None)
                 if delay_s is None or status_code in FINAL_STATUS_CODES or isinstance(error, ConfigError):
                     self._fail(error)
                     return
@@ -248,17 +256,18 @@ class Uploader:
 
     def _fail(self, error: Exception) -> None:
         reason = first_line(error)
-        if self.token:
-            reason = reason.replace(self.token, "***")
+        if self.config.hub_token:
+            reason = reason.replace(self.config.hub_token, "***")
         noun = "pipeline" if self.product is None else self.product.noun
         self.failure = f"the {noun} in {self.folder} could not be uploaded ({reason})"
         tqdm.write(f"warning: {self.failure}; `{self.command()}` tries again", file=sys.stderr)
 
     def command(self) -> str:
         """What sends the same folder to the same repository by hand."""
-        words = ["mindone-ddpm", "push", "--model", str(self.folder)]
-        words += ["--hub_model_id", self.named] if self.named is not None else []
-        return shlex.join(words + ["--hub_private_repo"] * self.private)
+        config, words = self.config, ["mindone-ddpm", "push", "--model", str(self.folder)]
+        words += ["--hub", config.hub] if config.hub != HUGGINGFACE else []
+        words += ["--hub_model_id", config.hub_model_id] if config.hub_model_id is not None else []
+        return shlex.join(words + ["--hub_private_repo"] * config.hub_private_repo)
 
 
 def push(config: PushConfig, product: Product | None = None) -> None:
@@ -269,14 +278,13 @@ def push(config: PushConfig, product: Product | None = None) -> None:
 
     Raises:
         ConfigError: there is none, or no token.
-        HubError: the Hub has not accepted it.
+        HubError: the hub has not accepted it.
     """
     folder = Path(config.model)
     if not index_files_in(folder, product):
         wanted = product.index_file if product is not None else next(iter(DIFFUSERS_INDEX_FILES))
         raise ConfigError(f"--model {config.model}: is not a pipeline; it has no {wanted}")
-    check_repository(config.hub_model_id, folder)
-    check_login(config.hub_token)
+    check_upload(config, folder, config.hub_license or license_in(folder / CARD))
     uploader = Uploader(config, folder, product)
     uploader.submit("Model trained with mindone_ddpm")
     if not uploader.finish():

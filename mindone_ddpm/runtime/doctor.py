@@ -14,6 +14,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from packaging.requirements import Requirement
 
 from mindone_ddpm.backends.choose import available_devices, has_cpu_operators, max_local_ranks
 from mindone_ddpm.backends.gpu import cuda
+from mindone_ddpm.common.environment import hub_is_mirrored
 from mindone_ddpm.common.errors import first_line
+from mindone_ddpm.common.hubs import HUGGINGFACE, MODELERS, MODELSCOPE
 from mindone_ddpm.common.libraries import quiet_imports
 
 OK, WARNING, FAULT = "ok", "warning", "fault"
@@ -29,6 +32,7 @@ CHECKED_PACKAGES = ("mindspore", "mindone", "datasets", "numpy", "pillow", "hugg
 SMALLEST_SHARED_MEMORY_MIB, SMALLEST_DISK_GIB = 64, 5
 RUN_TIMEOUT_S = 900.0
 HUB_TIMEOUT_S = 5.0
+XET_IS_OFF = ("1", "ON", "YES", "TRUE")
 ASCEND_FOLDERS = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/cann")
 
 # Where CANN's version is written, best first, and the pattern to find it.
@@ -220,16 +224,47 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
     return Finding("shared memory", OK if enough else WARNING, f"{free_mib:.0f} MiB free", advice)
 
 
-def check_hub() -> Finding:
-    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+# For each hub: how it is called here, the variable with its address, the default, and its client.
+HUB_ADDRESSES = {
+    HUGGINGFACE: ("Hugging Face Hub", "HF_ENDPOINT", "https://huggingface.co", "huggingface_hub"),
+    MODELSCOPE: ("ModelScope", "MODELSCOPE_ENDPOINT", "https://modelscope.cn", "modelscope_hub"),
+    MODELERS: ("Modelers", "OPENMIND_HUB_ENDPOINT", "https://modelers.cn", "openmind_hub"),
+}
+
+
+def check_hubs() -> Iterator[Finding]:
+    """Which hubs answer, and what to set or to install."""
+    addresses = {hub: os.environ.get(variable) or usual for hub, (_, variable, usual, _) in HUB_ADDRESSES.items()}
+    with ThreadPoolExecutor() as pool:
+        failures = dict(zip(addresses, pool.map(why_unreachable, addresses.values()), strict=True))
+    others = [f"--hub {hub}" for hub in (MODELSCOPE, MODELERS) if failures[hub] is None]
+    for hub, (name, _, _, client) in HUB_ADDRESSES.items():
+        address, failure = addresses[hub], failures[hub]
+        text = f"{address} answers" if failure is None else f"{address} cannot be reached ({failure})"
+        if hub != HUGGINGFACE:
+            has_client = importlib.util.find_spec(client) is not None
+            text += "" if has_client else f"; for --hub {hub}: pip install 'mindone-ddpm[{hub}]'"
+            yield Finding(name, OK, text)
+        elif failure is not None:
+            instead = f"; or use {' or '.join(others)}, which can be reached" if others else ""
+            advice = f"data sets and models on disk work without; or set HF_ENDPOINT to a mirror{instead}"
+            yield Finding(name, WARNING, text, advice)
+        elif hub_is_mirrored() and os.environ.get("HF_HUB_DISABLE_XET", "").upper() not in XET_IS_OFF:
+            advice = "export HF_HUB_DISABLE_XET=1, or unset it"
+            yield Finding(name, WARNING, f"{text}, but large files go past it, to Hugging Face's storage", advice)
+        else:
+            yield Finding(name, OK, text + ("; large files go there too, without Xet" if hub_is_mirrored() else ""))
+
+
+def why_unreachable(address: str) -> str | None:
+    """Why there is no answer from an address; None if there is one, whatever it says."""
     try:
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=HUB_TIMEOUT_S).close()
     except urllib.error.HTTPError:
-        pass  # it answers
+        return None
     except (OSError, ValueError) as error:
-        advice = "data sets and models on disk work without; or set HF_ENDPOINT to a mirror that can be reached"
-        return Finding("Hub", WARNING, f"{address} cannot be reached ({getattr(error, 'reason', error)})", advice)
-    return Finding("Hub", OK, f"{address} answers")
+        return str(getattr(error, "reason", error))
+    return None
 
 
 def run(name: str, text: str, advice: str, *arguments: str) -> Finding:
@@ -279,8 +314,10 @@ def examine(device: str, with_runs: bool, on_finding: Callable[[Finding], None])
     for finding in check_mindspore():
         note(finding)
     note(check_ascend(device))
-    for check in (check_gpu, check_fast_operators, check_shared_memory, check_hub):
+    for check in (check_gpu, check_fast_operators, check_shared_memory):
         note(check())
+    for finding in check_hubs():
+        note(finding)
     note(check_disk(Path.cwd()))
     if with_runs and not any(finding.status == FAULT for finding in findings):
         for finding in check_work(device):

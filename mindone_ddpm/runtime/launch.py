@@ -24,6 +24,7 @@ import mindone_ddpm
 from mindone_ddpm.backends.choose import max_local_ranks
 from mindone_ddpm.common import rotation
 from mindone_ddpm.common.errors import ConfigError, first_line, plain_lines
+from mindone_ddpm.common.hubs import HUGGINGFACE, TOKEN_VARIABLES
 from mindone_ddpm.runtime.launchers import ranks_of
 from mindone_ddpm.runtime.outcome import OUTCOMES, appends_to_log
 from mindone_ddpm.runtime.restarts import supervise
@@ -84,6 +85,23 @@ def without_token(job: Sequence[str]) -> tuple[list[str], str | None]:
         else:
             rest.append(word)
     return rest, token
+
+
+def hub_of(job: Sequence[str]) -> str:
+    """The hub that a command names, in a flag or in its YAML file; what is wrong there is for the command to say."""
+    from mindone_ddpm.common.yaml_files import read_yaml  # here, because --help has no use for it
+
+    named, file, words = None, None, iter(job)
+    for word in words:
+        flag, _, value = word.partition("=")
+        if flag in ("--hub", "--config"):
+            value = value or next(words, "")
+            named, file = (value, file) if flag == "--hub" else (named, value)
+    if named is None and file is not None:
+        with contextlib.suppress(OSError, ValueError):
+            content = read_yaml(Path(file))
+            named = content.get("hub") if isinstance(content, dict) else None
+    return str(named or HUGGINGFACE)
 
 
 def port_is_free(host: str, port: int) -> bool:
@@ -197,7 +215,7 @@ def launch_once(arguments: argparse.Namespace, words: Sequence[str], output_dir:
     environment["PATH"] = bin_dir + os.pathsep + environment.get("PATH", "")  # msrun starts `python` from PATH
     environment["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), *filter(None, [environment.get("PYTHONPATH")])])
     if token is not None:
-        environment["HF_TOKEN"] = token
+        environment[TOKEN_VARIABLES.get(hub_of(job), TOKEN_VARIABLES[HUGGINGFACE])] = token
     outcomes = Path(tempfile.mkdtemp(prefix="mindone-ddpm-"))
     environment |= {OUTCOMES: str(outcomes), OUTCOMES + "_RANKS": str(local)}
     threads = max(1, len(os.sched_getaffinity(0)) // local)

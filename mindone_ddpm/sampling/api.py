@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.hubs import HUGGINGFACE
 from mindone_ddpm.data.scaling import to_pixels
 from mindone_ddpm.models import lora as adapters
 from mindone_ddpm.models import new_tokens
@@ -35,17 +36,19 @@ def load(
     device: str = "auto",
     mode: str | None = None,
     dtype: str = "float32",
+    hub: str = HUGGINGFACE,
 ) -> Pipeline:
     """Load a saved pipeline. MindSpore is started if it is not running yet.
 
     Args:
-        model: a folder, such as a run's ``output_dir``, or a name on the Hugging Face Hub.
+        model: a folder, such as a run's ``output_dir``, or a name on the hub.
         lora: folder or file of LoRA adapters to add to a Stable Diffusion pipeline, or several, each with its weight
             behind a colon: ``"A:0.8"``.
         embedding: folder or file of a word learned by textual inversion, or several.
         device: ``Ascend``, ``GPU`` or ``CPU``; ``auto``: the one in use, or the first that is there.
         mode: ``graph`` or ``pynative``; None: the one in use, at first graph.
         dtype: in which the UNet computes: ``float32``, ``fp16`` or ``bf16``.
+        hub: ``huggingface``, ``modelscope`` or ``modelers``.
 
     Returns:
         mindone's DDPMPipeline or StableDiffusionPipeline.
@@ -55,14 +58,14 @@ def load(
         DeviceError: the device is not there.
     """
     backend = start_once(device, mode).backend
-    if "StableDiffusion" not in pipeline_kind(str(model)):
+    if "StableDiffusion" not in pipeline_kind(str(model), hub=hub):
         for name, value in (("lora", lora), ("embedding", embedding)):
             if value is not None:
                 raise ConfigError(f"{name}: is for text-to-image models; {model} is an unconditional one")
-        pipeline: Pipeline = load_pipeline(str(model))
+        pipeline: Pipeline = load_pipeline(str(model), hub=hub)
         set_sampling_dtype(pipeline.unet, dtype, backend)
         return pipeline
-    pipeline = load_text_pipeline(str(model))
+    pipeline = load_text_pipeline(str(model), hub=hub)
     if lora is not None:
         adapters.merge_adapters(pipeline, _listed(lora))
     if embedding is not None:

@@ -40,15 +40,15 @@ def sample_to_folder(config: SampleConfig) -> Path:
     """
     config.check()
     output_dir = check_output_folder(config)
-    is_text_to_image = "StableDiffusion" in pipeline_kind(config.model)
+    is_text_to_image = "StableDiffusion" in pipeline_kind(config.model, hub=config.hub)
     check_kind(config, is_text_to_image)
     runtime = start(config.device, config.mode, config.seed, jit_level=config.jit_level, alone=True)
     check_precision("--dtype", config.dtype, runtime.backend, SAMPLING_NAMES)
     if is_text_to_image:
-        pipeline: Any = pipelines.load_text_pipeline(config.model)
+        pipeline: Any = pipelines.load_text_pipeline(config.model, hub=config.hub)
         check_image_size(config, pipeline)
     else:
-        pipeline = pipelines.load_pipeline(config.model)
+        pipeline = pipelines.load_pipeline(config.model, hub=config.hub)
     if config.lora is not None:
         lora.merge_adapters(pipeline, config.lora)
     if config.embedding is not None:
@@ -177,7 +177,7 @@ def open_model(config: ImagesBase) -> tuple[Path, Any]:
     """
     output_dir = check_output_folder(config)
     start(config.device, config.mode, config.seed, jit_level=config.jit_level, alone=True)
-    return output_dir, pipelines.load_pipeline(config.model)
+    return output_dir, pipelines.load_pipeline(config.model, hub=config.hub)
 
 
 def image_paths(source: Path) -> list[Path]:

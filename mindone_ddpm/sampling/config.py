@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mindone_ddpm.config.fields import Settings, setting
+from mindone_ddpm.config.fields import setting
 from mindone_ddpm.config.groups import DEVICES, JIT_LEVEL_HELP, JIT_LEVELS, MODES, SAMPLERS, TIMESTEP_SPACINGS
+from mindone_ddpm.config.hub import HubChoice
 
 
 @dataclass
-class SamplingBase(Settings):
+class SamplingBase(HubChoice):
     """What every kind of sampling from a saved pipeline has."""
 
     heading: ClassVar[str] = "model and sampling"
 
-    model: str = setting("", "folder of a saved pipeline, or its name on the Hub")
+    model: str = setting("", "folder of a saved pipeline, or its name on the hub")
     output_dir: str = setting("samples", "folder for the images and the grid")
     batch_size: int = setting(16, "images denoised at once; does not change them", low=1)
     num_inference_steps: int | None = setting(
@@ -101,12 +102,12 @@ class SampleConfig(ImagesBase):
 
 
 @dataclass
-class FuseConfig(Settings):
+class FuseConfig(HubChoice):
     """Writing a pipeline with adapters and learned words in it."""
 
     heading: ClassVar[str] = "fusing"
 
-    model: str = setting("", "folder of a saved text-to-image pipeline, or its name on the Hub")
+    model: str = setting("", "folder of a saved text-to-image pipeline, or its name on the hub")
     lora: list[str] | None = setting(
         None, "folders or files of LoRA adapters, each with its weight behind a colon: A:0.8 B:0.5"
     )

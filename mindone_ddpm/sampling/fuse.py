@@ -21,7 +21,7 @@ def fuse(config: FuseConfig) -> Path:
     folder = Path(config.output_dir)
     check_writable(folder)
     start(config.device, "pynative", seed=0, alone=True)  # nothing is computed but sums of weights
-    pipeline = load_text_pipeline(config.model)
+    pipeline = load_text_pipeline(config.model, hub=config.hub)
     if config.lora is not None:
         lora.merge_adapters(pipeline, config.lora)
     if config.embedding is not None:

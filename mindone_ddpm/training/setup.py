@@ -43,8 +43,7 @@ def start_training(config: Config) -> tuple[Config, Runtime]:
     config.check()
     adopt_launcher()
     if config.push_to_hub and is_main_by_environment():  # the only one that uploads
-        hub.check_repository(config.hub_model_id, Path(config.output_dir))
-        hub.check_login(config.hub_token)
+        hub.check_upload(config, Path(config.output_dir), config.hub_license)
     if not launched():
         check_output_dir(config)
     runtime = start(

@@ -78,7 +78,7 @@ def test_a_job_that_changes_a_default_does_not_change_what_the_setting_means(con
 def test_places_and_accounts_are_private(config):
     assert {"output_dir", "cache_dir", "hub_model_id", "resume_from_checkpoint"} <= private_settings(config)
     assert settings_outside_graph(config) == {
-        *("output_dir", "overwrite_output_dir", "resume_from_checkpoint"),
+        *("output_dir", "overwrite_output_dir", "resume_from_checkpoint", "hub"),
         *("max_hours", "on_bad_image", "max_image_pixels"),
     }
 

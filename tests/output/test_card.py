@@ -18,6 +18,7 @@ from mindone_ddpm.jobs.text_to_image.product import fine_tuned_product
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.product import unconditional_product
 from mindone_ddpm.output import card, hub
+from mindone_ddpm.output.config import PushConfig
 from mindone_ddpm.output.tracking import make_tracker
 
 PLAN = {"data": "10 images", "model": "tiny"}
@@ -74,7 +75,7 @@ def test_a_model_of_classes_is_sampled_by_the_command():
     config = TrainingConfig(dataset_name="digits", class_conditional=True, hub_model_id="me/digits")
     text = card.card_text(config, unconditional_product(config), PLAN, 1, 1, {}, None)
     assert "mindone-ddpm sample --model me/digits --class_label 0\n" in text and "from_pretrained" not in text
-    assert "--model you/others --class_label 0\n" in card.for_repository(text, "you/others")
+    assert "--model you/others --class_label 0\n" in card.for_hub(text, "huggingface", "you/others")
 
 
 def test_adapters_are_used_on_their_base():
@@ -93,7 +94,7 @@ def test_a_fine_tuned_pipeline_is_sampled_with_a_prompt():
     text = card.card_text(config, product, PLAN, 1, 1, {}, None)
     assert "StableDiffusionPipeline.from_pretrained(repository)" in text and "load_lora_weights" not in text
     assert "mindone-ddpm sample --model me/foxes --prompt 'a prompt'\n" in text
-    assert "--model you/foxes --prompt 'a prompt'\n" in card.for_repository(text, "you/foxes")
+    assert "--model you/foxes --prompt 'a prompt'\n" in card.for_hub(text, "huggingface", "you/foxes")
     head = yaml.safe_load(text.split("---")[1])
     assert head["pipeline_tag"] == "text-to-image" and head["tags"] == ["mindspore", "mindone", "stable-diffusion"]
 
@@ -130,8 +131,8 @@ def test_names_cannot_leave_the_place_where_they_stand():
 @pytest.mark.parametrize("name", ['a"; import os', "a/b/c", "-a", "a" * 97, "a b", "x<y"])
 def test_repositories_that_the_hub_does_not_take_are_refused_beforehand(name, tmp_path):
     with pytest.raises(ConfigError, match=r"--hub_model_id .*: letters, digits"):
-        hub.check_repository(name, tmp_path)
+        hub.check_upload(PushConfig(hub_model_id=name, hub_token="x"), tmp_path, None)
     folder = tmp_path / name.replace("/", "+")
     with pytest.raises(ConfigError, match="--push_to_hub: give --hub_model_id"):
-        hub.check_repository(None, folder)
-    hub.check_repository("user/name", folder)
+        hub.check_upload(PushConfig(hub_token="x"), folder, None)
+    hub.check_upload(PushConfig(hub_model_id="user/name", hub_token="x"), folder, None)

@@ -152,10 +152,10 @@ def test_training_goes_on_while_it_uploads_and_only_the_newest_waits(at, run_fol
     """While the first is under way two more come: one is dropped. What goes is what was there when it was asked for."""
     release, sent, send = threading.Event(), [], hub.upload
 
-    def slow(snapshot, repository, private, token, message):
+    def slow(snapshot, config, name, message):
         sent.append((message, (snapshot / "README.md").read_text()))
         release.wait(20)
-        return send(snapshot, repository, private, token, message)
+        return send(snapshot, config, name, message)
 
     monkeypatch.setattr(hub, "upload", slow)
     sending = uploader(run_folder)
@@ -199,11 +199,11 @@ def test_what_arrives_otherwise_is_noticed(at, run_folder, capsys):
     sending = uploader(run_folder)
     sending.submit("first")
     assert not sending.finish()
-    assert "the Hub has unet/config.json otherwise than sent (1 file(s))" in capsys.readouterr().err
+    assert "the Hugging Face Hub has unet/config.json otherwise than sent (1 file(s))" in capsys.readouterr().err
 
 
 def hub_environment(server: HubServer, folder: Path) -> dict[str, str]:
-    return {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "home"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": ""}
+    return {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "home"), "HF_TOKEN": ""}
 
 
 def test_from_training_to_the_hub_and_back(server, digits_flags, tmp_path):
@@ -238,6 +238,7 @@ def test_from_training_to_the_hub_and_back(server, digits_flags, tmp_path):
     result = run_program("sample", "--model", "me/digits", *flags, **environment)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "pictures" / "grid.png").is_file()
+    assert not [path for _, path in server.requests if "xet" in path]
 
 
 def test_push_by_hand(server, run_folder, tmp_path):
@@ -245,6 +246,7 @@ def test_push_by_hand(server, run_folder, tmp_path):
     result = run_program("push", "--model", run_folder, "--hub_model_id", "me/again", **environment)
     assert result.returncode == 0, result.stderr
     assert server.repositories["me/again"]["files"].keys() == SENT
+    assert not [path for _, path in server.requests if "xet" in path]  # large files come to HF_ENDPOINT too
     (run_folder / "model_index.json").unlink()
     (run_folder / "pytorch_lora_weights.safetensors").write_text("adapters")
     result = run_program("push", "--model", run_folder, "--hub_model_id", "me/adapters", **environment)
@@ -270,3 +272,15 @@ def test_the_launcher_keeps_the_token_out_of_command_lines():
     assert launch.without_token(words) == (["train", "--push_to_hub"], TOKEN)
     assert launch.without_token(["train", f"--hub_token={TOKEN}"]) == (["train"], TOKEN)
     assert launch.without_token(["train"]) == (["train"], None)
+
+
+def test_the_launcher_gives_the_token_to_the_hub_that_is_meant(tmp_path):
+    (tmp_path / "run.yaml").write_text("hub: modelers\n")
+    file = str(tmp_path / "run.yaml")
+    assert launch.hub_of(["train", "--push_to_hub"]) == "huggingface"
+    assert (
+        launch.hub_of(["train", "--hub", "modelscope"]) == launch.hub_of(["train", "--hub=modelscope"]) == "modelscope"
+    )
+    assert launch.hub_of(["train", "--config", file]) == launch.hub_of(["train", f"--config={file}"]) == "modelers"
+    assert launch.hub_of(["train", "--config", file, "--hub", "modelscope"]) == "modelscope"
+    assert launch.hub_of(["train", "--config", "absent.yaml"]) == "huggingface"

@@ -6,76 +6,22 @@ Weights and pictures go the way of large files (git LFS, "basic" transfer), all 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import re
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import unquote, urlparse
+
+from local_hub import REPOSITORY, LocalHub, blob_id, is_large, sha256
 
 TOKEN = "hf_thetokenofatest"
 COMMIT = "a" * 40
-REPOSITORY = r"([^/]+/[^/]+)"
 
 
-def blob_id(content: bytes) -> str:
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+class HubServer(LocalHub):
+    """As the Hub, it says of large files that they lie in Xet's storage, which is elsewhere."""
 
+    token = TOKEN
 
-def is_large(name: str) -> bool:
-    return name.endswith((".safetensors", ".png"))
-
-
-class HubServer:
-    """``repositories``: for each id whether it is ``private``, and its ``files``; ``requests``: what was asked for.
-
-    ``failures``: answers for the next commits instead of taking them. ``corrupts``: a name whose content is damaged.
-    """
-
-    def __init__(self) -> None:
-        self.repositories: dict[str, dict[str, Any]] = {}
-        self.objects: dict[str, bytes] = {}
-        self.requests: list[tuple[str, str]] = []
-        self.failures: list[int] = []
-        self.corrupts: str | None = None
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def answer(self, status: int, body: Any = None, **headers: str) -> None:
-                content = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
-                self.send_response(status)
-                for name, value in {"Content-Length": str(len(content)), **headers}.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(content)
-
-            def handle_any(self) -> None:
-                content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                path = unquote(urlparse(self.path).path)
-                hub.requests.append((self.command, path))
-                if self.command != "PUT" and self.headers.get("Authorization") != f"Bearer {TOKEN}":
-                    self.answer(401, {"error": "Invalid username or password."})
-                    return
-                hub.handle(self, path, content)
-
-            do_GET = do_POST = do_PUT = do_HEAD = handle_any
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-    def handle(self, request: Any, path: str, content: bytes) -> None:
+    def handle(self, request: Any, path: str, query: dict[str, str], content: bytes) -> None:
         if path == "/api/repos/create":
             asked = json.loads(content)
             name = f"{asked.get('organization') or 'someone'}/{asked['name']}"
@@ -115,7 +61,12 @@ class HubServer:
             if found is None:
                 request.answer(404, {}, X_Error_Code="EntryNotFound", X_Repo_Commit=COMMIT)
             else:
-                request.answer(200, found, ETag=f'"{blob_id(found)}"', X_Repo_Commit=COMMIT)
+                hashed, headers = blob_id(found), {"X_Repo_Commit": COMMIT}
+                if is_large(match[2]):
+                    hashed = sha256(found)
+                    headers["X_Xet_Hash"] = hashed
+                    headers["Link"] = f'<{self.url}/api/models/{match[1]}/xet-read-token/{COMMIT}>; rel="xet-auth"'
+                request.answer(200, found, ETag=f'"{hashed}"', **headers)
         else:
             request.answer(404, {"error": f"the test's server knows no {request.command} {path}"})
 
@@ -133,13 +84,12 @@ class HubServer:
                 files[value["path"]] = self.objects[value["oid"]]
             elif item["key"] == "deletedFile":
                 del files[value["path"]]
-        if self.corrupts in files:
-            files[self.corrupts] = files[self.corrupts][:-1] + b"?"
+        self.damage(files)
         request.answer(200, {"commitUrl": f"{self.url}/{repository}/commit/{COMMIT}", "commitOid": COMMIT})
 
     @staticmethod
     def entry(name: str, content: bytes) -> dict[str, Any]:
         about: dict[str, Any] = {"type": "file", "path": name, "size": len(content), "oid": blob_id(content)}
         if is_large(name):
-            about["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+            about["lfs"] = {"oid": sha256(content), "size": len(content), "pointerSize": 130}
         return about

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_program
+from hub_server import HubServer
 
 from mindone_ddpm.runtime import doctor
 
@@ -29,10 +30,40 @@ def test_training_sampling_and_ranks_work_on_this_machine():
 
 def test_this_machine_fits():
     findings = look("--no-runs")
-    assert {"python", "mindspore", "mindone", "Ascend", "GPU", "disk", "shared memory", "Hub"} < findings.keys()
+    assert {"python", "mindspore", "mindone", "Ascend", "GPU", "disk", "shared memory"} < findings.keys()
     assert "training" not in findings
-    assert findings["Hub"]["status"] == "warning" and "cannot be reached" in findings["Hub"]["text"]
-    assert "mirror" in findings["Hub"]["advice"]
+    hub = findings["Hugging Face Hub"]
+    assert hub["status"] == "warning" and "cannot be reached" in hub["text"] and "mirror" in hub["advice"]
+    assert {"ModelScope", "Modelers"} < findings.keys()
+
+
+def test_the_hubs_that_answer_and_what_to_set(monkeypatch):
+    unreachable, server = "http://127.0.0.1:9", HubServer()
+    for variable in ("HF_ENDPOINT", "OPENMIND_HUB_ENDPOINT"):
+        monkeypatch.setenv(variable, unreachable)
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
+    found = {finding.name: finding for finding in doctor.check_hubs()}
+    assert found["ModelScope"].text.startswith(f"{server.url} answers")
+    assert found["Hugging Face Hub"].status == "warning"
+    assert found["Hugging Face Hub"].advice.endswith("or use --hub modelscope, which can be reached")
+    assert f"{unreachable} cannot be reached" in found["Modelers"].text
+
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "0")
+    mirror = next(doctor.check_hubs())
+    assert mirror.status == "warning" and "export HF_HUB_DISABLE_XET=1" in mirror.advice
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    mirror = next(doctor.check_hubs())
+    assert mirror.status == "ok" and mirror.text == f"{server.url} answers; large files go there too, without Xet"
+    server.close()
+
+
+def test_a_client_that_is_missing_is_named_with_its_extra(monkeypatch):
+    for variable in ("HF_ENDPOINT", "OPENMIND_HUB_ENDPOINT", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    texts = {finding.name: finding.text for finding in doctor.check_hubs()}
+    assert texts["ModelScope"].endswith("for --hub modelscope: pip install 'mindone-ddpm[modelscope]'")
 
 
 def test_a_package_that_does_not_fit_is_a_fault(monkeypatch):

@@ -54,12 +54,12 @@ class FineTuneConfig(TimestepConfig, EngineConfig):
 
     # model
     pretrained_model_name_or_path: str | None = setting(
-        None, "Stable Diffusion pipeline to fine-tune: a folder, or a name on the Hub"
+        None, "Stable Diffusion pipeline to fine-tune: a folder, or a name on the hub"
     )
     pretrained_vae_model_name_or_path: str | None = setting(
-        None, "another autoencoder in place of the pipeline's own: a folder, or a name on the Hub"
+        None, "another autoencoder in place of the pipeline's own: a folder, or a name on the hub"
     )
-    revision: str | None = setting(None, "of the pipeline on the Hub: branch, tag or commit")
+    revision: str | None = setting(None, "of the pipeline on the hub: branch, tag or commit")
     non_ema_revision: str | None = setting(None, "accepted for old command lines; give --variant non_ema instead")
     variant: str | None = setting(None, "of the pipeline's weight files, such as fp16 or non_ema")
     prediction_type: str | None = setting(

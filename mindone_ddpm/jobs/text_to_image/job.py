@@ -387,7 +387,7 @@ def open_base(config: FineTuneConfig, kinds: Sequence[str] = TEXT_PIPELINES) -> 
     name = "--pretrained_model_name_or_path"
     model = str(config.pretrained_model_name_or_path)
     flag = f"{name} {model}"
-    kind = pipeline_kind(model, name, config.revision)
+    kind = pipeline_kind(model, name, config.revision, config.hub)
     if kind in TEXT_PIPELINES and kind not in kinds:
         suited = "train_text_to_image_sdxl" if kind == XL_PIPELINE else "train_text_to_image"
         raise ConfigError(f"{flag}: is a {kind}, which this command does not train; {suited} does")
@@ -398,6 +398,7 @@ def open_base(config: FineTuneConfig, kinds: Sequence[str] = TEXT_PIPELINES) -> 
         variant=config.variant,
         kinds=kinds,
         vae=config.pretrained_vae_model_name_or_path,
+        hub=config.hub,
     )
     divisor = size_divisor(base)
     if config.image_size % divisor:
