@@ -52,6 +52,8 @@ setup(
     ],
     extras_require={
         "tracking": ["tensorboard", "wandb"],  # tensorboard only to look at what was written
+        # It needs protobuf < 7, which MindSpore 2.10 does not take: see docs/tracking.md.
+        "swanlab": ["swanlab>=0.10,<0.11"],
         # Clients of hubs. modelscope-hub is what the modelscope package itself calls, without its models and trainers.
         "modelscope": ["modelscope-hub>=0.5,<0.6"],
         "modelers": ["openmind_hub>=1.3,<2"],  # it needs requests 2.32.2 exactly

@@ -54,7 +54,7 @@ METRICS = ("fid", "kid", "precision_recall", "inception_score")
 HIGHER_IS_BETTER = {"fid": False, "kid": False, "precision": True, "recall": True, "inception_score": True}
 
 
-TRACKERS = ("none", "tensorboard", "wandb", "csv", "jsonl")
+TRACKERS = ("none", "tensorboard", "wandb", "swanlab", "csv", "jsonl")
 
 
 OPTIMIZERS = ("adamw", "adamw_no_correction", "sgd", "lion", "adafactor")

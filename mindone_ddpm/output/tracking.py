@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +42,8 @@ FILES = (
     "hparams.yml",
     "wandb",
     "wandb_run_id.txt",
+    "swanlab",
+    "swanlab_run_id.txt",
 )
 
 
@@ -171,6 +174,66 @@ class WandbTracker:
         self.run.finish()
 
 
+class SwanLabTracker:
+    """SwanLab; offline with ``SWANLAB_MODE=offline``. A resumed run keeps its id.
+
+    Of the machine, its load is sent. The command line is not, because a token may be in it.
+
+    Raises:
+        ConfigError: swanlab is not installed, or cannot start a run.
+    """
+
+    def __init__(self, folder: Path, step: int, settings: dict[str, Any]):
+        try:
+            import swanlab
+        except ImportError as error:
+            raise ConfigError(
+                "--report_to swanlab: is not installed; run `pip install 'mindone-ddpm[swanlab]'`, or with MindSpore "
+                "2.10 what docs/tracking.md says"
+            ) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        id_file = folder / "swanlab_run_id.txt"
+        known = id_file.read_text(encoding="utf-8").strip() if step and id_file.exists() else None
+        self.swanlab = swanlab
+        try:
+            with _silence():
+                self.run = swanlab.init(
+                    project="mindone-ddpm",
+                    log_dir=str(folder / "swanlab"),
+                    id=known,
+                    resume="allow" if known else None,
+                    config=settings,
+                    settings=swanlab.Settings(
+                        interactive=False,
+                        terminal={"proxy_type": "none"},
+                        probe={"runtime": False, "git": False, "requirements": False},
+                    ),
+                )
+        except Exception as error:  # its client raises many kinds
+            raise ConfigError(
+                f"--report_to swanlab: no run could be started ({first_line(error)}); log in with `swanlab login`, or "
+                "set SWANLAB_MODE=offline"
+            ) from error
+        id_file.write_text(self.run.id, encoding="utf-8")
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        self.run.log(values, step=step)
+
+    def image(self, step: int, name: str, image: Image.Image) -> None:
+        self.run.log({name: self.swanlab.Image(image.convert("RGB"))}, step=step)
+
+    def close(self) -> None:
+        with _silence():
+            self.run.finish()
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what a client prints off the terminal; what it raises passes."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
 class CsvTracker:
     """``metrics.csv`` with one row per step, and ``evaluation.csv`` with step, name and value of evaluation metrics.
 
@@ -251,6 +314,8 @@ def _open_trackers(chosen: set[str], folder: Path, step: int, settings: dict[str
         write_text(folder / "hparams.yml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     if "wandb" in chosen:
         trackers.append(WandbTracker(folder, step, settings))
+    if "swanlab" in chosen:
+        trackers.append(SwanLabTracker(folder, step, settings))
     if "tensorboard" in chosen:
         trackers.append(TensorBoardTracker(folder, step, settings))
     if "csv" in chosen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -58,6 +59,45 @@ def test_wandb_offline_and_resumed(tmp_path, monkeypatch):
     stored = list((tmp_path / "logs" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert stored and b"train/loss" in b"".join(path.read_bytes() for path in stored)
     assert not (tmp_path / "wandb").exists()
+
+
+def test_swanlab_offline_and_resumed(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("swanlab")
+    monkeypatch.setenv("SWANLAB_MODE", "offline")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("sys.argv", ["mindone-ddpm", "train", "--hub_token", "hf_secret_thing"])
+    monkeypatch.chdir(tmp_path)
+    logs = tmp_path / "logs"
+    log("swanlab", logs, [1, 2], learning_rate=1e-4)
+    first = (logs / "swanlab_run_id.txt").read_text()
+    log("swanlab", logs, [3], start=2, learning_rate=1e-4)
+    assert (logs / "swanlab_run_id.txt").read_text() == first
+    records = sorted((logs / "swanlab").glob(f"run-*-{first}/run-{first}.swanlab"))
+    assert len(records) == 2 and all(b"train/loss" in path.read_bytes() for path in records)
+    assert all("learning_rate" in path.read_text() for path in (logs / "swanlab").glob("run-*/files/config.yaml"))
+    for path in (logs / "swanlab").glob("run-*/media/image/*.png"):
+        with Image.open(path) as stored:
+            assert stored.size == (8, 8)
+    assert len(list((logs / "swanlab").glob("run-*/media/image/*.png"))) == 2
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and b"hf_secret_thing" in p.read_bytes()]
+    assert not (tmp_path / "swanlog").exists() and capsys.readouterr() == ("", "")
+    clear_logs(logs)
+    assert list(logs.iterdir()) == []
+
+
+def test_swanlab_without_a_login_is_told_in_one_line(tmp_path, monkeypatch):
+    pytest.importorskip("swanlab")
+    for name in ("SWANLAB_MODE", "SWANLAB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(ConfigError, match=r"--report_to swanlab: no run could be started .*SWANLAB_MODE=offline"):
+        make_tracker("swanlab", tmp_path / "logs")
+
+
+def test_a_tracker_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "swanlab", None)
+    with pytest.raises(ConfigError, match=r"--report_to swanlab: .*mindone-ddpm\[swanlab\]"):
+        make_tracker("swanlab", tmp_path)
 
 
 def test_the_token_is_written_nowhere(tmp_path):
