@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+import yaml
 from conftest import ROOT, run_program
 from hub_server import TOKEN, HubServer
 from nbclient import NotebookClient
@@ -76,7 +78,7 @@ def understand(words: list[str]) -> None:
         if arguments.job and not arguments.job[0].endswith(".py"):
             understand(arguments.job)
     elif config_of(arguments.command) is not None:
-        if arguments.config == "run.yaml":  # any file of the user
+        if arguments.config is not None and Path(arguments.config).name == "run.yaml":  # any file of the user
             arguments.config = None
         from_arguments(config_of(arguments.command), arguments)
 
@@ -94,6 +96,43 @@ def test_every_command_is_understood(page, monkeypatch):
                 script_module("bench").make_parser().parse_args(words[2:])
         else:
             assert OUTSIDE.match(" ".join(words)), f"{page.name}: what is {words}?"
+
+
+def cluster_commands() -> list[str]:
+    """The commands that the examples for clusters start."""
+    folder = ROOT / "examples" / "clusters"
+    job = json.loads((folder / "modelarts.json").read_text(encoding="utf-8"))
+    tasks = yaml.safe_load((folder / "volcano.yaml").read_text(encoding="utf-8"))["spec"]["tasks"]
+    containers = [container for task in tasks for container in task["template"]["spec"]["containers"]]
+    assert all(container["command"] == ["bash", "-c"] for container in containers)
+    return [job["algorithm"]["command"], *(container["args"][0] for container in containers)]
+
+
+@pytest.mark.parametrize("command", cluster_commands())
+def test_the_commands_of_the_cluster_examples_are_what_bash_makes_of_them(command, tmp_path):
+    """Run by bash with the variables of a pod; what would be started is printed instead, and understood."""
+    stub = tmp_path / "mindone-ddpm"
+    stub.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    stub.chmod(0o755)
+    pod = {"VC_WORKER_NUM": "2", "VC_TASK_INDEX": "1", "VC_WORKER_HOSTS": "ddpm-worker-0.ddpm,ddpm-worker-1.ddpm"}
+    pod |= {"MA_NUM_HOSTS": "2", "MA_NUM_GPUS": "8", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    result = subprocess.run(["bash", "-c", command], env=pod, capture_output=True, text=True, check=True)
+    words = result.stdout.splitlines()
+    understand(words)
+    arguments = make_parser().parse_args(words)
+    assert (arguments.workers, arguments.local_workers, arguments.node_rank) == (16, 8, 1)
+    assert arguments.master_addr == "ddpm-worker-0.ddpm" and arguments.job[0] == "train"
+
+
+def test_the_dockerfiles_copy_what_is_there():
+    rehearse = script_module("container/rehearse")
+    for name in ("ascend", "cpu"):
+        steps = rehearse.instructions(ROOT / "scripts" / "container" / f"Dockerfile.{name}")
+        sources = [word for kind, text in steps if kind == "COPY" for word in text.split()[:-1]]
+        ignore = (ROOT / "scripts" / "container" / f"Dockerfile.{name}.dockerignore").read_text(encoding="utf-8")
+        assert sources and all((ROOT / source).exists() and f"!{source}\n" in ignore for source in sources)
+        assert [text for kind, text in steps if kind == "USER"] == ["1000"]
+        assert rehearse.arguments_of(steps)["MINDSPORE_VERSION"] in (ROOT / "docs" / "ascend.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
