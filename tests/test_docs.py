@@ -100,7 +100,7 @@ def test_every_command_is_understood(page, monkeypatch):
 
 def cluster_commands() -> list[str]:
     """The commands that the examples for clusters start."""
-    folder = ROOT / "examples" / "clusters"
+    folder = ROOT / "scripts" / "container"
     job = json.loads((folder / "modelarts.json").read_text(encoding="utf-8"))
     tasks = yaml.safe_load((folder / "volcano.yaml").read_text(encoding="utf-8"))["spec"]["tasks"]
     containers = [container for task in tasks for container in task["template"]["spec"]["containers"]]

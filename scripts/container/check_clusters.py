@@ -1,4 +1,4 @@
-"""Check examples/clusters against the schemas of those who read them.
+"""Check scripts/container against the schemas of those who read them.
 
 python scripts/container/check_clusters.py --volcano_crd batch.volcano.sh_jobs.yaml
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-CLUSTERS = Path(__file__).resolve().parent.parent.parent / "examples" / "clusters"
+CLUSTERS = Path(__file__).resolve().parent.parent.parent / "scripts" / "container"
 MODEL_PACKAGE = "huaweicloudsdkmodelarts.v1.model"
 PLAIN: dict[str, Any] = {"str": str, "int": int, "float": (int, float), "bool": bool, "object": object}
 
