@@ -83,7 +83,6 @@ setup(
             "tensorboard",
             "wandb",
             "modelscope-hub>=0.5,<0.6",
-            "openmind_hub>=1.3,<2",
             "build",
             "setuptools>=68",  # to build in this environment, as the tests do
             "twine",

@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 
 . scripts/environment.sh '[dev]'
 
-stamp="$(cat tests/programs/peer_requirements.txt scripts/peer.sh)"
+stamp="$(cat tests/programs/peer_requirements.txt tests/programs/client_requirements.txt scripts/peer.sh)"
 if [ "$(cat .peer/installed 2>/dev/null)" != "$stamp" ]; then
     echo "making .peer with PyTorch and diffusers (a few minutes the first time)"
     .venv/bin/python -m venv .peer
@@ -15,5 +15,8 @@ if [ "$(cat .peer/installed 2>/dev/null)" != "$stamp" ]; then
     # networks that it describes in Python are used, by pytorch-fid.
     .peer/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .peer/extra \
         torchvision==0.28.0 pytorch-fid==0.3.0
+    # For .venv, whose tests find them by tests/conftest.py.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --target .peer/clients \
+        --requirement tests/programs/client_requirements.txt
     printf '%s' "$stamp" >.peer/installed
 fi

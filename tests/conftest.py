@@ -25,6 +25,9 @@ import mindone_ddpm.runtime  # noqa: F401  sets environment variables before Min
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ROOT / "tests" / "programs"
+# Clients of hubs and trackers, installed by scripts/peer.sh. Last: what the environment has itself comes first.
+CLIENTS = ROOT / ".peer" / "clients"
+sys.path.append(str(CLIENTS))
 START_TIMEOUT_S = 120  # of a process that imports the libraries
 
 

@@ -186,10 +186,10 @@ def test_the_tutorial_in_chinese_has_the_same_code():
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "_zh" in page.name], ids=lambda page: page.name)
 def test_a_page_in_chinese_has_the_same_commands(page):
-    """Perhaps fewer, in the same order."""
+    """Two pages leave measurements, with their commands, to the English ones."""
     english = commands(page.with_name(page.name.replace("_zh", "")))
     assert commands(page) == [words for words in english if words in commands(page)]
-    if page.name != "quality_zh.md":
+    if page.name not in ("quality_zh.md", "text_to_image_zh.md"):
         assert commands(page) == english
 
 

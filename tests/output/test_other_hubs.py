@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import CLIENTS, PROGRAMS, ROOT
 from local_hub import LocalHub
 from modelers_server import ModelersServer
 from modelscope_server import ModelScopeServer
@@ -27,14 +27,12 @@ from mindone_ddpm.output.card import write_card
 from mindone_ddpm.output.config import PushConfig
 from mindone_ddpm.output.hub import push as push_folder
 
-PROGRAMS = ROOT / "tests" / "programs"
-CLIENTS = {"modelscope": "modelscope_hub", "modelers": "openmind_hub"}
+CLIENT_OF = {"modelscope": "modelscope_hub", "modelers": "openmind_hub"}
 
 
-@pytest.fixture(params=list(CLIENTS))
+@pytest.fixture(params=list(CLIENT_OF))
 def hub(request, tmp_path):
     """A local server of a hub, by the hub's name, and the environment in which its client asks this server."""
-    pytest.importorskip(CLIENTS[request.param])
     home = {"HOME": str(tmp_path / "home"), "XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
     if request.param == "modelscope":
         server: LocalHub = ModelScopeServer()
@@ -54,7 +52,7 @@ def run(module: str, *arguments: object, **environment: str) -> subprocess.Compl
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{PROGRAMS}", **environment},
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{PROGRAMS}:{CLIENTS}", **environment},
     )
 
 
@@ -98,7 +96,7 @@ def test_pushed_privately_compared_and_pushed_again(hub, run_folder):
     head = yaml.safe_load(card.split("---")[1])
     assert head["license"] == "apache-2.0" and [each.lower() for each in head["frameworks"]] == ["mindspore"]
     assert f"mindone-ddpm sample --hub {name} --model someone/my-model\n" in card
-    assert f"from {CLIENTS[name]} import" in card and '"someone/my-model"' in card
+    assert f"from {CLIENT_OF[name]} import" in card and '"someone/my-model"' in card
     assert (run_folder / "README.md").read_text() == before
 
     files["notes.txt"] = b"the owner's own"
@@ -210,9 +208,9 @@ def test_what_is_not_there_is_told_in_one_line(hub, tmp_path):
     assert not (tmp_path / "images").exists()
 
 
-@pytest.mark.parametrize("name", list(CLIENTS))
+@pytest.mark.parametrize("name", list(CLIENT_OF))
 def test_without_the_client_the_extra_is_named(name, run_folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, CLIENTS[name], None)
+    monkeypatch.setitem(sys.modules, CLIENT_OF[name], None)
     config = PushConfig(model=str(run_folder), hub=name, hub_token="x", hub_license="mit")
     said = f"--hub {name}: its client is not installed; run `pip install 'mindone-ddpm[{name}]'`"
     for use in (

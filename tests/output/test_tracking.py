@@ -62,7 +62,6 @@ def test_wandb_offline_and_resumed(tmp_path, monkeypatch):
 
 
 def test_swanlab_offline_and_resumed(tmp_path, monkeypatch, capsys):
-    pytest.importorskip("swanlab")
     monkeypatch.setenv("SWANLAB_MODE", "offline")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr("sys.argv", ["mindone-ddpm", "train", "--hub_token", "hf_secret_thing"])
@@ -86,7 +85,6 @@ def test_swanlab_offline_and_resumed(tmp_path, monkeypatch, capsys):
 
 
 def test_swanlab_without_a_login_is_told_in_one_line(tmp_path, monkeypatch):
-    pytest.importorskip("swanlab")
     for name in ("SWANLAB_MODE", "SWANLAB_API_KEY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
