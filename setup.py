@@ -13,6 +13,11 @@ DOCS = [
     "nbclient",  # runs it, with ipykernel
     "ipykernel",
 ]
+# Gradio is not: its versions for huggingface_hub below 1.0 ask for an older Pillow and pydantic.
+STUDIO = [
+    "starlette>=0.40,<2",
+    "uvicorn>=0.30,<1",
+]
 
 setup(
     name="mindone-ddpm",
@@ -22,7 +27,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["mindone_ddpm", "mindone_ddpm.*"]),
-    package_data={"mindone_ddpm": ["py.typed", "backends/cpu/*.cpp", "backends/cpu/*.h"]},
+    package_data={"mindone_ddpm": ["py.typed", "backends/cpu/*.cpp", "backends/cpu/*.h", "studio/static/*"]},
     python_requires=">=3.10,<3.13",
     # An upper bound stands where a later version is known not to work, or not to exist, and the reason beside it. The
     # others have none: what is used of them has stayed the same for years, and a bound would keep security fixes out.
@@ -57,6 +62,7 @@ setup(
         # Clients of hubs. modelscope-hub is what the modelscope package itself calls, without its models and trainers.
         "modelscope": ["modelscope-hub>=0.5,<0.6"],
         "modelers": ["openmind_hub>=1.3,<2"],  # it needs requests 2.32.2 exactly
+        "studio": STUDIO,
         # The libraries that MindSpore's plugin for CUDA 11.6 names: see backends/gpu/cuda.py. Those of CUDA 12 and
         # cuDNN 9 have other names.
         "gpu": [
@@ -72,6 +78,8 @@ setup(
         "docs": DOCS,
         "dev": [
             *DOCS,
+            *STUDIO,
+            "playwright",  # drives the Chromium that is installed; the slow tests of the studio need one
             "pytest>=9",  # ends a test that hangs
             "pytest-xdist",
             "hypothesis",

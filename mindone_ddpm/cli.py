@@ -25,6 +25,7 @@ from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.output.config import PushConfig
 from mindone_ddpm.runtime.signals import interrupt_watch
 from mindone_ddpm.sampling.config import FuseConfig, InpaintConfig, InterpolateConfig, SampleConfig
+from mindone_ddpm.studio import command as studio
 
 LOG_LEVEL = "GLOG_v"  # of MindSpore
 DEFAULT_JOB = "train"  # of a preview, and of a custom script that ranks run
@@ -445,5 +446,6 @@ COMMANDS: dict[str, Command] = {
     "convert_inception": Command("turn pytorch-fid's file of weights into safetensors", add_convert, run_convert),
     "push": Command("upload a pipeline to a hub", _of_config(PushConfig), run_push, PushConfig),
     "report": Command("write one page about a run", add_report, run_report),
+    "studio": Command("watch, compare, sample and start runs in a browser", studio.add_arguments, studio.run),
     "doctor": Command("what this machine has, and whether it works", add_doctor, run_doctor),
 }

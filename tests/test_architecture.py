@@ -16,6 +16,7 @@ PACKAGE = ROOT / "mindone_ddpm"
 # The folders of the package, from the top to the bottom. A module may import from its own folder and from those below.
 LAYERS = [
     "cli",
+    "studio",
     "training",
     "averages",
     "jobs",

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from mindone_ddpm.common.json_files import read_table
 
 LOCK_FILE = ".lock"
 MOST_BYTES = 10_000  # of it
+FLOCK = "hhqqi4x"  # C's struct flock on 64-bit Linux: type, whence, start, length, process
 
 
 class FolderLock:
@@ -84,6 +86,24 @@ class FolderLock:
                 self._lock(file)
             finally:
                 os.close(file)
+
+    def holder(self) -> int | None:
+        """The id of the process that holds the lock; None where nobody does. The lock is asked for, not taken.
+
+        0: a process of another machine, or one that is not seen from this container.
+        """
+        try:
+            file = os.open(self.folder / LOCK_FILE, os.O_RDWR)
+        except OSError:
+            return None
+        try:
+            wanted = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, process = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, wanted))
+        except OSError:
+            return None
+        finally:
+            os.close(file)
+        return None if kind == fcntl.F_UNLCK else max(process, 0)
 
     def _lock(self, file: int) -> None:
         try:

@@ -139,6 +139,19 @@ def as_dict(config: Any) -> dict[str, Any]:
     return {item.name: getattr(config, item.name) for item in shown if not item.metadata["secret"]}
 
 
+def changed_settings(config_class: type | None, settings: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's settings that differ from the defaults, and those that do not.
+
+    Args:
+        config_class: None where it is not known: all count as changed.
+        settings: that a run has recorded; those of other versions count as changed.
+    """
+    defaults = {} if config_class is None else {item.name: item.default for item in fields_of(config_class)}
+    unknown = object()
+    changed = {name: value for name, value in settings.items() if defaults.get(name, unknown) != value}
+    return changed, {name: value for name, value in settings.items() if name not in changed}
+
+
 def check_fields(config: Any) -> list[str]:
     """Problems that one field shows by itself: choices, bounds, not-a-number."""
     problems = []

@@ -27,5 +27,11 @@ def parse_step_rules(text: str) -> tuple[list[tuple[float, int]], float]:
     return rules, float(last)
 
 
+# Names of files that are read where MindSpore is not imported.
+ADAPTERS_FILE = "pytorch_lora_weights.safetensors"  # LoRA adapters in diffusers' format
+EMBEDDING_FILE = "learned_embeds.safetensors"
+GRID_FILE = "grid.png"  # all images of a call of sample in one
+TRAJECTORY_STRIP, TRAJECTORY_GIF = "trajectory.png", "trajectory.gif"
+
 # What evaluate writes into a run's folder, and the report shows.
 EVALUATION, COPIES_FILE, COPIES_GRID = "evaluation", "copies.json", "copies.png"

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from mindone_ddpm.common import files
+from mindone_ddpm.config.values import GRID_FILE, TRAJECTORY_STRIP
 from mindone_ddpm.data.batching import pad_batch
 from mindone_ddpm.data.images import IMAGE_ENDINGS, DataError, convert_channels, decode_image
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.data.scaling import to_pixels
 from mindone_ddpm.data.streaming import StreamedRecords
 from mindone_ddpm.sampling import generate
-from mindone_ddpm.sampling.images import GRID_FILE, TRAJECTORY_STRIP
 
 # Gives the images with the given ids, uint8 of shape (images, height, width, channels).
 ImageSource = Callable[[list[int]], np.ndarray]

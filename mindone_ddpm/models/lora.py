@@ -21,10 +21,10 @@ from safetensors import safe_open
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import load_safetensors, save_safetensors
+from mindone_ddpm.config.values import ADAPTERS_FILE as WEIGHTS_FILE
 from mindone_ddpm.models.precision import freeze, half, linear
 from mindone_ddpm.models.text_encoder import Dense
 
-WEIGHTS_FILE = "pytorch_lora_weights.safetensors"  # in diffusers' format
 STATE_FILE = "adapters.safetensors"  # in a checkpoint
 # What stands in a file after the name of a layer, for each network; and what the files of peft have there.
 LAYER_ENDINGS = {"unet": "lora", "text_encoder": "lora_linear_layer", "text_encoder_2": "lora_linear_layer"}

@@ -17,9 +17,9 @@ from mindspore import mint, nn, ops
 
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import load_safetensors, save_safetensors
+from mindone_ddpm.config.values import EMBEDDING_FILE as WEIGHTS_FILE
 from mindone_ddpm.models.text_encoder import Embedding
 
-WEIGHTS_FILE = "learned_embeds.safetensors"
 MOST_CHARACTERS = 200  # of a token
 
 

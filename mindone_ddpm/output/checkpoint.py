@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -30,9 +29,8 @@ from mindone_ddpm.common.files import (
     sha256_of,
 )
 from mindone_ddpm.output import records
+from mindone_ddpm.output.records import STATE_RECORD, checkpoints_in
 
-CHECKPOINTS = "checkpoint-*"
-STATE_RECORD = "training_state.json"
 STATE_TENSORS = "training_state.safetensors"
 
 
@@ -96,16 +94,6 @@ def set_aside_after(folder: Path, step: int) -> list[Path]:
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
-
-
-def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of each checkpoint, the oldest first."""
-    found = []
-    for path in folder.glob(CHECKPOINTS):
-        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
-        if number and path.is_dir():
-            found.append((int(number.group(1)), path))
-    return sorted(found)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mindone_ddpm.common.errors import first_line
 from mindone_ddpm.data.images import DataError, decode_image
-from mindone_ddpm.output.charts import SVG_STYLE
+from mindone_ddpm.output.charts import SVG_SCRIPT, SVG_STYLE
 
 MOST_PIXELS = 1024  # along a side; larger images are made smaller for the page
 
@@ -23,7 +23,7 @@ def document(title: str, sections: Sequence[str]) -> str:
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
         f"<style>{STYLE}{SVG_STYLE}</style></head><body><main><h1>{title}</h1>{''.join(sections)}</main>"
-        f"<script>{SCRIPT}</script></body></html>\n"
+        f"<script>{SCRIPT}{SVG_SCRIPT}</script></body></html>\n"
     )
 
 

@@ -1,4 +1,7 @@
-"""What a checkpoint's record must look like. It may be damaged, or a stranger's."""
+"""Where checkpoints are, and what a checkpoint's record must look like: it may be damaged, or a stranger's.
+
+Free of MindSpore.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from typing import Any
 
 from mindone_ddpm.common.json_files import read_table
 
+CHECKPOINTS = "checkpoint-*"
+STATE_RECORD = "training_state.json"
 MOST_BYTES = 64 << 20
 
 Check = Callable[[Any], bool]
@@ -67,6 +72,16 @@ REQUIRED: Mapping[str, Check] = {
 }
 PROGRESS: Mapping[str, Check] = {name: _is_count for name in ("step", "batch_number", "skips", "samples_seen")}
 IN_PROGRESS_SOMETIMES: Mapping[str, Check] = {"best": is_best, "measured": _is_counts}
+
+
+def checkpoints_in(folder: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of each checkpoint, the oldest first."""
+    found = []
+    for path in folder.glob(CHECKPOINTS):
+        number = re.fullmatch(r"checkpoint-(\d+)", path.name)
+        if number and path.is_dir():
+            found.append((int(number.group(1)), path))
+    return sorted(found)
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import write_text
 from mindone_ddpm.common.json_files import read_table
 from mindone_ddpm.common.yaml_files import read_yaml
-from mindone_ddpm.config.values import COPIES_FILE, COPIES_GRID, EVALUATION
+from mindone_ddpm.config.values import COPIES_FILE, COPIES_GRID, EVALUATION, TRAJECTORY_STRIP
 from mindone_ddpm.output import charts, page
-from mindone_ddpm.output.checkpoint import STATE_RECORD, checkpoints_in
 from mindone_ddpm.output.metrics_log import Curves, read_curves, recent_mean
-from mindone_ddpm.output.records import is_best, read_record
+from mindone_ddpm.output.records import STATE_RECORD, checkpoints_in, is_best, read_record
 from mindone_ddpm.output.run_folder import (
     BEST,
     BEST_RECORD,
@@ -27,7 +26,6 @@ from mindone_ddpm.output.run_folder import (
     grids_in,
     index_files_in,
 )
-from mindone_ddpm.sampling.images import TRAJECTORY_STRIP
 
 REPORT = "report.html"
 
@@ -41,6 +39,8 @@ TITLES = {
     "train/skipped_updates": "skipped updates",
     "train/loss_scale": "loss scale",
 }
+NOISY = ("train/loss", "train/grad_norm", "train/images_per_second")  # shown with, or as, a running mean
+PLACES = ("output_dir", "resume_from_checkpoint", "overwrite_output_dir")  # of runs, which always differ
 MOSTLY_CONSTANT = ("train/skipped_updates", "train/loss_scale")  # shown only where they change
 
 
@@ -91,7 +91,7 @@ def report_text(run: Path, settings: dict[str, Any], curves: Curves, data_image:
             page.section("In short", page.table(summary(run, settings, curves))),
             page.section("Samples over the epochs", page.image_slider(grids, epochs)),
             page.section("Denoising", page.image(strip)) if strip.is_file() else "",
-            page.section("Curves", curve_figures(curves) or "<p>None recorded.</p>"),
+            page.section("Curves", curve_figures({run.name: curves}) or "<p>None recorded.</p>"),
             page.section("Loss by timestep", timestep_figure(curves)),
             page.section("Data: above as stored, below as the model sees it", data),
             copies_section(run),
@@ -176,17 +176,36 @@ def is_of_times(name: str) -> bool:
     return re.search(r"validation_loss_[ts]\d", name) is not None
 
 
-def curve_figures(curves: Curves) -> str:
-    """A chart of each curve, the loss first; without those that say nothing."""
-    names = [*(name for name in TITLES if name in curves), *sorted(name for name in curves if name not in TITLES)]
+def chart_figures(curves_by_run: Mapping[str, Curves]) -> list[tuple[str, str]]:
+    """(title, SVG) of each metric, the loss first; without those that say nothing. Several runs share the axes."""
+    names = {name for curves in curves_by_run.values() for name in curves}
+    ordered = [*(name for name in TITLES if name in names), *sorted(names - TITLES.keys())]
     figures = []
-    for name in names:
-        is_constant = name in MOSTLY_CONSTANT and len(set(curves[name].values())) == 1
-        if is_detail(name) or is_constant or not any(map(isfinite, curves[name].values())):
+    for name in ordered:
+        chosen = {run: curves.get(name, {}) for run, curves in curves_by_run.items()}
+        values = {value for curve in chosen.values() for value in curve.values()}
+        is_constant = name in MOSTLY_CONSTANT and len(values) == 1
+        if is_detail(name) or is_constant or not any(map(isfinite, values)):
             continue
         title = TITLES.get(name, name.removeprefix("eval/"))
-        figures.append(page.figure(title, charts.to_svg(charts.curve_chart(curves[name]), title)))
-    return "".join(figures)
+        with_mean = name in NOISY
+        if len(chosen) == 1:
+            chart = charts.curve_chart(next(iter(chosen.values())), with_mean=with_mean)
+        else:
+            chart = charts.compared_chart(chosen, with_mean=with_mean)
+        figures.append((title, charts.to_svg(chart, title)))
+    return figures
+
+
+def curve_figures(curves_by_run: Mapping[str, Curves]) -> str:
+    return "".join(page.figure(title, svg) for title, svg in chart_figures(curves_by_run))
+
+
+def differing_settings(settings: Sequence[dict[str, Any]]) -> dict[str, list[str]]:
+    """The settings in which runs differ, without those of places: the value of each run, by name."""
+    names = dict.fromkeys(name for one in settings for name in one)
+    rows = {name: [as_text(one.get(name, "")) for one in settings] for name in names}
+    return {name: values for name, values in rows.items() if len(set(values)) > 1 and name not in PLACES}
 
 
 def timestep_figure(curves: Curves) -> str:
@@ -195,11 +214,13 @@ def timestep_figure(curves: Curves) -> str:
     if not ranges:
         return ""
     steps = sorted(curves[ranges[0]])
+    names = [name.rpartition("_")[2] for name in ranges]
     lines = []
     for step, style in {steps[0]: "line earlier", steps[-1]: "line"}.items():
         values = [curves[name].get(step, nan) for name in ranges]
-        lines.append((style, [(float(place), value) for place, value in enumerate(values) if isfinite(value)]))
-    if not all(points for _, points in lines):
+        points = [(float(place), value) for place, value in enumerate(values) if isfinite(value)]
+        lines.append(charts.Line(style, points, f"step {step:,}"))
+    if not all(line.points for line in lines):
         return ""
     text = f"from clean (left) to noise (right); step {steps[0]:,} grey, step {steps[-1]:,} blue"
-    return page.figure(text, charts.to_svg(charts.lay_out(lines), "loss by timestep"))
+    return page.figure(text, charts.to_svg(charts.lay_out(lines, names=names), "loss by timestep"))

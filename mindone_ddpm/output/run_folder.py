@@ -9,12 +9,11 @@ from pathlib import Path
 
 from mindone_ddpm.common.files import added_files, remove_leftovers, save_safetensors
 from mindone_ddpm.common.json_files import read_table
+from mindone_ddpm.config.values import ADAPTERS_FILE, EMBEDDING_FILE, TRAJECTORY_STRIP
 from mindone_ddpm.models.foreign import PART_NAME, PIPELINE_INDEX, part_names
-from mindone_ddpm.models.lora import WEIGHTS_FILE as ADAPTERS_FILE
-from mindone_ddpm.models.new_tokens import WEIGHTS_FILE as EMBEDDING_FILE
-from mindone_ddpm.output.checkpoint import CHECKPOINTS
 from mindone_ddpm.output.product import SNAPSHOTS, Product
-from mindone_ddpm.sampling.images import TRAJECTORY_STRIP
+from mindone_ddpm.output.records import CHECKPOINTS
+from mindone_ddpm.output.run_state import STATE_FILE
 
 RUN_CONFIG = "training_config.yaml"
 SAMPLES = "samples"
@@ -98,6 +97,7 @@ def run_products(folder: Path, product: Product | None = None) -> list[Path]:
         *index_files_in(folder, product),
         PRODUCT_RECORD,
         RUN_CONFIG,
+        STATE_FILE,
         SAMPLES,
         TRAJECTORY_STRIP,
         BEST,

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import check_writable
+from mindone_ddpm.config.values import GRID_FILE
 from mindone_ddpm.data.grids import make_grid
 from mindone_ddpm.data.images import IMAGE_ENDINGS, convert_channels, decode_image, resize
 from mindone_ddpm.data.scaling import to_model_range, to_pixels
@@ -27,7 +28,7 @@ from mindone_ddpm.sampling.from_config import (
     sample_values,
 )
 from mindone_ddpm.sampling.generate import choose_labels, image_shape
-from mindone_ddpm.sampling.images import GRID_FILE, save_image, write_images
+from mindone_ddpm.sampling.images import save_image, write_images
 
 MIDDLE = (0.5, 0.5)  # where an image is cropped
 

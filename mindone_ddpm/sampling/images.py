@@ -8,11 +8,10 @@ import mindspore as ms
 import numpy as np
 from PIL import Image
 
+from mindone_ddpm.config.values import GRID_FILE, TRAJECTORY_GIF, TRAJECTORY_STRIP
 from mindone_ddpm.data.grids import make_grid, to_image
 from mindone_ddpm.data.scaling import from_model_range, to_pixels
 
-GRID_FILE = "grid.png"
-TRAJECTORY_STRIP, TRAJECTORY_GIF = "trajectory.png", "trajectory.gif"
 TRAJECTORY_IMAGES, TRAJECTORY_FRAMES = 8, 10
 FRAME_MS, LAST_FRAME_MS = 200, 2000
 

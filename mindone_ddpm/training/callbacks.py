@@ -20,6 +20,7 @@ from mindone_ddpm.averages import snapshots
 from mindone_ddpm.common.errors import UserError, first_line
 from mindone_ddpm.common.files import atomic_path, write_text
 from mindone_ddpm.config.groups import HIGHER_IS_BETTER
+from mindone_ddpm.config.values import TRAJECTORY_STRIP
 from mindone_ddpm.data.grids import make_grid
 from mindone_ddpm.data.scaling import to_pixels
 from mindone_ddpm.evaluation.evaluator import Evaluator
@@ -29,7 +30,7 @@ from mindone_ddpm.output.tracking import Tracker
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.distributed import Watchdog
 from mindone_ddpm.runtime.signals import StopRequest
-from mindone_ddpm.sampling.images import TRAJECTORY_STRIP, Trajectory
+from mindone_ddpm.sampling.images import Trajectory
 from mindone_ddpm.training.run import Training
 from mindone_ddpm.training.schedule import Progress
 

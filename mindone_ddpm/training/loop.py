@@ -18,7 +18,7 @@ from mindone_ddpm.config.fields import as_dict
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.config.parse import to_yaml
 from mindone_ddpm.evaluation.evaluator import Evaluator
-from mindone_ddpm.output import hub, run_folder, tracking
+from mindone_ddpm.output import hub, run_folder, run_state, tracking
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.distributed import Watchdog
 from mindone_ddpm.runtime.signals import StopRequest
@@ -75,7 +75,14 @@ def train_loop(training: Training) -> TrainingResult:
     """Run the loop to its end and save the result. Raises what :func:`train` does."""
     lock = FolderLock(training.output_dir, "--output_dir")
     with lock.hold() if training.runtime.is_main else contextlib.nullcontext():
-        return _train_loop(training, lock)
+        try:
+            result = _train_loop(training, lock)
+        except BaseException as error:
+            is_asked_for = isinstance(error, (Stopped, KeyboardInterrupt))
+            write_end(training, run_state.STOPPED if is_asked_for else run_state.FAILED, error)
+            raise
+        write_end(training, run_state.FINISHED)
+        return result
 
 
 def _train_loop(training: Training, lock: FolderLock) -> TrainingResult:
@@ -195,6 +202,14 @@ def open_output_dir(training: Training, progress: Progress) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
     run_folder.clear_leftovers(output_dir)
     write_settings(training)
+    total_steps, ranks = training.schedule.total_steps, training.runtime.world_size
+    run_state.write_start(output_dir, total_steps, training.images_per_step, ranks)
+
+
+def write_end(training: Training, state: str, error: BaseException | None = None) -> None:
+    """Record how the run ended."""
+    if training.runtime.is_main:
+        run_state.write_end(training.output_dir, state, error)
 
 
 def restore_output_dir(training: Training, lock: FolderLock) -> None:

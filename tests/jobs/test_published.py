@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 
-from mindone_ddpm.output.checkpoint import checkpoints_in
+from mindone_ddpm.output.records import checkpoints_in
 
 SCRIPT = ROOT / "examples" / "unconditional" / "train_unconditional.py"
 # The dummy model of those tests, in the form in which it is published.

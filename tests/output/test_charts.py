@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from math import inf, nan
 
@@ -9,15 +11,16 @@ import numpy as np
 import pytest
 
 from mindone_ddpm.output import charts
+from mindone_ddpm.output.charts import Line
 
 LINE = [(0.0, 1.0), (10.0, 3.0), (20.0, 2.0)]
 BLUE = (31, 95, 168)
 
 
 def test_lines_are_where_the_values_are():
-    chart = charts.lay_out([("line", LINE)], 640, 240)
+    chart = charts.lay_out([Line("line", LINE)], 640, 240)
     found = re.search(r'points="([^"]*)"', charts.to_svg(chart, "x")).group(1)
-    assert found == "62.0,214.0 345.0,10.0 628.0,112.0"
+    assert found == "62.0,214.0 344.0,10.0 626.0,112.0"
     pixels = np.asarray(charts.to_image(chart))
     assert pixels.shape == (240, 640, 3)
     for x, y in chart.lines[0][1]:
@@ -27,9 +30,9 @@ def test_lines_are_where_the_values_are():
 
 
 def test_axes_are_labelled():
-    chart = charts.lay_out([("line", [(0.0, 0.0), (20_000.0, 1.0)])], 640, 240)
-    assert [tick.text for tick in chart.x_ticks] == ["0", "10,000", "20,000"]
-    assert [tick.text for tick in chart.y_ticks] == ["0", "0.5", "1"]
+    chart = charts.lay_out([Line("line", [(0.0, 0.0), (20_000.0, 1.0)])], 640, 240)
+    assert [tick.text for tick in chart.x_ticks] == ["0", "5,000", "10,000", "15,000", "20,000"]
+    assert [tick.text for tick in chart.y_ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
     svg = charts.to_svg(chart, "a < b")
     assert 'aria-label="a &lt; b"' in svg and ">10,000</text>" in svg and 'text-anchor="middle"' in svg
     pixels = np.asarray(charts.to_image(chart)).astype(int)
@@ -42,7 +45,7 @@ def test_long_curves_are_thinned_by_means():
     drawn = charts.thinned(points)
     assert len(drawn) == 600 and all(value == 0.5 for _, value in drawn)
     (line,) = charts.curve_chart({1: nan, 2: 5.0}).lines
-    assert len(line[1]) == 1
+    assert len(line.points) == 1
 
 
 def test_a_running_mean_is_over_a_part_of_the_curve():
@@ -51,16 +54,61 @@ def test_a_running_mean_is_over_a_part_of_the_curve():
     assert means[0] == means[499] == 0 and means[510] == pytest.approx(1 - 0.95**11) and means[-1] > 0.99
     assert charts.running_mean(LINE) == LINE  # of a short curve, the curve
     lines = charts.curve_chart(dict(step_up), with_mean=True).lines
-    assert [style for style, _ in lines] == ["line faint", "line"]
+    assert [line.style for line in lines] == ["line faint", "line"]
 
 
 def test_a_first_spike_is_cut_off():
     chart = charts.curve_chart({0: 1000.0, **{step: step / 500 for step in range(1, 500)}})
-    assert chart.y_ticks[-1].text != "1e+03" and chart.lines[0][1][0][1] == charts.TOP
+    assert chart.y_ticks[-1].text != "1e+03" and chart.lines[0].points[0][1] == charts.TOP
 
 
 @pytest.mark.parametrize(
-    "curve", [{1: nan, 2: 1.0, 3: inf, 4: 0.5}, {1: nan, 2: inf}, {}, {7: 2.0}, {1: 0.0, 2: 0.0}, {1: 5.0, 2: 5.0}]
+    ("low", "high", "texts"),
+    [
+        (0.0, 1.0, ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        (3.23e-9, 1e-3, ["0", "0.0002", "0.0004", "0.0006", "0.0008", "0.001"]),
+        (0.31, 0.34, ["0.31", "0.32", "0.33", "0.34"]),
+        (-3.0, 7.0, ["-4", "-2", "0", "2", "4", "6", "8"]),
+        (1e-8, 5e-8, ["0", "1e-08", "2e-08", "3e-08", "4e-08", "5e-08"]),
+        (65536.0, 65536.0, ["0", "20,000", "40,000", "60,000", "80,000", "100,000"]),
+        (0.0, 0.0, ["0", "0.2", "0.4", "0.6", "0.8", "1"]),
+        (2e6, 9e6, ["0", "2e+06", "4e+06", "6e+06", "8e+06", "1e+07"]),
+    ],
+)
+def test_axes_end_at_round_numbers(low, high, texts):
+    marks = charts.nice_ticks(low, high)
+    assert marks[0] <= low and marks[-1] >= high
+    shown = [charts.tick_text(mark) for mark in marks]
+    assert len(set(shown)) == len(shown) <= 8
+    assert shown == texts
+
+
+def test_a_page_shows_the_values_of_every_line():
+    chart = charts.compared_chart({"a <b>": {1: 0.5, 2: nan, 3: 0.123456789}, "c": {2: 1e300, 3: 1.0}})
+    svg = charts.to_svg(chart, "loss")
+    assert "<b>" not in svg and "e+300" not in svg
+    data = json.loads(html.unescape(re.search(r'data-chart="([^"]*)"', svg)[1]))
+    assert data["lines"] == [
+        {"name": "a <b>", "points": [[1, 0.5], [3, 0.123457]]},
+        {"name": "c", "points": [[3, 1.0]]},
+    ]
+    assert (data["first"], data["last"], data["unit"]) == (1, 3, "step")
+    with_mean = charts.to_svg(charts.curve_chart({1: 0.5, 2: 0.25}, with_mean=True), "loss")
+    assert with_mean.count("&quot;name&quot;") == 1  # of the mean alone
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        {1: 1e308, 2: -1e308},
+        {1: 5e-324, 2: 1e-320},
+        {1: nan, 2: 1.0, 3: inf, 4: 0.5},
+        {1: nan, 2: inf},
+        {},
+        {7: 2.0},
+        {1: 0.0, 2: 0.0},
+        {1: 5.0, 2: 5.0},
+    ],
 )
 def test_a_curve_with_holes_is_drawn(curve):
     chart = charts.curve_chart(curve, 720, 320, with_mean=True)
