@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from mindone_ddpm.config.fields import Settings
 from mindone_ddpm.config.groups import DEVICES
 from mindone_ddpm.config.parse import Parser, add_arguments, from_arguments, to_yaml
 from mindone_ddpm.evaluation.config import EvaluateConfig
-from mindone_ddpm.jobs.base import JOBS, job_of_config
+from mindone_ddpm.jobs.base import JOBS, class_of_config
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.output.config import PushConfig
 from mindone_ddpm.runtime.signals import interrupt_watch
@@ -344,34 +345,26 @@ def run_push(arguments: argparse.Namespace) -> int:
 
 
 def add_report(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    parser.add_argument("run", metavar="RUN_DIR", help="the --output_dir of a training")
-    parser.add_argument("--output", metavar="FILE", help="page to write (default: report.html in RUN_DIR)")
+    parser.add_argument(
+        "runs", metavar="RUN_DIR", nargs="+", help="the --output_dir of a training; several are compared"
+    )
+    where = "report.html in RUN_DIR; of several runs, comparison.html in this folder"
+    parser.add_argument("--output", metavar="FILE", help=f"page to write (default: {where})")
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    from mindone_ddpm.output.report import write_report
+    from mindone_ddpm.jobs.preview import preview_of_run
+    from mindone_ddpm.output import report, run_folder
 
-    run, output = Path(arguments.run), None if arguments.output is None else Path(arguments.output)
+    run, *others = runs = [Path(folder) for folder in arguments.runs]
+    if others:
+        print(report.write_comparison(runs, Path(arguments.output or "comparison.html")))
+        return 0
+    output = None if arguments.output is None else Path(arguments.output)
     with tempfile.TemporaryDirectory() as folder:
-        print(write_report(run, output, lambda settings: preview_of_run(run, settings, Path(folder))))
+        preview = functools.partial(preview_of_run, run, folder=Path(folder))
+        print(report.write_report(run, output, preview, class_of_config(run / run_folder.RUN_CONFIG)))
     return 0
-
-
-def preview_of_run(run: Path, settings: dict[str, Any], folder: Path) -> Path | None:
-    """Draw the data of a run, from the settings that it recorded, into a file of ``folder``.
-
-    None where that cannot be done: the data have moved, this machine is offline, the job is not installed here.
-    """
-    from mindone_ddpm.jobs.preview import write_preview
-    from mindone_ddpm.output.run_folder import RUN_CONFIG
-
-    path = folder / "preview.png"
-    try:
-        config_class = JOBS[job_of_config(run / RUN_CONFIG)].config
-        write_preview(config_class(**settings), path, num_images=8)
-    except Exception:  # the report does without
-        return None
-    return path
 
 
 def add_doctor(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:

@@ -159,6 +159,14 @@ def job_of_config(path: Path) -> str:
     raise ConfigError(f"{path}: holds the settings of no job")
 
 
+def class_of_config(path: Path) -> type | None:
+    """The configuration of the job whose run has recorded it in a file; None where that is not known."""
+    try:
+        return JOBS[job_of_config(path)].config
+    except (ConfigError, ValueError):
+        return None
+
+
 class Job(Protocol):
     """One kind of training: its data, its networks, its loss, its result. It has no loop of its own.
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.libraries import quiet_libraries
 from mindone_ddpm.config.groups import EngineConfig
 from mindone_ddpm.data.preview import draw_preview
-from mindone_ddpm.jobs.base import job_class
+from mindone_ddpm.jobs.base import JOBS, job_class, job_of_config
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.recipe import apply_recipe
+from mindone_ddpm.output.run_folder import RUN_CONFIG
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -34,3 +35,19 @@ def write_preview(config: EngineConfig, path: Path, num_images: int = 16) -> Non
     page = draw_preview(datasets, num_images, config.seed, probability)
     path.parent.mkdir(parents=True, exist_ok=True)
     page.save(path)
+
+
+def preview_of_run(run: Path, settings: dict[str, Any], folder: Path) -> Path | None:
+    """Draw the data of a run, from the settings that it recorded, into a file of ``folder``.
+
+    None where that cannot be done: the data have moved, this machine is offline, the job is not installed here.
+    """
+    path = folder / "preview.png"
+    try:
+        config_class = JOBS[job_of_config(run / RUN_CONFIG)].config
+        config = config_class(**settings)
+        # As many as in a grid of samples, so that one is as large as the other.
+        write_preview(config, path, num_images=min(getattr(config, "eval_batch_size", 16), 64))
+    except Exception:  # the report does without
+        return None
+    return path

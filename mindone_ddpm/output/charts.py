@@ -30,7 +30,7 @@ MOST_RUNS = len(RUN_COLOURS)
 SVG_STYLE = """
 svg.chart { width: 100%; height: auto; display: block; touch-action: pan-y; }
 svg.chart text { fill: var(--soft); font-size: 12px; } .axis { stroke: var(--rule); }
-@media (max-width: 30rem) { svg.chart text { font-size: 17px; } }
+@media (max-width: 30rem) { svg.chart text { font-size: 15px; } }
 .line { fill: none; stroke: var(--line); stroke-width: 1.5; } .earlier { stroke: var(--soft); }
 .faint { opacity: .3; stroke-width: 1; } .dot { fill: var(--line); stroke: none; }
 .cursor { stroke: var(--soft); stroke-dasharray: 3 3; } .chart-box { position: relative; }

@@ -6,7 +6,7 @@ import base64
 import html
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mindone_ddpm.common.errors import first_line
@@ -35,6 +35,31 @@ def section(title: str, content: str) -> str:
 def table(rows: dict[str, str]) -> str:
     cells = (f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in rows.items())
     return f"<table>{''.join(cells)}</table>"
+
+
+def columns(names: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """A table with a column for each of several runs. Nothing where there are no rows."""
+    if not rows:
+        return ""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in ("", *names))
+    body = (
+        f"<tr><th>{html.escape(name)}</th>{''.join(f'<td>{html.escape(value)}</td>' for value in values)}</tr>"
+        for name, values in rows.items()
+    )
+    return f'<div class="scroll"><table class="compared"><tr>{head}</tr>{"".join(body)}</table></div>'
+
+
+def legend(names: Sequence[str]) -> str:
+    """The colours of several runs in charts."""
+    entries = (
+        f'<span><span class="key c{number}"></span>{html.escape(name)}</span>' for number, name in enumerate(names)
+    )
+    return f'<p class="legend">{"".join(entries)}</p>'
+
+
+def details(summary: str, content: str) -> str:
+    """What is shown when it is opened."""
+    return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"
 
 
 def figure(caption: str, content: str) -> str:
@@ -83,8 +108,12 @@ h1 { font-size: 1.6rem; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; bord
 table { border-collapse: collapse; table-layout: fixed; width: 100%; font-size: .9rem; overflow-wrap: anywhere; }
 th { text-align: left; font-weight: 500; color: var(--soft); vertical-align: top; padding: .15rem 1rem .15rem 0; }
 th { width: 50%; } td { padding: .15rem 0; } @media (min-width: 40rem) { th { width: 20rem; } }
-img { max-width: 100%; height: auto; image-rendering: pixelated; } img[hidden] { display: none; }
+img { width: 100%; max-width: 34rem; height: auto; image-rendering: pixelated; display: block; }
+img[hidden] { display: none; }
 figure { display: inline-block; vertical-align: top; width: 100%; max-width: 34rem; margin: 0 1rem 1rem 0; }
+details { margin: .5rem 0; } summary { cursor: pointer; color: var(--soft); } .scroll { overflow-x: auto; }
+.compared { table-layout: auto; min-width: 30rem; }
+.compared th, .compared td { width: auto; min-width: 6rem; padding-right: 1rem; }
 figcaption { color: var(--soft); font-size: .9rem; }
 .slider { display: flex; gap: 1rem; align-items: center; } .slider input { flex: 1; max-width: 34rem; }
 """

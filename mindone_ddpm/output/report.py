@@ -14,6 +14,7 @@ from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import write_text
 from mindone_ddpm.common.json_files import read_table
 from mindone_ddpm.common.yaml_files import read_yaml
+from mindone_ddpm.config.fields import changed_settings
 from mindone_ddpm.config.values import COPIES_FILE, COPIES_GRID, EVALUATION, TRAJECTORY_STRIP
 from mindone_ddpm.output import charts, page
 from mindone_ddpm.output.metrics_log import Curves, read_curves, recent_mean
@@ -44,26 +45,50 @@ PLACES = ("output_dir", "resume_from_checkpoint", "overwrite_output_dir")  # of 
 MOSTLY_CONSTANT = ("train/skipped_updates", "train/loss_scale")  # shown only where they change
 
 
-def write_report(run: Path, output: Path | None = None, preview: Preview | None = None) -> Path:
+def write_report(
+    run: Path, output: Path | None = None, preview: Preview | None = None, config_class: type | None = None
+) -> Path:
     """Write the page of a run's folder; where it is.
 
     Args:
         output: by default ``report.html`` in the folder.
         preview: makes an image of the data from the run's settings; None where the data are not at hand.
+        config_class: of the run's job, whose defaults the settings are compared with; None: of no known job.
 
     Raises:
         ConfigError: the folder holds no run.
     """
+    settings, curves = read_run(run)
+    data_image = preview(settings) if preview is not None and settings else None
+    text = report_text(run, settings, curves, data_image, config_class)
+    return write_page(output or run / REPORT, text)
+
+
+def write_comparison(runs: Sequence[Path], output: Path) -> Path:
+    """Write one page that compares runs: curves in the same axes, samples side by side, settings that differ.
+
+    Raises:
+        ConfigError: a folder holds no run, or there are more than the charts have colours.
+    """
+    if len(runs) > charts.MOST_RUNS:
+        raise ConfigError(f"{len(runs)} runs: at most {charts.MOST_RUNS} can be compared on a page")
+    return write_page(output, comparison_text(runs, [read_run(run) for run in runs]))
+
+
+def read_run(run: Path) -> tuple[dict[str, Any], Curves]:
+    """Settings and metrics of a run. Raises ConfigError: the folder holds none."""
     if not run.is_dir():
         raise ConfigError(f"{run}: no such folder")
     settings = read_settings(run)
     curves = read_curves(run / str(settings.get("logging_dir", "logs")))
     if not settings and not curves and not index_files_in(run):
         raise ConfigError(f"{run}: holds no run; give the --output_dir of a training")
-    data_image = preview(settings) if preview is not None and settings else None
-    target = output or run / REPORT
+    return settings, curves
+
+
+def write_page(target: Path, text: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_text(target, report_text(run, settings, curves, data_image))
+    write_text(target, text)
     return target
 
 
@@ -78,27 +103,92 @@ def read_settings(run: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: cannot be read ({first_line(error)})") from error
 
 
-def report_text(run: Path, settings: dict[str, Any], curves: Curves, data_image: Path | None = None) -> str:
+def report_text(
+    run: Path,
+    settings: dict[str, Any],
+    curves: Curves,
+    data_image: Path | None = None,
+    config_class: type | None = None,
+) -> str:
     """The page. ``data_image``: of the data, before and after preprocessing."""
     grids = grids_in(run)
-    epochs = [f"epoch {int(path.stem)}" if path.stem.isdigit() else path.stem for path in grids]
     strip = run / TRAJECTORY_STRIP
-    shown = {name: as_text(value) for name, value in settings.items() if value is not None}
     data = page.image(data_image) if data_image is not None else ""
     return page.document(
         run.resolve().name,
         [
             page.section("In short", page.table(summary(run, settings, curves))),
-            page.section("Samples over the epochs", page.image_slider(grids, epochs)),
+            page.section("Samples over the epochs", page.image_slider(grids, list(map(grid_name, grids)))),
             page.section("Denoising", page.image(strip)) if strip.is_file() else "",
             page.section("Curves", curve_figures({run.name: curves}) or "<p>None recorded.</p>"),
             page.section("Loss by timestep", timestep_figure(curves)),
             page.section("Data: above as stored, below as the model sees it", data),
             copies_section(run),
-            page.section("Settings", page.table(shown)),
+            settings_section(settings, config_class),
             page.section("Versions", page.table(versions(run))),
         ],
     )
+
+
+def grid_name(path: Path) -> str:
+    """What a grid of samples is called: by the epoch or the step in its file's name."""
+    if path.stem.isdigit():
+        return f"epoch {int(path.stem)}"
+    step = path.stem.removeprefix("step-")
+    return f"step {int(step):,}" if step.isdigit() else path.stem
+
+
+def settings_section(settings: dict[str, Any], config_class: type | None) -> str:
+    """The settings that differ from the defaults; the others can be opened."""
+    tables = []
+    for some in changed_settings(config_class, settings):
+        tables.append({name: as_text(value) for name, value in some.items() if value is not None})
+    changed, others = tables
+    more = page.details(f"{len(others)} settings at their default", page.table(others)) if others else ""
+    heading = "Settings that differ from the default" if more else "Settings"
+    return page.section(heading, (page.table(changed) if changed else "") + more)
+
+
+def comparison_text(runs: Sequence[Path], read: Sequence[tuple[dict[str, Any], Curves]]) -> str:
+    """The page of several runs. ``read``: settings and metrics of each."""
+    names = run_names(runs)
+    facts = [summary(run, settings, curves) for run, (settings, curves) in zip(runs, read, strict=True)]
+    all_settings = [settings for settings, _ in read]
+    legend = page.legend(names)
+    figures = []
+    for run, name in zip(runs, names, strict=True):
+        grids = grids_in(run)
+        if grids:
+            figures.append(page.figure(f"{name}, {grid_name(grids[-1])}", page.image(grids[-1])))
+    curves = curve_figures({name: curves for name, (_, curves) in zip(names, read, strict=True)})
+    differing = differing_settings(all_settings)
+    return page.document(
+        " / ".join(names),
+        [
+            page.section("In short", page.columns(names, joined(facts))),
+            page.section("Curves", legend + curves if curves else "<p>None recorded.</p>"),
+            page.section("Last samples", "".join(figures)),
+            page.section("Settings that differ", page.columns(names, differing) if differing else "<p>None.</p>"),
+            page.section("Versions", page.columns(names, joined([versions(run) for run in runs]))),
+        ],
+    )
+
+
+def run_names(runs: Sequence[Path]) -> list[str]:
+    """The names of the runs' folders, with as much of their paths as tells them apart."""
+    paths = [run.resolve() for run in runs]
+    for length in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{path.name} ({number})" for number, path in enumerate(paths, 1)]  # the same run more than once
+
+
+def joined(tables: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+    """Rows of several tables as one, each with a value of every table."""
+    return {
+        name: [table.get(name, "") for table in tables] for name in dict.fromkeys(key for one in tables for key in one)
+    }
 
 
 def as_text(value: Any) -> str:

@@ -16,11 +16,11 @@ from mindone_ddpm.common.errors import ConfigError, UserError, first_line
 from mindone_ddpm.common.locks import FolderLock
 from mindone_ddpm.config.fields import changed_settings
 from mindone_ddpm.config.values import TRAJECTORY_STRIP
-from mindone_ddpm.jobs.base import JOBS, job_of_config
+from mindone_ddpm.jobs.base import class_of_config, job_of_config
 from mindone_ddpm.output import report, run_state
 from mindone_ddpm.output.metrics_log import METRICS_FILE, RECENT_STEPS, Curves
 from mindone_ddpm.output.records import checkpoints_in
-from mindone_ddpm.output.run_folder import BEST, BEST_RECORD, RUN_CONFIG, grids_in, index_files_in
+from mindone_ddpm.output.run_folder import RUN_CONFIG, grids_in, index_files_in
 from mindone_ddpm.studio.folder import StudioFolder
 
 LOST = "lost"  # says that it is running, and no process holds the folder
@@ -130,14 +130,14 @@ class Runs:
         """All about one run but its charts."""
         settings, _ = self.settings(run)
         curves = self.curves_of(run, settings)
-        changed, others = changed_settings(config_class_of(run), settings)
+        changed, others = changed_settings(class_of_config(run / RUN_CONFIG), settings)
         strip = run / TRAJECTORY_STRIP
         return {
             **self.summary(run),
-            "rows": facts(run, settings, curves),
+            "rows": report.summary(run, settings, curves),
             "changed": texts(changed),
             "defaults": texts(others),
-            "grids": [{"path": self.folder.name_of(path), "name": grid_name(path)} for path in grids_in(run)],
+            "grids": [{"path": self.folder.name_of(path), "name": report.grid_name(path)} for path in grids_in(run)],
             "trajectory": self.folder.name_of(strip) if strip.is_file() else None,
             "points": sum(map(len, curves.values())),
             "versions": report.versions(run),
@@ -146,21 +146,13 @@ class Runs:
 
     def charts(self, runs: Sequence[Path]) -> list[dict[str, str]]:
         """Title and SVG of each chart: of one run, or of several in one pair of axes."""
-        curves = {run.name: self.curves_of(run, self.settings(run)[0]) for run in runs}
-        if len(curves) < len(runs):  # names that are there twice
-            curves = {self.folder.name_of(run): self.curves_of(run, self.settings(run)[0]) for run in runs}
+        names = report.run_names(runs)
+        curves = {name: self.curves_of(run, self.settings(run)[0]) for name, run in zip(names, runs, strict=True)}
         return [{"title": title, "svg": svg} for title, svg in report.chart_figures(curves)]
 
     def differences(self, runs: Sequence[Path]) -> dict[str, list[str]]:
         """The settings in which runs differ: the values of each run, by name."""
         return report.differing_settings([self.settings(run)[0] for run in runs])
-
-
-def facts(run: Path, settings: dict[str, Any], curves: Curves) -> dict[str, str]:
-    try:
-        return report.summary(run, settings, curves)
-    except (OSError, ValueError, KeyError, TypeError) as error:  # a damaged record of the best model
-        return {"problem": f"{BEST}/{BEST_RECORD}: is damaged ({first_line(error)})"}
 
 
 def state_of(run: Path) -> dict[str, Any]:
@@ -194,22 +186,9 @@ def job_of(run: Path) -> str:
         return ""
 
 
-def config_class_of(run: Path) -> type | None:
-    """The configuration of the run's job; None where that is not known."""
-    name = job_of(run)
-    return JOBS[name].config if name else None
-
-
 def problem_of_resuming(run: Path) -> str:
     return "" if job_of(run) else "its settings cannot be read"
 
 
 def texts(settings: dict[str, Any]) -> dict[str, str]:
     return {name: report.as_text(value) for name, value in settings.items()}
-
-
-def grid_name(path: Path) -> str:
-    if path.stem.isdigit():
-        return f"epoch {int(path.stem)}"
-    step = path.stem.removeprefix("step-")
-    return f"step {int(step):,}" if step.isdigit() else path.stem

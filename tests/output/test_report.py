@@ -15,8 +15,9 @@ import yaml
 from conftest import run_program
 from PIL import Image
 
-from mindone_ddpm.cli import preview_of_run
 from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.jobs.preview import preview_of_run
+from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.output import report
 
 HUGE = json.dumps({"figure": "fid", "value": 10**400, "step": 1})
@@ -77,7 +78,7 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
         "loss",
         "learning rate",
         "images per second",
-        "Settings",
+        "Settings that differ from the default",
         "Versions",
     ):
         assert title in page.titles, title
@@ -91,6 +92,37 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
     content = (folder / "report.html").read_text()
     assert content.count("hidden=") == epochs - 1  # one grid is seen
     assert "http" not in re.sub(r"data:image/png;base64,[^\"]*", "", content)
+
+
+def test_several_runs_on_one_page(tmp_path):
+    for name, rate in {"a <b>": 1e-3, "b": 1e-4}.items():
+        run = tmp_path / name
+        (run / "samples").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(run / "samples" / "step-000020.png")
+        settings = {"dataset_name": "digits", "learning_rate": rate, "output_dir": name, "seed": 0}
+        (run / "training_config.yaml").write_text("# mindone-ddpm train\n" + yaml.safe_dump(settings))
+        (run / "logs").mkdir()
+        lines = (json.dumps({"step": step, "train/loss": rate * step}) for step in range(1, 21))
+        (run / "logs" / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    result = run_program("report", "a <b>", "b", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "comparison.html\n"), result.stderr
+    page = read(tmp_path / "comparison.html")
+    assert {"In short", "Curves", "loss", "Last samples", "a <b>, step 20", "Settings that differ"} <= {*page.titles}
+    assert "learning_rate0.0010.0001" in page.text and "seed" not in page.text and "output_dir" not in page.text
+    content = (tmp_path / "comparison.html").read_text()
+    assert 'class="line c0"' in content and 'class="line c1"' in content and len(page.images) == 2
+    result = run_program("report", "b", *["b"] * 8, cwd=tmp_path)
+    assert result.returncode == 2 and "9 runs: at most 8" in result.stderr
+    assert run_program("report", "b", "nowhere", cwd=tmp_path).returncode == 2
+
+
+def test_settings_that_differ_from_the_default_come_first(tmp_path):
+    settings = {"seed": 0, "dataset_name": "digits", "learning_rate": 0.5}
+    (tmp_path / "training_config.yaml").write_text("# mindone-ddpm train\n" + yaml.safe_dump(settings))
+    text = report.write_report(tmp_path, config_class=TrainingConfig).read_text()
+    assert text.index("learning_rate") < text.index("1 settings at their default") < text.index("<th>seed</th>")
+    text = report.write_report(tmp_path).read_text()  # of a job that is not known
+    assert "at their default" not in text and "<th>seed</th>" in text
 
 
 def test_odd_files_cost_their_part_alone(tmp_path):
