@@ -192,7 +192,7 @@ def joined(tables: Sequence[dict[str, str]]) -> dict[str, list[str]]:
 
 
 def as_text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(str, value)) if isinstance(value, list) else "" if value is None else str(value)
 
 
 def copies_section(run: Path) -> str:

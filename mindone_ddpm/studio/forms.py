@@ -114,7 +114,8 @@ def flags(config: Settings, without: Sequence[str] = ()) -> list[str]:
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
         elif isinstance(value, list):
-            words += [f"--{name}", *map(str, value)]
+            is_plain = not any(str(one).startswith("-") for one in value)
+            words += [f"--{name}", *map(str, value)] if is_plain else [f"--{name}={one}" for one in value]
         else:
             # In one word: a value may begin with a hyphen.
             words += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]

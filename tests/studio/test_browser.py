@@ -175,7 +175,7 @@ def test_train_watch_sample_compare(browser, small_model, tmp_path):
     with studio(tmp_path) as one, page_of(browser, one) as page:
         go(page, one, "#/")
         page.click("text=New run >> nth=-1")
-        page.wait_for_selector(".form")
+        page.wait_for_selector(".problem-list .bad")
         assert page.locator("#start").is_disabled()
         assert "--dataset_name or --train_data_dir" in page.locator(".problem-list").inner_text()
         fill(page, "#run-name", "first")

@@ -62,6 +62,17 @@ function row(field, inputs, changed) {
     h("p", { class: "soft help" }, field.help));
 }
 
+// Buttons that add what the folder holds to a field of a form.
+export async function additions(form, kind, suffix) {
+  const found = (await get("models")).filter((model) => model.kind === kind);
+  const area = form.element.querySelector(`[name=${kind}]`);
+  if (!found.length || !area) return;
+  area.closest(".field").append(h("div", { class: "chips" }, found.map((model) => h("button", { type: "button", class: "small", onclick: () => {
+    area.value = [area.value.trim(), `${model.path}${suffix}`].filter((line) => line).join("\n");
+    form.onchange();
+  } }, `+ ${model.path}`))));
+}
+
 // Chips to choose one or several of.
 export function chips(choices, chosen, isSeveral, onchange) {
   const box = h("div", { class: "chips" });

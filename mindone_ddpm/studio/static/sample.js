@@ -1,11 +1,13 @@
 // Sampling, and the gallery of all that was made.
 import { badge, card, clearProblems, commandBox, doing, every, get, h, picture, post } from "./dom.js";
-import { makeForm, modelChooser } from "./form.js";
+import { additions, makeForm, modelChooser } from "./form.js";
 import { t } from "./texts.js";
 
 export async function showSample(place, parameters) {
   const models = await modelChooser(parameters.getAll("model"), false);
   const form = await makeForm("sample", { num_images: 4 });
+  await additions(form, "lora", ":1");
+  await additions(form, "embedding", "");
   const button = h("button", { type: "button", id: "make", onclick: doing(async () => {
     clearProblems();
     await post("sample", { models: models.values(), values: form.values() });

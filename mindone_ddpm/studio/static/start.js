@@ -34,6 +34,7 @@ export async function showStart(place, parameters) {
   };
   const later = () => {
     clearTimeout(timer);
+    start.disabled = showPlan.disabled = true; // until the change is checked
     timer = setTimeout(check, CHECK_MS);
   };
   const open = async (values) => {
