@@ -32,7 +32,8 @@ def archives(tmp_path_factory) -> tuple[Path, Path]:
 def test_the_wheel_holds_the_package_and_nothing_else(archives):
     wheel, sdist = archives
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    here = [path for path in (ROOT / "mindone_ddpm").rglob("*") if path.suffix in (".py", ".cpp", ".h", ".typed")]
+    kinds = (".py", ".cpp", ".h", ".typed", ".html", ".js", ".css", ".svg")
+    here = [path for path in (ROOT / "mindone_ddpm").rglob("*") if path.suffix in kinds]
     assert names == {path.relative_to(ROOT).as_posix() for path in here}
     with tarfile.open(sdist) as archive:
         inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
@@ -44,7 +45,7 @@ def test_the_wheel_says_what_it_is(archives):
     name = next(name for name in archive.namelist() if name.endswith("METADATA"))
     metadata = Parser().parsestr(archive.read(name).decode())
     assert metadata["Version"] == mindone_ddpm.__version__
-    assert set(metadata.get_all("Provides-Extra")) >= {"tracking", "gpu", "dev", "docs"}
+    assert set(metadata.get_all("Provides-Extra")) >= {"tracking", "studio", "gpu", "dev", "docs"}
     needed = metadata.get_all("Requires-Dist")
     assert any(line.startswith("mindspore<") for line in needed) and any(
         line.startswith("mindone==") for line in needed

@@ -1,19 +1,21 @@
-"""The command ``studio``: checks what can be wrong, says where the page is, and serves it until it is stopped."""
+"""The command ``studio``: checks what can be wrong, says where the page is, and serves it until it is stopped.
+
+Read for every ``--help``: what it needs from the standard library is imported where it is used.
+"""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
-import ipaddress
 import os
-import secrets
-import socket
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import quote
+from typing import TYPE_CHECKING
 
 from mindone_ddpm.common.errors import ConfigError
+
+if TYPE_CHECKING:
+    import socket
 
 DEFAULT_HOST, DEFAULT_PORT = "127.0.0.1", 7860
 LEAST_TOKEN_CHARACTERS = 16
@@ -60,12 +62,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def token_of(host: str, given: str | None) -> str | None:
     """The token that is needed; None where the page is for this machine alone. Raises ConfigError."""
+    import secrets
+
     if given is not None and len(given) < LEAST_TOKEN_CHARACTERS:
         raise ConfigError(f"--token: must have at least {LEAST_TOKEN_CHARACTERS} characters")
     return given if given is not None or is_loopback(host) else secrets.token_urlsafe(24)
 
 
 def is_loopback(host: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -74,6 +80,9 @@ def is_loopback(host: str) -> bool:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ConfigError: the address cannot be used."""
+    import errno
+    import socket
+
     if not 0 <= port <= 65535:
         raise ConfigError(f"--port {port}: must be between 0 and 65535")
     try:
@@ -96,6 +105,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def welcome(folder: Path, host: str, port: int, token: str | None) -> list[str]:
+    import socket
+    from urllib.parse import quote
+
     shown = socket.gethostname() if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{port}/" + (f"?token={quote(token)}" if token else "")
     lines = [f"{folder} is at {address}", "Ctrl-C ends the page; runs go on"]

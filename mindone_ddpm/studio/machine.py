@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ DEVICE_PROGRAMS = (
     ["nvidia-smi", "--query-gpu=index,name,utilization.gpu,memory.used,memory.total,temperature.gpu", "--format=csv"],
 )
 TIMEOUT_S = 10
+SHORTEST_S = 1.0  # between measurements
 KEPT_S = 5.0  # an answer of the device's program
 MOST_CHARACTERS = 8000
 
@@ -27,12 +29,13 @@ class Machine:
         self.folder = folder
         self._asked = 0.0
         self._said = ""
-        psutil.cpu_percent(None)  # the first answer means nothing
+        self._times, self._percent, self._measured = processor_times(), 0.0, time.monotonic()
+        self._lock = threading.Lock()
 
     def load(self) -> dict[str, Any]:
         memory, disk = psutil.virtual_memory(), shutil.disk_usage(self.folder)
         return {
-            "processor_percent": psutil.cpu_percent(None),
+            "processor_percent": self._processor(),
             "cores": psutil.cpu_count() or 1,
             "memory_used": memory.total - memory.available,
             "memory_total": memory.total,
@@ -41,11 +44,27 @@ class Machine:
             "device": self._device(),
         }
 
+    def _processor(self) -> float:
+        """Of all cores, since the last measurement. (psutil's own percentages are kept apart for each thread.)"""
+        with self._lock:
+            if time.monotonic() - self._measured >= SHORTEST_S:
+                idle, total = (now - before for now, before in zip(processor_times(), self._times, strict=True))
+                self._times, self._measured = processor_times(), time.monotonic()
+                self._percent = min(100.0, max(0.0, 100.0 * (1 - idle / total))) if total > 0 else 0.0
+            return self._percent
+
     def _device(self) -> str:
-        if time.monotonic() - self._asked > KEPT_S or not self._asked:
-            self._said = ask_device()
-            self._asked = time.monotonic()
-        return self._said
+        with self._lock:
+            if time.monotonic() - self._asked > KEPT_S or not self._asked:
+                self._said = ask_device()
+                self._asked = time.monotonic()
+            return self._said
+
+
+def processor_times() -> tuple[float, float]:
+    """Seconds in which the processor had nothing to do, and all seconds, summed over the cores."""
+    times = psutil.cpu_times()
+    return times.idle + getattr(times, "iowait", 0.0), sum(times)
 
 
 def ask_device() -> str:

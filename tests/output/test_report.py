@@ -19,6 +19,7 @@ from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.jobs.preview import preview_of_run
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.output import report
+from mindone_ddpm.output.run_state import read_state
 
 HUGE = json.dumps({"figure": "fid", "value": 10**400, "step": 1})
 
@@ -67,6 +68,8 @@ def test_a_real_run_on_one_page(digits_flags, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert (folder / "training_config.yaml").read_text().startswith("# mindone-ddpm train\n")
+    state = read_state(folder)
+    assert (state["state"], state["total_steps"], state["images_per_step"]) == ("finished", 60, 32)
     result = run_program("report", folder)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(folder / "report.html")

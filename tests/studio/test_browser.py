@@ -41,7 +41,7 @@ def browser():
 def page_of(browser, one: Studio, width: int = 1280, language: str = "en") -> Iterator:
     """A page that fails the test for an error in a script, and for a request to elsewhere."""
     context = browser.new_context(viewport={"width": width, "height": 900}, locale=language)
-    context.set_default_timeout(90 * SECONDS)
+    context.set_default_timeout(240 * SECONDS)
     page, wrong = context.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("dialog", lambda dialog: wrong.append(f"dialog {dialog.message}"))
@@ -180,7 +180,7 @@ def test_train_watch_sample_compare(browser, small_model, tmp_path):
         assert "--dataset_name or --train_data_dir" in page.locator(".problem-list").inner_text()
         fill(page, "#run-name", "first")
         settings = {"dataset_name": "digits", "image_size": 8, "channels": 1, "train_batch_size": 32, "num_epochs": 2}
-        settings |= {"max_train_steps": 4000, "learning_rate": 1e-3, "save_image_steps": 20, "checkpointing_steps": 40}
+        settings |= {"max_train_steps": 4000, "learning_rate": 1e-3, "save_image_steps": 40, "checkpointing_steps": 40}
         for name, value in settings.items():
             fill(page, f"[name={name}]", str(value))
         page.select_option("[name=use_ema]", "true")
@@ -196,7 +196,7 @@ def test_train_watch_sample_compare(browser, small_model, tmp_path):
         # The run's own page follows by itself.
         page.wait_for_selector(".run-head .badge.running")
         page.wait_for_selector(".charts svg")
-        wait_until(lambda: list((tmp_path / "first").glob("checkpoint-*")) or page.wait_for_timeout(300), 120)
+        wait_until(lambda: list((tmp_path / "first").glob("checkpoint-*")) or page.wait_for_timeout(300), 240)
         page.wait_for_selector("output:has-text('step')")
         page.click("text=Stop")
         page.wait_for_selector(".run-head .badge.stopped")
@@ -237,7 +237,7 @@ def test_train_watch_sample_compare(browser, small_model, tmp_path):
         for name, value in {"num_images": 2, "seed": 7, "num_inference_steps": 2}.items():
             fill(page, f"[name={name}]", str(value))
         page.click("#make")
-        wait_until(lambda: page.locator(".group .badge.done").count() == 3 or page.wait_for_timeout(300), 120)
+        wait_until(lambda: page.locator(".group .badge.done").count() == 3 or page.wait_for_timeout(300), 240)
         assert page.locator(".group td img").count() == 6
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         tasks = sorted((task for task in one.get("tasks") if task["group"]), key=lambda task: task["created"])

@@ -12,7 +12,9 @@ from made_runs import make_run
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.locks import FolderLock
 from mindone_ddpm.output import run_state
+from mindone_ddpm.studio import machine
 from mindone_ddpm.studio.folder import StudioFolder
+from mindone_ddpm.studio.machine import ask_device
 from mindone_ddpm.studio.runs import LiveCurves, Runs, state_of
 
 
@@ -100,6 +102,24 @@ def test_asking_who_holds_a_lock_takes_nothing(tmp_path):
     os.kill(child, 9)
     os.waitpid(child, 0)
     assert lock.holder() is None
+
+
+def test_the_load_of_a_device_is_what_its_program_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ask_device() == ""
+    program = tmp_path / "npu-smi"
+    program.write_text("#!/bin/sh\n[ $1 = info ] && echo '| 0  910B3 | OK | 57 % |'\n")
+    program.chmod(0o755)
+    assert ask_device() == "| 0  910B3 | OK | 57 % |"
+    program.write_text("#!/bin/sh\necho no driver\nexit 1\n")
+    assert ask_device() == ""
+
+
+def test_the_load_is_that_of_all_threads(tmp_path, monkeypatch):
+    times = iter([(10.0, 20.0), (11.0, 24.0), (11.0, 24.0)])  # idle, all
+    monkeypatch.setattr(machine, "processor_times", lambda: next(times))
+    monkeypatch.setattr(machine, "SHORTEST_S", 0.0)
+    assert machine.Machine(tmp_path).load()["processor_percent"] == 75
 
 
 def test_a_damaged_run_is_shown(tmp_path):

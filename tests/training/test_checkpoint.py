@@ -25,6 +25,7 @@ from mindone_ddpm.data.plan import Plan
 from mindone_ddpm.models.pipelines import UNET_WEIGHTS
 from mindone_ddpm.output import checkpoint, run_folder
 from mindone_ddpm.output.checkpoint import CheckpointError
+from mindone_ddpm.output.run_state import read_state
 
 # --- files
 
@@ -290,6 +291,8 @@ def test_a_signal_stops_after_the_step_with_a_checkpoint(run_flags, undisturbed,
     assert "--resume_from_checkpoint auto goes on from there" in stderr and "Traceback" not in stderr
     newest = checkpoint.checkpoints_in(folder)[-1][0]
     assert f"stopped at step {newest} of 60" in stderr
+    state = read_state(folder)
+    assert (state["state"], state["total_steps"]) == ("stopped", 60) and f"step {newest} of 60" in state["message"]
     result = run_program("train", *run_flags, "--output_dir", folder, "--resume_from_checkpoint", "auto")
     assert result.returncode == 0, result.stderr
     assert f"step {newest}," in result.stdout + result.stderr

@@ -42,7 +42,7 @@ export async function makeForm(command, initial = {}) {
 function row(field, inputs, changed) {
   const id = `field-${field.name}-${count += 1}`;
   const shown = field.default === null || field.default === "" ? "" : String(field.default);
-  const common = { id, name: field.name, oninput: changed, onchange: changed };
+  const common = { id, name: field.name, oninput: changed };
   let input;
   if (field.type === "bool" || (field.choices.length && !field.several)) {
     const choices = field.type === "bool" ? ["true", "false"] : field.choices;
