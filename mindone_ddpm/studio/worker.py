@@ -25,6 +25,7 @@ TASK_FILE, STATUS_FILE, LOG_FILE = "task.json", "status.json", "log.txt"
 QUEUE_FILE = ".queue"  # in the folder of all tasks; held by the one task of the queue that runs
 TASK_NAME = re.compile(r"[a-z]+-\d{8}-\d{6}-[0-9a-f]{6}")
 QUEUE_INTERVAL_S = 0.3
+ENDED_BY_SIGNAL = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # also from the page of a run
 BAR_INTERVAL_S = "2"  # between the lines of progress bars, which all stay in the log
 
 
@@ -63,7 +64,7 @@ class Worker:
                 status = self._run_command()
         except InterruptedError:  # stopped while it waited
             status = -signal.SIGTERM
-        state = "done" if status == 0 else "stopped" if self.is_stopped else "failed"
+        state = "done" if status == 0 else "stopped" if self.is_stopped or status in ENDED_BY_SIGNAL else "failed"
         self.say(state, exit=status)
         return 0
 

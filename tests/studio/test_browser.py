@@ -198,19 +198,19 @@ def test_train_watch_sample_compare(browser, small_model, tmp_path):
         page.wait_for_selector(".charts svg")
         wait_until(lambda: list((tmp_path / "first").glob("checkpoint-*")) or page.wait_for_timeout(300), 240)
         page.wait_for_selector("output:has-text('step')")
-        page.click("text=Stop")
+        page.click("button:has-text('Stop')")
         page.wait_for_selector(".run-head .badge.stopped")
         assert "training" in page.locator("h2:has-text('Log') + pre").inner_text()
         config = tmp_path / "first" / "training_config.yaml"
         config.write_text(config.read_text().replace("max_train_steps: 4000", "max_train_steps: 200"))
         stopped_at = one.get("run", path="first")["step"]
         assert stopped_at < 200
-        page.click("text=Resume")
+        page.click("button:has-text('Resume')")
         page.wait_for_selector(".run-head .badge.finished")
         found = one.get("run", path="first")
         assert found["step"] == 200 and found["saved"] and found["checkpoints"]
 
-        page.click("text=Make images >> nth=-1")
+        page.click(".run-head a:has-text('Make images')")
         page.wait_for_selector(".form")
         for name, value in {"num_images": 3, "seed": 7, "num_inference_steps": 2}.items():
             fill(page, f"[name={name}]", str(value))
