@@ -29,6 +29,7 @@ def parse_step_rules(text: str) -> tuple[list[tuple[float, int]], float]:
 
 # Names of files that are read where MindSpore is not imported.
 ADAPTERS_FILE = "pytorch_lora_weights.safetensors"  # LoRA adapters in diffusers' format
+ADAPTERS_STATE_FILE = "adapters.safetensors"  # the same in a network's folder of a checkpoint
 EMBEDDING_FILE = "learned_embeds.safetensors"
 GRID_FILE = "grid.png"  # all images of a call of sample in one
 TRAJECTORY_STRIP, TRAJECTORY_GIF = "trajectory.png", "trajectory.gif"

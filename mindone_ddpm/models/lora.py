@@ -22,10 +22,11 @@ from safetensors import safe_open
 from mindone_ddpm.common.errors import ConfigError, first_line
 from mindone_ddpm.common.files import load_safetensors, save_safetensors
 from mindone_ddpm.config.values import ADAPTERS_FILE as WEIGHTS_FILE
+from mindone_ddpm.config.values import ADAPTERS_STATE_FILE as STATE_FILE
 from mindone_ddpm.models.precision import freeze, half, linear
 from mindone_ddpm.models.text_encoder import Dense
 
-STATE_FILE = "adapters.safetensors"  # in a checkpoint
+SCALE = "adapter_scale"  # in the header of a checkpoint's file: alpha / rank
 # What stands in a file after the name of a layer, for each network; and what the files of peft have there.
 LAYER_ENDINGS = {"unet": "lora", "text_encoder": "lora_linear_layer", "text_encoder_2": "lora_linear_layer"}
 TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")  # as in the published scripts
@@ -117,7 +118,9 @@ def named_adapters(network: Any) -> list[tuple[str, ms.Parameter]]:
 def save_state(network: Any, folder: Path) -> None:
     """Write the adapters of a network into a new folder, for a checkpoint."""
     folder.mkdir(parents=True)
-    save_safetensors({name: parameter.asnumpy() for name, parameter in named_adapters(network)}, folder / STATE_FILE)
+    arrays = {name: parameter.asnumpy() for name, parameter in named_adapters(network)}
+    scale = next(cell.adapter_scale for _, cell in network.cells_and_names() if isinstance(cell, ADAPTED))
+    save_safetensors(arrays, folder / STATE_FILE, metadata={SCALE: repr(float(scale))})
 
 
 def save_adapters(networks: Mapping[str, Any], folder: Path) -> None:
@@ -159,8 +162,8 @@ def merge_adapters(pipeline: Any, sources: Sequence[str]) -> int:
     """Add adapters to the weights of a pipeline's UNet and text encoders, in place.
 
     Args:
-        sources: files in diffusers' format, or folders that hold one, each with its weight behind a colon if that is
-            not 1.
+        sources: files in diffusers' format, folders that hold one, or checkpoints of a run that trains adapters; each
+            with its weight behind a colon if that is not 1.
 
     Returns:
         The number of layers that have changed, each as often as it has.
@@ -179,11 +182,11 @@ def merge_adapters(pipeline: Any, sources: Sequence[str]) -> int:
 def _changes(pipeline: Any, source: str) -> list[tuple[Any, np.ndarray]]:
     """The layers that a file of adapters changes, and what is added to the weights of each."""
     file, weight = split_weight(source)
-    path = Path(file) / WEIGHTS_FILE if Path(file).is_dir() else Path(file)
-    flag = f"--lora {source}"
+    flag, states = f"--lora {source}", states_in(Path(file))
+    path = Path(file) / WEIGHTS_FILE if Path(file).is_dir() and not states else Path(file)
     try:
-        arrays = load_safetensors(path)
-        scale_of = {network: _scale_in_metadata(path, network) for network in LAYER_ENDINGS}
+        arrays = _read_states(states) if states else load_safetensors(path)
+        scale_of = {network: 1.0 if states else _scale_in_metadata(path, network) for network in LAYER_ENDINGS}
     except Exception as error:  # OSError, safetensors' own, or metadata that are no JSON
         raise ConfigError(f"{flag}: no adapters can be read from {path} ({first_line(error)})") from error
     others = [name for name in arrays if not name.startswith(tuple(f"{network}." for network in LAYER_ENDINGS))]
@@ -213,6 +216,36 @@ def _changes(pipeline: Any, source: str) -> list[tuple[Any, np.ndarray]]:
     if not changes:
         raise ConfigError(f"{flag}: holds no adapters in diffusers' format")
     return changes
+
+
+def states_in(checkpoint: Path) -> dict[str, Path]:
+    """The files of a checkpoint that hold adapters, by network: the averaged ones where it has them."""
+    found = {}
+    for network in LAYER_ENDINGS:
+        for folder in (network, f"{network}_ema"):
+            if (checkpoint / folder / STATE_FILE).is_file():
+                found[network] = checkpoint / folder / STATE_FILE
+    return found
+
+
+def _read_states(states: Mapping[str, Path]) -> dict[str, np.ndarray]:
+    """Adapters of a checkpoint, as diffusers' format has them.
+
+    Raises:
+        ValueError, OSError or safetensors' own error: they cannot be read.
+    """
+    found = {}
+    for network, path in states.items():
+        with safe_open(path, "np") as file:
+            text = (file.metadata() or {}).get(SCALE)
+        if text is None:
+            raise ValueError("the checkpoint of an earlier version, which does not say how they are scaled")
+        scale = np.float32(text)
+        for name, array in load_safetensors(path).items():
+            layer, _, kind = name.rpartition(".lora_")
+            factor = scale if kind == "up" else np.float32(1)
+            found[f"{network}.{layer}.{LAYER_ENDINGS[network]}.{kind}.weight"] = array * factor
+    return found
 
 
 def _fit(up: np.ndarray, down: np.ndarray, cell: Any) -> bool:

@@ -40,32 +40,37 @@ class Actions:
 
     # --- training --------------------------------------------------------------------------------------------------
 
-    def check(self, command: str, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    def check(self, command: str, name: str, values: Mapping[str, Any], ranks: Any) -> dict[str, Any]:
         """What the form would start: its problems, or its YAML and the command."""
         try:
-            config, _ = self._training(command, name, values)
+            config, _, processes = self._training(command, name, values, ranks)
         except ConfigError as error:
             return {"problems": error.problems, "yaml": "", "command": ""}
-        words = [command, "--config", CONFIG_FILE]
+        words = [*launched(processes), command, "--config", CONFIG_FILE]
         return {"problems": [], "yaml": forms.yaml_text(command, config), "command": shell_text(words)}
 
-    def plan(self, command: str, name: str, values: Mapping[str, Any]) -> str:
+    def plan(self, command: str, name: str, values: Mapping[str, Any], ranks: Any) -> str:
         """Start the dry run of a form; the task's name."""
-        config, _ = self._training(command, name, values)
+        config, _, processes = self._training(command, name, values, ranks)
         path = self.tasks.new_folder("plan")
-        return self._start_training(path, command, config, ["--dry_run"])
+        return self._start_training(path, command, config, processes, ["--dry_run"])
 
-    def start(self, command: str, name: str, values: Mapping[str, Any]) -> str:
+    def start(self, command: str, name: str, values: Mapping[str, Any], ranks: Any) -> str:
         """Start training; the task's name."""
-        config, output_dir = self._training(command, name, values)
+        config, output_dir, processes = self._training(command, name, values, ranks)
         path = self.tasks.new_folder("train")
-        return self._start_training(path, command, config, [], output_dir=self.folder.name_of(output_dir))
+        return self._start_training(path, command, config, processes, [], output_dir=self.folder.name_of(output_dir))
 
-    def _training(self, command: str, name: str, values: Mapping[str, Any]) -> tuple[Settings, Path]:
+    def _training(self, command: str, name: str, values: Mapping[str, Any], ranks: Any) -> tuple[Settings, Path, int]:
+        """Settings, folder and number of ranks, checked. Raises ConfigError with every problem."""
         if command in forms.SAMPLING:
             raise ConfigError(f"{command}: trains nothing")
         problems: list[str] = []
-        output_dir = self.folder.root
+        output_dir, processes = self.folder.root, 1
+        try:
+            processes = forms.number_of_ranks(ranks)
+        except ConfigError as error:
+            problems += error.problems
         try:
             output_dir = forms.new_run_folder(name, self.folder.root, self.folder.inside(name))
         except ConfigError as error:
@@ -76,22 +81,24 @@ class Actions:
             problems += error.problems
         if problems:
             raise ConfigError(*problems)
-        return config, output_dir
+        return config, output_dir, processes
 
-    def _start_training(self, path: Path, command: str, config: Settings, more: list[str], **about: Any) -> str:
+    def _start_training(
+        self, path: Path, command: str, config: Settings, ranks: int, more: list[str], **about: Any
+    ) -> str:
         write_text(path / CONFIG_FILE, forms.yaml_text(command, config))
-        words = [command, "--config", str(path / CONFIG_FILE), *more]
+        words = [*launched(ranks), command, "--config", str(path / CONFIG_FILE), *more]
         return self.tasks.start(path, words, queued=False, **about)
 
     def resume(self, run: Path) -> str:
-        """Continue a run from its newest checkpoint; the task's name."""
+        """Continue a run from its newest checkpoint, on as many ranks as it had; the task's name."""
         command, state = job_of(run), state_of(run)
         if not command:
             raise ConfigError(f"{run.name}: its {RUN_CONFIG} cannot be read")
         if state["process"] is not None:
             raise ConfigError(f"{run.name}: is running")
         # The folder may have been moved since.
-        words = [command, "--config", str(run / RUN_CONFIG), "--output_dir", str(run)]
+        words = [*launched(state.get("ranks", 1)), command, "--config", str(run / RUN_CONFIG), "--output_dir", str(run)]
         words += ["--resume_from_checkpoint", "auto"]
         path = self.tasks.new_folder("train")
         return self.tasks.start(path, words, queued=False, output_dir=self.folder.name_of(run))
@@ -189,6 +196,11 @@ class Actions:
                 shutil.copytree(part, tmp_path / part_name, copy_function=link_or_copy)
             shutil.copy(run / PIPELINE_INDEX, tmp_path / PIPELINE_INDEX)
         return target
+
+
+def launched(ranks: int) -> list[str]:
+    """The words before a command that have it run by so many ranks on this machine."""
+    return ["launch", "-n", str(ranks)] if ranks > 1 else []
 
 
 def link_or_copy(source: str, target: str) -> None:

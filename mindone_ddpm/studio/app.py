@@ -251,8 +251,9 @@ def make_app(root: Path, token: str | None = None) -> Starlette:
             return answer({"problems": ["no such page"]}, 404)
         return Response(path.read_bytes(), media_type=TYPES[path.suffix])
 
-    def form(content: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-        return text_of(content, "command"), text_of(content, "name"), table_of(content, "values")
+    def form(content: dict[str, Any]) -> tuple[str, str, dict[str, Any], Any]:
+        values = table_of(content, "values")
+        return text_of(content, "command"), text_of(content, "name"), values, content.get("ranks", 1)
 
     def sample(content: dict[str, Any]) -> Any:
         chosen = content.get("models")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.config.values import ADAPTERS_FILE, EMBEDDING_FILE
+from mindone_ddpm.config.values import ADAPTERS_FILE, ADAPTERS_STATE_FILE, EMBEDDING_FILE
 from mindone_ddpm.models.foreign import PIPELINE_INDEX
 from mindone_ddpm.output.metrics_log import METRICS_FILE
 from mindone_ddpm.output.records import checkpoints_in
@@ -84,6 +84,9 @@ class StudioFolder:
             for file, kind in ((ADAPTERS_FILE, "lora"), (EMBEDDING_FILE, "embedding")):
                 if (folder / file).is_file():
                     found.append(Model(name, kind))
+            for _, checkpoint in checkpoints_in(folder):
+                if (checkpoint / "unet" / ADAPTERS_STATE_FILE).is_file():
+                    found.append(Model(self.name_of(checkpoint), "lora"))
         return found
 
     def _folders(self) -> Iterator[Path]:

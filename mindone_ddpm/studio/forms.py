@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mindone_ddpm.backends.choose import max_local_ranks
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.fields import Settings, as_dict, changed_settings, heading_of, is_list, value_types
 from mindone_ddpm.config.parse import from_dict
@@ -26,6 +28,7 @@ FIRST = (
 )
 # What the studio decides itself: where files go, what is resumed, files that it writes.
 DECIDED = {"output_dir", "overwrite_output_dir", "resume_from_checkpoint", "image", "mask", "distributed", "local_rank"}
+MOST_RANKS = 64  # on a machine without NPUs
 SAMPLING: Mapping[str, type[Settings]] = {"sample": SampleConfig, "inpaint": InpaintConfig}
 
 
@@ -120,6 +123,14 @@ def flags(config: Settings, without: Sequence[str] = ()) -> list[str]:
             # In one word: a value may begin with a hyphen.
             words += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
     return words
+
+
+def number_of_ranks(value: Any) -> int:
+    """Of what a form says, as ``launch -n`` takes it; empty text stands for 1. Raises ConfigError."""
+    text, most = str(value).strip() or "1", max_local_ranks() or MOST_RANKS
+    if type(value) not in (int, str) or not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= most:
+        raise ConfigError(f"--workers {text[:20]}: must be a whole number from 1 to {most}")
+    return int(text)
 
 
 def new_run_folder(name: str, root: Path, inside: Path) -> Path:

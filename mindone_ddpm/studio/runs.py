@@ -113,7 +113,7 @@ class Runs:
             "path": self.folder.name_of(run),
             "name": run.name,
             "job": job_of(run),
-            **{name: state.get(name) for name in ("state", "message", "total_steps", "can_stop")},
+            **{name: state.get(name) for name in ("state", "message", "total_steps", "ranks", "can_stop")},
             "problem": problem,
             "step": step,
             "loss": sum(recent) / len(recent) if recent else None,

@@ -24,14 +24,13 @@ from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import write_text
 from mindone_ddpm.config.values import GRID_FILE
 from mindone_ddpm.studio.folder import StudioFolder
-from mindone_ddpm.studio.worker import LOG_FILE, STATUS_FILE, TASK_FILE, TASK_NAME, read_table, when
+from mindone_ddpm.studio.worker import LOG_FILE, STATUS_FILE, TASK_FILE, TASK_NAME, is_starting, read_table, when
 
 PACKAGE = Path(mindone_ddpm.__file__).resolve().parent
 IMAGES = "images"  # in a task's folder: what it has made
 MOST_SHOWN = 200  # tasks, the newest
 LOG_BYTES = 64 << 10  # of the end of a log
 OPEN_STATES = ("starting", "waiting", "running")
-START_S = 30.0  # in which a worker must have written its status
 
 
 class Tasks:
@@ -137,8 +136,7 @@ class Tasks:
 
     def _state(self, status: dict[str, Any], task: dict[str, Any]) -> str:
         if not status:
-            created = task.get("created", 0)
-            return "starting" if isinstance(created, float) and time.time() - created < START_S else "lost"
+            return "starting" if is_starting(task) else "lost"
         state = str(status.get("state"))
         return "lost" if state in OPEN_STATES and not is_worker(status.get("process")) else state
 

@@ -25,6 +25,7 @@ TASK_FILE, STATUS_FILE, LOG_FILE = "task.json", "status.json", "log.txt"
 QUEUE_FILE = ".queue"  # in the folder of all tasks; held by the one task of the queue that runs
 TASK_NAME = re.compile(r"[a-z]+-\d{8}-\d{6}-[0-9a-f]{6}")
 QUEUE_INTERVAL_S = 0.3
+START_S = 30.0  # in which a worker must have written its status
 ENDED_BY_SIGNAL = (-signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT)  # also from the page of a run
 BAR_INTERVAL_S = "2"  # between the lines of progress bars, which all stay in the log
 
@@ -40,6 +41,12 @@ def read_table(path: Path) -> dict[str, Any]:
 
 def is_alive(process: Any) -> bool:
     return type(process) is int and Path(f"/proc/{process}").exists()
+
+
+def is_starting(task: dict[str, Any]) -> bool:
+    """Whether the worker of a task, which has written no status yet, may still do so."""
+    created = task.get("created")
+    return isinstance(created, float) and time.time() - created < START_S
 
 
 def when(name: str) -> str:
@@ -111,6 +118,9 @@ class Worker:
             if TASK_NAME.fullmatch(name) and when(name) < own:
                 status = read_table(self.folder.parent / name / STATUS_FILE)
                 if status.get("state") == "waiting" and is_alive(status.get("process")):
+                    return True
+                task = read_table(self.folder.parent / name / TASK_FILE)
+                if not status and task.get("queued") and is_starting(task):
                     return True
         return False
 

@@ -58,9 +58,13 @@ def test_a_pipeline_and_its_checkpoints_are_models(tmp_path):
     for name in ("checkpoint-5", "checkpoint-40"):
         (run / name / "unet").mkdir(parents=True)
     (run / "checkpoint-40" / "unet" / "config.json").write_text("{}")  # the other is not whole
-    make_run(tmp_path / "adapters").joinpath("pytorch_lora_weights.safetensors").touch()
+    adapters = make_run(tmp_path / "adapters")
+    (adapters / "pytorch_lora_weights.safetensors").touch()
+    (adapters / "checkpoint-5" / "unet").mkdir(parents=True)
+    (adapters / "checkpoint-5" / "unet" / "adapters.safetensors").touch()
     found = [tuple(model) for model in StudioFolder(tmp_path).models()]
-    assert found == [("adapters", "lora"), ("run", "pipeline"), ("run/checkpoint-40", "checkpoint")]
+    assert found[:2] == [("adapters", "lora"), ("adapters/checkpoint-5", "lora")]
+    assert found[2:] == [("run", "pipeline"), ("run/checkpoint-40", "checkpoint")]
 
 
 def test_the_state_of_a_run(tmp_path):

@@ -109,6 +109,11 @@ def test_what_is_wrong_with_a_form_is_said_at_once(running):
     _, found = running.post("check", command="train", name="new", values=values)
     lines = found["yaml"].splitlines()
     assert found["problems"] == [] and {"dataset_name: digits", "train_batch_size: 8", "use_ema: true"} < {*lines}
+    for ranks in ("0", "x", 10**6, [2]):
+        _, found = running.post("check", command="train", name="new", values=values, ranks=ranks)
+        assert [line.startswith("--workers ") for line in found["problems"]] == [True]
+    _, found = running.post("check", command="train", name="new", values=values, ranks=" 2 ")
+    assert found["command"] == "mindone-ddpm launch -n 2 train --config config.yaml"
     status, found = running.post("start", command="train", name="new", values={})
     assert status == 400 and found["problems"][0].startswith("--dataset_name or --train_data_dir")
     status, found = running.post("start", command="sample", name="new", values={})
@@ -126,6 +131,28 @@ def test_the_fields_of_every_form(running):
         assert len(names) > 10 and not {"output_dir", "hub_token"} & {*names}
         assert fields[0]["first"] and not fields[-1]["first"]
     assert running.open("api/fields?command=doctor")[0] == 400
+
+
+@pytest.mark.slow
+def test_a_run_on_two_ranks_is_started_stopped_and_resumed(tmp_path, small_model):
+    values = {"dataset_name": "digits", "image_size": 8, "channels": 1, "train_batch_size": 32, "save_image_epochs": 0}
+    values |= {"model_config_name_or_path": str(small_model), "max_train_steps": 4000, "checkpointing_steps": 20}
+    with studio(tmp_path) as one:
+        status, _ = one.post("start", command="train", name="run", values=values, ranks=2)
+        assert status == 200
+        wait_until(lambda: list((tmp_path / "run").glob("checkpoint-*")), 240)
+        assert one.post("stop", path="run") == (200, {})
+        wait_until(lambda: one.get("run", path="run")["state"] == "stopped", 120)
+        config = tmp_path / "run" / "training_config.yaml"
+        before = one.get("run", path="run")
+        assert before["ranks"] == 2 and before["step"] < 4000
+        settings, last = config.read_text(), before["step"] + 20
+        config.write_text(settings.replace("max_train_steps: 4000", f"max_train_steps: {last}"))
+        assert one.post("resume", path="run")[0] == 200
+        wait_until(lambda: one.get("run", path="run")["state"] == "finished", 240)
+        after = one.get("run", path="run")
+        assert after["ranks"] == 2 and after["step"] == last
+        assert [task["command"].split()[:4] for task in one.get("tasks")] == [["mindone-ddpm", "launch", "-n", "2"]] * 2
 
 
 def test_two_browsers_and_the_load(running):

@@ -12,6 +12,7 @@ export async function showStart(place, parameters) {
   const job = h("select", { id: "job", onchange: () => open({}) }, jobs.map((one) => h("option", { value: one.name }, `${one.name}: ${one.help}`)));
   const name = h("input", { type: "text", id: "run-name", value: `run-${new Date().toISOString().slice(0, 16).replace(/[T:]/g, "-")}`,
     oninput: () => later(), spellcheck: "false" });
+  const ranks = h("input", { type: "text", id: "ranks", inputmode: "numeric", value: "1", autocomplete: "off", oninput: () => later() });
   const formPlace = h("div"), problems = h("div", { class: "problem-list" }), yaml = h("pre", { class: "log yaml" }), plan = h("div");
   const start = h("button", { type: "button", id: "start", disabled: true, onclick: doing(async () => {
     const { task } = await post("start", content());
@@ -22,7 +23,7 @@ export async function showStart(place, parameters) {
     await watchPlan(task, plan);
   }) }, t("show_plan"));
   let form = null, timer = null;
-  const content = () => ({ command: job.value, name: name.value, values: form.values() });
+  const content = () => ({ command: job.value, name: name.value, ranks: ranks.value, values: form.values() });
   const check = async () => {
     const found = await post("check", content());
     problems.replaceChildren(...found.problems.map((line) => h("p", { class: "bad" }, line)));
@@ -46,10 +47,11 @@ export async function showStart(place, parameters) {
   };
   place.append(h("h1", {}, t("page_start")),
     h("div", { class: "two" },
-      h("div", {}, card(t("what"), field(t("job"), job), field(t("run_name"), name, t("run_name_text"))), card(t("settings"), formPlace)),
+      h("div", {}, card(t("what"), field(t("job"), job), field(t("run_name"), name, t("run_name_text")), field(t("ranks"), ranks, t("ranks_text"))), card(t("settings"), formPlace)),
       h("div", { class: "sticky-side" }, card(t("before_start"), problems, yaml, h("p", { class: "buttons" }, showPlan, start), plan))));
   if (source?.job) {
     job.value = source.job;
+    ranks.value = source.ranks ?? 1;
     name.value = `${source.path === "." ? source.name : source.path}-2`;
   }
   await open(source ? source.changed : {});
