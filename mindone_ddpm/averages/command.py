@@ -82,7 +82,7 @@ def write_best(run: Path, snapshots: Snapshots, config: AverageConfig, output_di
     """Try several widths, and keep the pipeline of the best; prints a line for each."""
     from mindone_ddpm.evaluation.measure import measure
     from mindone_ddpm.evaluation.metrics import metric_name
-    from mindone_ddpm.models.pipelines import load_pipeline
+    from mindone_ddpm.models.pipelines import load_unconditional
     from mindone_ddpm.runtime.start import start
 
     assert config.best is not None
@@ -94,7 +94,7 @@ def write_best(run: Path, snapshots: Snapshots, config: AverageConfig, output_di
         trial = output_dir / ".trial"
         shutil.rmtree(trial, ignore_errors=True)
         write_average(run, snapshots, width, trial)
-        measured = measure(settings, runtime, load_pipeline(str(trial)))
+        measured = measure(settings, runtime, load_unconditional(str(trial)))
         values[width] = measured.metrics[metric_name(config.best, measured.network.prefix)]
         print(f"width {width:g}: {config.best} {values[width]:.5g}")
         shutil.rmtree(trial, ignore_errors=True)

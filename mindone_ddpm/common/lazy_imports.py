@@ -8,17 +8,26 @@ is imported is the same, only later.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.machinery
+import importlib.metadata
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.abc import Loader, MetaPathFinder
+from importlib.metadata import packages_distributions
 from typing import Any
 
-# Each holds submodules that a UNet needs, and an ``__init__`` that imports far more. scipy.stats takes 0.8 s and only
-# noise levels by the beta distribution use it.
 LAZY_PACKAGES = frozenset(
-    {"mindone.models", "mindone.diffusers.models.transformers", "mindone.diffusers.models.unets", "scipy.stats"}
+    {
+        # Each holds submodules that a UNet needs, and an ``__init__`` that imports far more.
+        "mindone.models",
+        "mindone.diffusers.models.transformers",
+        "mindone.diffusers.models.unets",
+        # Of schedulers: 0.8 s, and only noise levels by the beta distribution use it; 0.2 s, and only LMS does.
+        "scipy.stats",
+        "scipy.integrate",
+    }
 )
 
 
@@ -58,15 +67,37 @@ class LazyFinder(MetaPathFinder):
         return spec
 
 
+class LazyDistributions(Mapping[str, list[str]]):
+    """What ``importlib.metadata.packages_distributions`` gives, computed when it is looked into.
+
+    mindone asks for it at its import and hardly looks; it reads the files of every installed distribution.
+    """
+
+    @functools.cached_property
+    def found(self) -> Mapping[str, list[str]]:
+        return packages_distributions()
+
+    def __getitem__(self, name: str) -> list[str]:
+        return self.found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+
 @contextlib.contextmanager
 def lazy_imports() -> Iterator[None]:
     """Import :data:`LAZY_PACKAGES` lazily inside; packages that are already imported stay as they are.
 
-    ``sys.meta_path`` is as before afterwards.
+    ``sys.meta_path`` is as before afterwards, and so is the function that lists distributions.
     """
-    finder = LazyFinder()
+    finder, before = LazyFinder(), importlib.metadata.packages_distributions
     sys.meta_path.insert(0, finder)
+    importlib.metadata.packages_distributions = LazyDistributions  # type: ignore[assignment]
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        importlib.metadata.packages_distributions = before

@@ -15,7 +15,7 @@ from mindone_ddpm.common.hubs import HUGGINGFACE
 from mindone_ddpm.config.groups import BUILT_IN_DATASETS
 from mindone_ddpm.evaluation.config import EvaluateConfig
 from mindone_ddpm.evaluation.measure import measure
-from mindone_ddpm.models.pipelines import load_pipeline
+from mindone_ddpm.models.pipelines import load_unconditional
 from mindone_ddpm.runtime.start import start_once
 
 LOADED = "a loaded pipeline"
@@ -86,7 +86,7 @@ def evaluate(
     )
     config.check()
     runtime = start_once(device, mode)
-    pipeline = model if is_loaded else load_pipeline(str(model), hub=hub)
+    pipeline = model if is_loaded else load_unconditional(str(model), hub=hub)
     if type(pipeline.unet).__name__ != "UNet2DModel":
         raise ConfigError("model: only unconditional and class-conditional pipelines can be measured")
     return measure(config, runtime, pipeline).metrics

@@ -13,7 +13,7 @@ from mindone_ddpm.common.libraries import versions
 from mindone_ddpm.evaluation.config import EvaluateConfig
 from mindone_ddpm.evaluation.copies import describe, write_copies
 from mindone_ddpm.evaluation.measure import Measured, measure
-from mindone_ddpm.models.pipelines import load_pipeline
+from mindone_ddpm.models.pipelines import load_unconditional
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import start
 
@@ -34,7 +34,7 @@ def evaluate_to_folder(config: EvaluateConfig) -> dict[str, float]:
     output_dir = Path(config.output_dir)
     check_writable(output_dir)
     runtime = start(config.device, config.mode, config.seed, jit_level=config.jit_level)
-    pipeline = load_pipeline(config.model, hub=config.hub) if config.model else None
+    pipeline = load_unconditional(config.model, hub=config.hub) if config.model else None
     partial = output_dir / f".statistics-{runtime.rank}-of-{runtime.world_size}.npz"
     measured = measure(config, runtime, pipeline, partial)
     if runtime.is_main:

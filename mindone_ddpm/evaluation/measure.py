@@ -56,7 +56,10 @@ class Measured:
 
 
 def measure(
-    config: EvaluateConfig, runtime: Runtime, pipeline: DDPMPipeline | None, partial: Path | None = None
+    config: EvaluateConfig,
+    runtime: Runtime,
+    pipeline: pipelines.Unconditional | DDPMPipeline | None,
+    partial: Path | None = None,
 ) -> Measured:
     """Compute the metrics of a pipeline, or of the folder ``config.fake``.
 
@@ -121,7 +124,9 @@ def held_out_rows(config: EvaluateConfig, network: FeatureNetwork, runtime: Runt
     return cached_statistics(network, ["copies"], source, count, what, config.batch_size, runtime).rows()
 
 
-def model_source(config: EvaluateConfig, pipeline: DDPMPipeline, count: int) -> tuple[ImageSource, dict[str, Any]]:
+def model_source(
+    config: EvaluateConfig, pipeline: pipelines.Unconditional | DDPMPipeline, count: int
+) -> tuple[ImageSource, dict[str, Any]]:
     """The images of a model, and all that decides them beside the model."""
     sampler = config.scheduler or schedulers.metrics_sampler(pipeline.scheduler)
     scheduler = schedulers.make_sampler(sampler, pipeline.scheduler)

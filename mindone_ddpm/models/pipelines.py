@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.common.files import save_safetensors
+from mindone_ddpm.common.files import save_safetensors, write_text
 from mindone_ddpm.common.hubs import HUGGINGFACE
 from mindone_ddpm.common.libraries import quiet_imports
-from mindone_ddpm.models.foreign import WITH_WEIGHTS, load_vae, open_pipeline
+from mindone_ddpm.models.foreign import PIPELINE_INDEX, WITH_WEIGHTS, load_vae, open_pipeline
 from mindone_ddpm.models.text_encoder import use_mint_operators
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 with quiet_imports():
     from mindone.diffusers import UNet2DModel
+    from mindone.diffusers import __version__ as diffusers_version
 
 
 UNET_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -35,13 +37,34 @@ def pipeline_class(name: str) -> Any:
         return getattr(importlib.import_module("mindone.diffusers"), name)
 
 
+class Unconditional(NamedTuple):
+    """The parts of a DDPM pipeline: all that sampling and evaluation need. mindone's class takes seconds to import."""
+
+    unet: UNet2DModel
+    scheduler: Any
+
+
 def make_pipeline(unet: UNet2DModel, scheduler: Any) -> DDPMPipeline:
     """A pipeline of these two parts; not copied."""
     return pipeline_class("DDPMPipeline")(unet=unet, scheduler=scheduler)
 
 
+def save_pipeline(unet: UNet2DModel, scheduler: Any, folder: Path) -> None:
+    """Write into a folder what ``save_pretrained`` of mindone's DDPMPipeline writes."""
+    unet.save_pretrained(str(folder / "unet"), safe_serialization=True)
+    scheduler.save_pretrained(str(folder / "scheduler"))
+    parts = {name: ["diffusers", type(part).__name__] for name, part in (("scheduler", scheduler), ("unet", unet))}
+    index = {"_class_name": "DDPMPipeline", "_diffusers_version": diffusers_version, **parts}
+    write_text(folder / PIPELINE_INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
 def load_pipeline(model: str, flag: str = "--model", hub: str = HUGGINGFACE) -> DDPMPipeline:
-    """Load a DDPM or DDIM pipeline from a folder, or from a hub by name.
+    """As :func:`load_unconditional`, as a pipeline of mindone."""
+    return make_pipeline(*load_unconditional(model, flag, hub))
+
+
+def load_unconditional(model: str, flag: str = "--model", hub: str = HUGGINGFACE) -> Unconditional:
+    """Load the parts of a DDPM or DDIM pipeline from a folder, or from a hub by name.
 
     Raises:
         ConfigError: there is none, it is of another kind, or a part of it is missing; see
@@ -53,7 +76,7 @@ def load_pipeline(model: str, flag: str = "--model", hub: str = HUGGINGFACE) -> 
         raise ConfigError(f"{flag} {model}: is not a whole DDPM pipeline; it has no {', '.join(missing)}")
     if checked.classes["unet"] != "UNet2DModel":
         raise ConfigError(f"{flag} {model}: its unet is a {checked.classes['unet']}; a UNet2DModel is needed")
-    return make_pipeline(checked.load("unet"), checked.load("scheduler"))
+    return Unconditional(checked.load("unet"), checked.load("scheduler"))
 
 
 def latent_factor(vae: Any) -> int:

@@ -12,7 +12,7 @@ from mindone_ddpm.common.machine import memory_bytes
 from mindone_ddpm.models.config import UNetSettings, read_model_config, unet_preset
 from mindone_ddpm.models.foreign import not_fetched, read_json
 from mindone_ddpm.models.limits import least_weights, odd_setting
-from mindone_ddpm.models.pipelines import load_pipeline
+from mindone_ddpm.models.pipelines import load_unconditional
 from mindone_ddpm.models.precision import set_compute_precision
 from mindone_ddpm.models.presets import check_size
 from mindone_ddpm.models.schedulers import flow_shift, is_flow
@@ -97,7 +97,9 @@ def load_unet(config: TrainableUNetSettings, class_names: Sequence[str] = ()) ->
         ConfigError: it cannot be loaded, or does not fit the images, the classes or the other settings.
     """
     flag = f"--pretrained_model_name_or_path {config.pretrained_model_name_or_path}"
-    pipeline = load_pipeline(str(config.pretrained_model_name_or_path), "--pretrained_model_name_or_path", config.hub)
+    pipeline = load_unconditional(
+        str(config.pretrained_model_name_or_path), "--pretrained_model_name_or_path", config.hub
+    )
     unet = pipeline.unet
     problems = check_size(config.image_size, unet.config.block_out_channels)
     if unet.config.in_channels != config.channels:

@@ -49,7 +49,7 @@ def sample_to_folder(config: SampleConfig) -> Path:
         pipeline: Any = pipelines.load_text_pipeline(config.model, hub=config.hub)
         check_image_size(config, pipeline)
     else:
-        pipeline = pipelines.load_pipeline(config.model, hub=config.hub)
+        pipeline = pipelines.load_unconditional(config.model, hub=config.hub)
     if config.lora is not None:
         lora.merge_adapters(pipeline, config.lora)
     if config.embedding is not None:
@@ -178,7 +178,7 @@ def open_model(config: ImagesBase) -> tuple[Path, Any]:
     """
     output_dir = check_output_folder(config)
     start(config.device, config.mode, config.seed, jit_level=config.jit_level, alone=True)
-    return output_dir, pipelines.load_pipeline(config.model, hub=config.hub)
+    return output_dir, pipelines.load_unconditional(config.model, hub=config.hub)
 
 
 def image_paths(source: Path) -> list[Path]:

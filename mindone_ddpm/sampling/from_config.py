@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mindone.diffusers import DDPMPipeline, StableDiffusionPipeline
 
-    Pipeline: TypeAlias = DDPMPipeline | StableDiffusionPipeline
+    Pipeline: TypeAlias = pipelines.Unconditional | DDPMPipeline | StableDiffusionPipeline
 
 DEFAULT_STEPS = 50  # with all samplers but ddpm
 DEFAULT_TEXT_GUIDANCE = 7.5
@@ -71,7 +71,9 @@ def sample_values(pipeline: Pipeline, config: SampleConfig) -> tuple[np.ndarray,
     return _sample_unconditional(pipeline, config)
 
 
-def _sample_unconditional(pipeline: DDPMPipeline, config: SampleConfig) -> tuple[np.ndarray, Trajectory | None]:
+def _sample_unconditional(
+    pipeline: pipelines.Unconditional | DDPMPipeline, config: SampleConfig
+) -> tuple[np.ndarray, Trajectory | None]:
     sampler = config.scheduler or schedulers.FAST_SAMPLER
     scheduler = schedulers.make_sampler(sampler, pipeline.scheduler, config.clip_sample, config.timestep_spacing)
     default_steps = DEFAULT_STEPS if config.scheduler is not None else schedulers.FAST_STEPS

@@ -59,6 +59,17 @@ def test_the_pipeline_can_be_saved_in_another_type(graph_mode, tmp_path, dtype, 
     np.testing.assert_allclose(loaded, unet.conv_in.weight.asnumpy(), rtol=1e-2, atol=1e-3)
 
 
+def test_a_pipeline_is_saved_as_mindone_saves_it(graph_mode, tmp_path):
+    unet, pipeline = tiny_pipeline()
+    pipeline.save_pretrained(str(tmp_path / "mindone"), safe_serialization=True)
+    pipelines.save_pipeline(unet, pipeline.scheduler, tmp_path / "here")
+    contents = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "mindone", tmp_path / "here")
+    ]
+    assert len(contents[0]) == 4 and contents[0] == contents[1]
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o077], ids=["umask 022", "umask 077"])
 def test_files_have_the_permissions_of_the_users_umask(graph_mode, tmp_path, umask):
     unet, pipeline = tiny_pipeline()

@@ -26,7 +26,7 @@ from mindone_ddpm.jobs.unconditional.recipe import apply_recipe
 from mindone_ddpm.models import schedulers
 from mindone_ddpm.models.augment_condition import AugmentCondition
 from mindone_ddpm.models.dropout import DropoutKeys, draw_dropout_key
-from mindone_ddpm.models.pipelines import make_pipeline
+from mindone_ddpm.models.pipelines import save_pipeline
 from mindone_ddpm.models.unet import load_unet, make_unet, num_parameters, prepare_network, unet_name
 from mindone_ddpm.models.weights import LooseParameters, NetworkWeights, WholeNetwork
 from mindone_ddpm.objectives.base import Objective, draw_noise
@@ -178,8 +178,7 @@ class UnconditionalJob:
     # --- results ---------------------------------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        pipeline = make_pipeline(self.unet, self.objective.scheduler())
-        pipeline.save_pretrained(str(folder), safe_serialization=True)
+        save_pipeline(self.unet, self.objective.scheduler(), folder)
 
     def describe(self) -> dict[str, str]:
         config, classes = self.config, f", {self.num_classes} classes" if self.num_classes else ""
