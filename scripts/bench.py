@@ -2,7 +2,7 @@
 """How fast it is on this machine, and how that compares with PyTorch and diffusers.
 
     python scripts/bench.py train --against torch       a train step, its memory, its first step; --precision bf16
-    python scripts/bench.py train --costs               what EMA, logging and checkpoints add to a step
+    python scripts/bench.py train --costs               what averages, augmentation, logging, checkpoints add to a step
     python scripts/bench.py sample --against torch      a denoising step
     python scripts/bench.py data                        the real data path against a batch that is there already
     python scripts/bench.py startup                     from the command to the first finished step, twice
@@ -197,7 +197,7 @@ def measure(arguments: argparse.Namespace) -> Any:
     if arguments.command in ("data", "profile", "precision"):
         return run_worker(arguments.command, options)
     if arguments.command == "train" and arguments.costs:
-        return run_worker("costs", options)
+        return run_worker("costs", options) | run_worker("quality_costs", options)
     return compare(arguments.command, options, arguments.against, arguments.modes)
 
 

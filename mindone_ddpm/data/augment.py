@@ -76,12 +76,12 @@ def warp(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     if (matrix == np.eye(3)).all():
         return image
     size = image.shape[-1]
-    middle = (size - 1) / 2.0
-    to_pixels = np.array([[size, 0.0, middle], [0.0, size, middle], [0.0, 0.0, 1.0]])
-    in_pixels = to_pixels @ matrix @ np.linalg.inv(to_pixels)
+    middle, turn, shift = (size - 1) / 2.0, matrix[:2, :2], matrix[:2, 2]
+    # Pixel = size x coordinate + middle. Not by a matrix and its inverse: on small ones LAPACK waits for its threads.
+    in_pixels = np.column_stack([turn, size * shift + middle - middle * turn.sum(axis=1)])
     warped = cv2.warpAffine(
         np.ascontiguousarray(image.transpose(1, 2, 0)),
-        in_pixels[:2],
+        in_pixels,
         (size, size),
         flags=cv2.INTER_CUBIC,
         borderMode=cv2.BORDER_REFLECT,

@@ -153,6 +153,29 @@ def our_costs(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def our_quality_costs(options: dict[str, Any]) -> dict[str, Any]:
+    """What augmentation and two averages for later add to a step, with the real data path on both sides."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = prepare(options, folder)
+        settings = {"objective": "flow_matching", "augment_probability": 0.12, "snapshot_steps": 10**6}
+        full = prepare(options, folder, max_train_steps=10**6, **settings)
+        sides = [(training, training.windows(0)) for training in (plain, full)]
+
+        def block(training: Any, windows: Any) -> float:
+            def steps() -> None:
+                for _ in range(options["block"]):
+                    result = training.step(next(windows))
+                result[0].asnumpy()
+
+            return timed(steps) / options["block"]
+
+        for training, windows in sides:
+            training.job.before_training(show_progress=False)
+            block(training, windows)
+        pairs = [tuple(block(*side) for side in sides) for _ in range(options["rounds"] * 3)]
+    return {"augmentation_and_two_averages": statistics.median(b / a for a, b in pairs) - 1}
+
+
 def our_profile(options: dict[str, Any]) -> list[dict[str, Any]]:
     """Milliseconds in a step by operator: MindSpore's profiler, and the own clock of the operators in C++."""
     with tempfile.TemporaryDirectory() as folder:
@@ -229,6 +252,7 @@ WORKERS: dict[str, Any] = {
     "sample": our_sample,
     "data": our_data,
     "costs": our_costs,
+    "quality_costs": our_quality_costs,
     "profile": our_profile,
     "multiply_adds": our_multiply_adds,
     "precision": our_precision,
