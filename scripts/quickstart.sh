@@ -7,5 +7,5 @@ cd "$(dirname "$0")/.."
 
 # Starts training, or continues after an interruption; does nothing where training is complete.
 .venv/bin/mindone-ddpm train --config examples/unconditional/digits.yaml --resume_from_checkpoint auto
-.venv/bin/mindone-ddpm sample --model digits --num_images 64 --batch_size 64 --output_dir digits/samples --overwrite_output_dir
-echo "images: $(pwd)/digits/samples/grid.png"
+.venv/bin/mindone-ddpm sample --model digits --num_images 64 --batch_size 64 --output_dir digits/images --overwrite_output_dir
+echo "images: $(pwd)/digits/images/grid.png"

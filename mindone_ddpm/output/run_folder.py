@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,8 @@ from mindone_ddpm.output.run_state import STATE_FILE
 
 RUN_CONFIG = "training_config.yaml"
 SAMPLES = "samples"
+# Of an epoch or a step. ``sample`` may write there too, single images with names of five digits, and a grid of them.
+GRID_NAME = re.compile(r"\d{4}|[1-9]\d{4,}|step-\d+")
 PRODUCT_RECORD = "product.json"  # which job made the result, and what belongs to it
 BEST = "best"  # folder of the best product
 BEST_RECORD = "best.json"  # in there: what it is the best of
@@ -66,7 +69,7 @@ def convert_weights(path: Path, dtype: str) -> None:
 
 def grids_in(folder: Path) -> list[Path]:
     """A run's grids of samples, by epoch."""
-    grids = [path for path in (folder / SAMPLES).glob("*.png") if not path.name.startswith(".")]
+    grids = [path for path in (folder / SAMPLES).glob("*.png") if GRID_NAME.fullmatch(path.stem)]
     return sorted(grids, key=lambda path: (len(path.stem), path.stem))
 
 

@@ -136,9 +136,10 @@ def test_parts_are_those_that_the_index_names(tmp_path):
 
 def test_grids_are_in_the_order_of_epochs(tmp_path):
     fill(tmp_path, "samples/0002.png", "samples/10000.png", "samples/0010.png", "samples/notes.txt")
+    fill(tmp_path, "samples/00063.png", "samples/grid.png")  # of the command sample
     files.temporary_path(tmp_path / "samples" / "0020.png").touch()  # of a process that was killed
     assert [path.stem for path in run_folder.grids_in(tmp_path)] == ["0002", "0010", "10000"]
     (tmp_path / ".upload-x" / "unet").mkdir(parents=True)
     run_folder.clear_leftovers(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samples"]
-    assert len(list((tmp_path / "samples").iterdir())) == 4
+    assert len(list((tmp_path / "samples").iterdir())) == 6
