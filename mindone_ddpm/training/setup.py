@@ -11,7 +11,7 @@ import mindspore as ms
 from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.files import check_writable
 from mindone_ddpm.common.locks import FolderLock
-from mindone_ddpm.config.groups import EngineConfig
+from mindone_ddpm.config.groups import BUILT_IN_DATASETS, EngineConfig
 from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.plan import Plan, check_batch_size
@@ -96,7 +96,8 @@ def check_is_apart(config: EngineConfig) -> None:
     """Raises ConfigError if the output folder is in the folder of images: a run's samples would be trained on."""
     for name in ("train_data_dir", "dataset_name"):
         source = getattr(config, name)
-        if source is not None and Path(source).is_dir():
+        # A built-in data set keeps its meaning where a folder has its name: the quickstart's run is called digits.
+        if source is not None and source not in BUILT_IN_DATASETS and Path(source).is_dir():
             output_dir = Path(config.output_dir).resolve()
             if output_dir.is_relative_to(Path(source).resolve()):
                 raise ConfigError(

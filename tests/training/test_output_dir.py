@@ -15,7 +15,7 @@ from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.common.locks import LOCK_FILE
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.output import checkpoint, run_folder
-from mindone_ddpm.training.setup import check_output_dir
+from mindone_ddpm.training.setup import check_is_apart, check_output_dir
 
 
 def test_a_second_run_in_the_same_folder_is_refused(digits_flags, tmp_path):
@@ -95,3 +95,13 @@ def test_a_run_stops_before_its_time_is_over_and_goes_on(digits_flags, tmp_path,
     again = [*flags, "--max_train_steps", step + 5, "--max_hours", 1, "--resume_from_checkpoint", "auto"]
     result = run_program(*again, fresh=True)
     assert result.returncode == 0 and (folder / "model_index.json").is_file(), result.stderr
+
+
+def test_a_run_may_have_the_name_of_the_built_in_data_set(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "images"):
+        (tmp_path / name).mkdir()
+    check_is_apart(TrainingConfig(dataset_name="digits", output_dir="digits"))
+    for source in ({"dataset_name": "images"}, {"train_data_dir": "images"}):
+        with pytest.raises(ConfigError, match="samples would become training images"):
+            check_is_apart(TrainingConfig(**source, output_dir="images/run"))
