@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 from typing import NamedTuple
@@ -216,7 +216,7 @@ def lay_out(lines: list[Line], width: int = 640, height: int = 240, names: Seque
     return Chart(width, height, placed, lines, (first, last), _x_ticks(first, last, place_x, names), y_ticks, names)
 
 
-def _x_ticks(first: float, last: float, place_x, names: Sequence[str]) -> list[Tick]:  # type: ignore[no-untyped-def]
+def _x_ticks(first: float, last: float, place_x: Callable[[float], float], names: Sequence[str]) -> list[Tick]:
     if names:
         chosen = dict.fromkeys([0, len(names) // 2, len(names) - 1])
         marks = [(float(number), names[number]) for number in chosen]

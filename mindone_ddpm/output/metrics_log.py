@@ -86,11 +86,24 @@ def read_curves(folder: Path) -> Curves:
     """All metrics in a folder of logs, each by step. Where a step is there twice, the later line counts."""
     curves: Curves = {}
     for values, _ in _lines(folder / METRICS_FILE):
-        step = values.pop("step")
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                curves.setdefault(name, {})[step] = float(value)
+        add_values(curves, values)
     return {name: dict(sorted(points.items())) for name, points in curves.items()}
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """The metrics of a line, with their step; None where it is damaged."""
+    try:
+        values = json.loads(line)
+        return values if isinstance(values["step"], int) else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def add_values(curves: Curves, values: dict[str, Any]) -> None:
+    """Add the metrics of a line to curves."""
+    for name, value in values.items():
+        if name != "step" and isinstance(value, (int, float)):
+            curves.setdefault(name, {})[values["step"]] = float(value)
 
 
 def _lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -99,12 +112,8 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
         return
     with open(path, "rb") as file:
         for line in file:
-            try:
-                values = json.loads(line)
-                is_complete = isinstance(values["step"], int)
-            except (ValueError, KeyError, TypeError):
-                continue
-            if is_complete:
+            values = parse_line(line)
+            if values is not None:
                 yield values, line.rstrip(b"\n") + b"\n"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from mindone_ddpm.common.errors import first_line
 from mindone_ddpm.common.files import write_text
+from mindone_ddpm.common.json_files import read_table
 
 STATE_FILE = "run_state.json"
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
@@ -41,14 +42,9 @@ def write_end(folder: Path, state: str, error: BaseException | None = None) -> N
 
 def read_state(folder: Path) -> dict[str, Any]:
     """The record; empty where there is none that can be read."""
-    path = folder / STATE_FILE
     try:
-        if path.stat().st_size > MOST_BYTES:
-            return {}
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(about, dict):
+        about = read_table(folder / STATE_FILE, MOST_BYTES)
+    except (OSError, ValueError):
         return {}
     numbers = ("total_steps", "images_per_step", "ranks", "process")
     wrong = [name for name in numbers if type(about.get(name)) is not int or about[name] < 0]

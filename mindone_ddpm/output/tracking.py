@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import importlib
 import io
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import yaml
@@ -130,101 +131,86 @@ class TensorBoardTracker:
         self.writer.close()
 
 
-class WandbTracker:
-    """Weights & Biases; offline with ``WANDB_MODE=offline``. A resumed run keeps its id.
+class ClientTracker:
+    """A tracker whose own client keeps the run. A resumed run keeps its id.
+
+    Attributes:
+        name: of the client's module, its command, and what ``--report_to`` calls it.
+        installed_by: what to do where it is not.
 
     Raises:
-        ConfigError: wandb is not installed, or cannot start a run.
+        ConfigError: the client is not installed, or cannot start a run.
     """
 
+    name: ClassVar[str]
+    installed_by: ClassVar[str]
+
     def __init__(self, folder: Path, step: int, settings: dict[str, Any]):
+        flag = f"--report_to {self.name}"
         try:
-            import wandb
+            self.client: Any = importlib.import_module(self.name)
         except ImportError as error:
-            raise ConfigError(
-                "--report_to wandb: is not installed; run `pip install mindone-ddpm[tracking]`"
-            ) from error
+            raise ConfigError(f"{flag}: is not installed; {self.installed_by}") from error
         folder.mkdir(parents=True, exist_ok=True)
-        id_file = folder / "wandb_run_id.txt"
+        id_file = folder / f"{self.name}_run_id.txt"
         known = id_file.read_text(encoding="utf-8").strip() if step and id_file.exists() else None
-        self.wandb = wandb
         try:
-            self.run = wandb.init(
-                project="mindone-ddpm",
-                dir=str(folder),
-                id=known,
-                resume="allow" if known else None,
-                config=settings,
-                settings=wandb.Settings(silent=True, console="off"),
+            self.run: Any = self.start(
+                folder, project="mindone-ddpm", id=known, resume="allow" if known else None, config=settings
             )
         except Exception as error:  # its client raises many kinds
             raise ConfigError(
-                f"--report_to wandb: no run could be started ({first_line(error)}); log in with `wandb login`, or set "
-                "WANDB_MODE=offline"
+                f"{flag}: no run could be started ({first_line(error)}); log in with `{self.name} login`, or set "
+                f"{self.name.upper()}_MODE=offline"
             ) from error
         id_file.write_text(self.run.id, encoding="utf-8")
+
+    def start(self, folder: Path, **settings: Any) -> Any:
+        """A run of the client, with these settings and its own."""
+        raise NotImplementedError
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)
 
     def image(self, step: int, name: str, image: Image.Image) -> None:
-        self.run.log({name: self.wandb.Image(image.convert("RGB"))}, step=step)
+        self.run.log({name: self.client.Image(image.convert("RGB"))}, step=step)
 
     def close(self) -> None:
         self.run.finish()
 
 
-class SwanLabTracker:
-    """SwanLab; offline with ``SWANLAB_MODE=offline``. A resumed run keeps its id.
+class WandbTracker(ClientTracker):
+    """Weights & Biases; offline with ``WANDB_MODE=offline``."""
+
+    name = "wandb"
+    installed_by = "run `pip install mindone-ddpm[tracking]`"
+
+    def start(self, folder: Path, **settings: Any) -> Any:
+        quiet = self.client.Settings(silent=True, console="off")
+        return self.client.init(dir=str(folder), settings=quiet, **settings)
+
+
+class SwanLabTracker(ClientTracker):
+    """SwanLab; offline with ``SWANLAB_MODE=offline``.
 
     Of the machine, its load is sent. The command line is not, because a token may be in it.
-
-    Raises:
-        ConfigError: swanlab is not installed, or cannot start a run.
     """
 
-    def __init__(self, folder: Path, step: int, settings: dict[str, Any]):
-        try:
-            import swanlab
-        except ImportError as error:
-            raise ConfigError(
-                "--report_to swanlab: is not installed; run `pip install 'mindone-ddpm[swanlab]'`, or with MindSpore "
-                "2.10 what docs/tracking.md says"
-            ) from error
-        folder.mkdir(parents=True, exist_ok=True)
-        id_file = folder / "swanlab_run_id.txt"
-        known = id_file.read_text(encoding="utf-8").strip() if step and id_file.exists() else None
-        self.swanlab = swanlab
-        try:
-            with _silence():
-                self.run = swanlab.init(
-                    project="mindone-ddpm",
-                    log_dir=str(folder / "swanlab"),
-                    id=known,
-                    resume="allow" if known else None,
-                    config=settings,
-                    settings=swanlab.Settings(
-                        interactive=False,
-                        terminal={"proxy_type": "none"},
-                        probe={"runtime": False, "git": False, "requirements": False},
-                    ),
-                )
-        except Exception as error:  # its client raises many kinds
-            raise ConfigError(
-                f"--report_to swanlab: no run could be started ({first_line(error)}); log in with `swanlab login`, or "
-                "set SWANLAB_MODE=offline"
-            ) from error
-        id_file.write_text(self.run.id, encoding="utf-8")
+    name = "swanlab"
+    installed_by = "run `pip install 'mindone-ddpm[swanlab]'`, or with MindSpore 2.10 what docs/tracking.md says"
 
-    def scalars(self, step: int, values: dict[str, float]) -> None:
-        self.run.log(values, step=step)
-
-    def image(self, step: int, name: str, image: Image.Image) -> None:
-        self.run.log({name: self.swanlab.Image(image.convert("RGB"))}, step=step)
+    def start(self, folder: Path, **settings: Any) -> Any:
+        own = self.client.Settings(
+            interactive=False,
+            terminal={"proxy_type": "none"},
+            probe={"runtime": False, "git": False, "requirements": False},
+        )
+        with _silence():
+            return self.client.init(log_dir=str(folder / "swanlab"), settings=own, **settings)
 
     def close(self) -> None:
         with _silence():
-            self.run.finish()
+            super().close()
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import socket
@@ -18,7 +17,7 @@ from mindone_ddpm.config.fields import changed_settings
 from mindone_ddpm.config.values import TRAJECTORY_STRIP
 from mindone_ddpm.jobs.base import class_of_config, job_of_config
 from mindone_ddpm.output import report, run_state
-from mindone_ddpm.output.metrics_log import METRICS_FILE, RECENT_STEPS, Curves
+from mindone_ddpm.output.metrics_log import METRICS_FILE, RECENT_STEPS, Curves, add_values, parse_line
 from mindone_ddpm.output.records import checkpoints_in
 from mindone_ddpm.output.run_folder import RUN_CONFIG, grids_in, index_files_in
 from mindone_ddpm.studio.folder import StudioFolder
@@ -54,25 +53,11 @@ class LiveCurves:
                     if not line.endswith(b"\n"):  # still being written
                         break
                     offset += len(line)
-                    add_line(curves, line)
+                    add_values(curves, parse_line(line) or {})
             if len(self._known) >= MOST_CACHED_RUNS:
                 self._known.pop(next(iter(self._known)))
             self._known[path] = (identity, offset, curves)
             return {name: dict(points) for name, points in curves.items()}
-
-
-def add_line(curves: Curves, line: bytes) -> None:
-    """Add a line of the metrics log; a damaged one is passed over."""
-    try:
-        values = json.loads(line)
-        step = values.pop("step")
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        return
-    if type(step) is not int:
-        return
-    for name, value in values.items():
-        if type(value) in (int, float):
-            curves.setdefault(name, {})[step] = float(value)
 
 
 class Runs:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mindone_ddpm.common import json_files
 from mindone_ddpm.common.files import write_text
 
 TASK_FILE, STATUS_FILE, LOG_FILE = "task.json", "status.json", "log.txt"
@@ -33,10 +34,9 @@ BAR_INTERVAL_S = "2"  # between the lines of progress bars, which all stay in th
 def read_table(path: Path) -> dict[str, Any]:
     """A JSON file of ours; empty where it is missing or damaged."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return json_files.read_table(path)
+    except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def is_alive(process: Any) -> bool:

@@ -223,7 +223,10 @@ def test_a_task_outlives_the_studio(tmp_path):
     names = [tasks.start(tasks.new_folder("sample"), endless, queued=True) for _ in range(2)]
     failed = tasks.start(tasks.new_folder("plan"), ["train", "--no_such_flag"], queued=False)
     with studio(tmp_path) as one:
-        states = lambda: {task["id"]: task["state"] for task in one.get("tasks")}  # noqa: E731
+
+        def states() -> dict[str, str]:
+            return {task["id"]: task["state"] for task in one.get("tasks")}
+
         wait_until(lambda: states() == {names[0]: "running", names[1]: "waiting", failed: "failed"})
         assert "--no_such_flag: unknown option" in one.get("task", task=failed)["log"]
     with Studio(tmp_path).process as process:  # a new studio finds them
