@@ -23,7 +23,7 @@ from mindone_ddpm.common.hubs.base import choose_hub
 from mindone_ddpm.common.json_files import MOST_BYTES, read_table
 from mindone_ddpm.common.libraries import quiet_imports
 from mindone_ddpm.config.values import looks_like_hub_name
-from mindone_ddpm.models.limits import least_weights, odd_setting, stored_weights
+from mindone_ddpm.models.limits import MOST, least_weights, odd_setting, stored_weights
 
 PIPELINE_INDEX = "model_index.json"
 LIBRARIES = ("diffusers", "mindone.diffusers", "transformers", "mindone.transformers")
@@ -124,6 +124,9 @@ def check_tokenizer(tokenizer: Any) -> None:
     longest = tokenizer.model_max_length
     if type(longest) is not int or not 1 <= longest <= MOST_TOKENS:
         raise ValueError(f"model_max_length is {longest!s:.80}")
+    for word, number in tokenizer.get_vocab().items():
+        if type(number) is not int or not 0 <= number <= MOST:
+            raise ValueError(f"its vocabulary has {number!s:.80} for {word!r:.80}, not a number")
     rows = tokenizer(["a photo", ""], max_length=longest, padding="max_length", truncation=True).input_ids
     if np.asarray(rows, np.int32).shape != (2, longest):
         raise ValueError("texts do not become rows of one length")

@@ -14,7 +14,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import ops
 
-from mindone_ddpm.common.errors import ConfigError, computing_networks
+from mindone_ddpm.common.errors import ConfigError, ModelError, computing_networks
 from mindone_ddpm.data.batching import map_batches
 from mindone_ddpm.data.randomness import IMAGE_STREAM, random_stream
 from mindone_ddpm.models.unet import class_names
@@ -88,8 +88,10 @@ def evaluating(network: Any) -> Iterator[None]:
 
 
 def image_shape(unet: Any) -> tuple[int, int, int]:
-    """(channels, height, width) of the images that a UNet generates."""
+    """(channels, height, width) of the images that a UNet generates. Raises ModelError where it does not say."""
     size = unet.config.sample_size
+    if size is None:
+        raise ModelError("the model's unet/config.json has no sample_size, the side of its images in pixels")
     height, width = (size, size) if isinstance(size, int) else size
     return unet.config.in_channels, height, width
 

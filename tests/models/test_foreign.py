@@ -13,7 +13,7 @@ from conftest import ROOT, run_program
 from PIL import Image
 from safetensors.numpy import save_file
 
-from mindone_ddpm.common.errors import ConfigError, UserError
+from mindone_ddpm.common.errors import ConfigError, ModelError, UserError
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import lora, new_tokens
 from mindone_ddpm.models.foreign import KNOWN_CLASSES, SCHEDULER_CLASSES, open_pipeline
@@ -269,6 +269,15 @@ def test_a_tokenizer_makes_rows_of_one_sensible_length(tmp_path, stable_diffusio
         load_text_pipeline(str(folder))
 
 
+@pytest.mark.parametrize("number", ["ü", -1, 1.5, 10**12])
+def test_a_tokenizers_vocabulary_is_numbered(tmp_path, stable_diffusion, number):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(stable_diffusion, folder)
+    rewrite(folder / "tokenizer" / "vocab.json", **{"handwritten</w>": number})
+    with pytest.raises(ConfigError, match=r"its tokenizer cannot be loaded"):
+        load_text_pipeline(str(folder))
+
+
 def test_pipes_are_no_adapters_and_no_words(tmp_path):
     os.mkfifo(tmp_path / "pytorch_lora_weights.safetensors")
     os.mkfifo(tmp_path / "learned_embeds.safetensors")
@@ -293,3 +302,11 @@ def test_networks_that_do_not_go_together_are_told_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"cannot be loaded|do not go together") as told:
         sample(load(str(folder)), num_images=1, num_inference_steps=1)
     assert "\n" not in str(told.value)
+
+
+def test_a_network_that_does_not_say_how_large_its_images_are(tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(PIPELINE, folder)
+    rewrite(folder / "unet" / "config.json", sample_size=None)
+    with pytest.raises(ModelError, match=r"unet/config\.json has no sample_size"):
+        sample(load(str(folder)), num_images=1, num_inference_steps=1)

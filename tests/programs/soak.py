@@ -194,6 +194,7 @@ class Soak:
     def __init__(self, scratch: Path, steps: int, seed: int, has_disk: bool, step_timeout_s: float):
         self.scratch, self.steps, self.rng, self.step_timeout_s = scratch, steps, random.Random(seed), step_timeout_s
         self.kinds = [name for name in FAULTS if has_disk or name != "full disk"]
+        self.next_kinds: list[str] = []
         self.recoveries: dict[str, list[float]] = defaultdict(list)
         self.starts = self.rounds = 0
 
@@ -234,8 +235,14 @@ class Soak:
             return True
         return False
 
+    def draw(self) -> str:
+        """A random kind; none comes again before all others have come."""
+        if not self.next_kinds:
+            self.next_kinds = self.rng.sample(self.kinds, len(self.kinds))
+        return self.next_kinds.pop()
+
     def disturb(self, run: Run) -> None:
-        kind = self.rng.choice(self.kinds)
+        kind = self.draw()
         at, began = run.step(), time.monotonic()
         try:
             FAULTS[kind](run, self.rng)
