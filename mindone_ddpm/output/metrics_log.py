@@ -21,6 +21,7 @@ from mindone_ddpm.common.files import atomic_path
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATED = b'"eval/'  # in the lines of evaluations
+MOST_STEPS = 10**15  # a larger number is no step
 RECENT_STEPS = 50  # of which a mean is shown
 
 Curves = dict[str, dict[int, float]]  # by name, then by step
@@ -94,7 +95,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     """The metrics of a line, with their step; None where it is damaged."""
     try:
         values = json.loads(line)
-        return values if isinstance(values["step"], int) else None
+        return values if type(values["step"]) is int and abs(values["step"]) <= MOST_STEPS else None
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
 
@@ -103,7 +104,8 @@ def add_values(curves: Curves, values: dict[str, Any]) -> None:
     """Add the metrics of a line to curves."""
     for name, value in values.items():
         if name != "step" and isinstance(value, (int, float)):
-            curves.setdefault(name, {})[values["step"]] = float(value)
+            with contextlib.suppress(OverflowError):  # a whole number of more than 300 digits
+                curves.setdefault(name, {})[values["step"]] = float(value)
 
 
 def _lines(path: Path) -> Iterator[tuple[dict[str, Any], bytes]]:

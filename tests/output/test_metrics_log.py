@@ -56,6 +56,12 @@ def test_a_value_that_is_not_a_number_is_read_back(tmp_path):
     assert isnan(read_curves(tmp_path)["train/loss"][1])
 
 
+def test_numbers_that_are_too_large_are_left_out(tmp_path):
+    lines = [f'{{"step": 1, "x": 2, "y": 1{"0" * 400}}}', f'{{"step": 1{"0" * 400}, "x": 3}}', '{"step": true, "x": 4}']
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    assert read_curves(tmp_path) == {"x": {1: 2.0}}
+
+
 def test_a_full_disk_costs_lines_and_not_the_run(tmp_path, capsys):
     class Disk:
         """Takes 40 bytes, then, once it has refused a line, all."""
