@@ -93,9 +93,11 @@ class Snapshots:
         """
         total: dict[str, np.ndarray] = {}
         for kept, share in zip(self.kept, shares(self.kept, Average(self.step, width)), strict=True):
-            for name, array in self._parameters(kept, network):
-                part = np.float64(share) * array.astype(np.float64)
-                total[name] = part if name not in total else total[name] + part
+            parameters = dict(self._parameters(kept, network))
+            if total and {n: a.shape for n, a in parameters.items()} != {n: a.shape for n, a in total.items()}:
+                raise ConfigError(f"{snapshot_path(self.run, kept.step)}: has not the parameters of the others")
+            for name, array in parameters.items():
+                total[name] = total.get(name, 0.0) + np.float64(share) * array.astype(np.float64)
         return {name: array.astype(np.float32) for name, array in total.items()}
 
     def _parameters(self, kept: Average, network: str) -> Iterator[tuple[str, np.ndarray]]:

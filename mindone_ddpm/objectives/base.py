@@ -18,6 +18,8 @@ from mindone_ddpm.config.groups import LossConfig
 class Objective(nn.Cell):
     """Base class. ``time_type`` is MindSpore's type of the times in a batch, ``time_dtype`` NumPy's.
 
+    ``any_coupling``: samples and noise may depend on each other; see :mod:`mindone_ddpm.objectives.coupling`.
+
     The distance between prediction and target, averaged over a sample's elements, is the square (mse), the absolute
     value (l1), or ``2 c (sqrt(d^2 + c^2) - c)`` (huber, in its smooth form; Charbonnier et al. 1994).
 
@@ -28,6 +30,7 @@ class Objective(nn.Cell):
 
     time_type: Any = ms.int32
     time_dtype: Any = np.int32
+    any_coupling = False
 
     def __init__(self, loss_type: str = "mse", huber_c: float = 0.1):
         super().__init__(auto_prefix=False)

@@ -10,6 +10,7 @@ from mindone_ddpm.config.groups import BETA_SCHEDULES, PREDICTION_TYPES, LossCon
 
 OBJECTIVES = ["auto", "ddpm", "flow_matching"]
 TIMESTEP_SAMPLINGS = ["uniform", "logit_normal", "lognormal"]
+NOISE_COUPLINGS = ["independent", "optimal_transport"]
 
 
 @dataclass
@@ -49,6 +50,14 @@ class NoiseScheduleConfig(TimestepConfig):
         "with flow_matching: above 1 more of training and sampling at high noise, for large images; 3 is usual",
         above=0,
         resume="locked",
+    )
+    noise_coupling: str = setting(
+        "independent",
+        "with flow_matching: optimal_transport gives each image of a batch the noise that lies near it, among images "
+        "of its class; fewer steps are needed",
+        choices=NOISE_COUPLINGS,
+        resume="locked",
+        outside_graph=True,
     )
     data_std: float = setting(
         1.0,
@@ -90,12 +99,17 @@ class NoiseScheduleConfig(TimestepConfig):
                 for name in OF_DDPM
                 if getattr(self, name) != getattr(type(self), name)
             ]
-        elif self.objective == "ddpm" and self.flow_shift != 1.0:
-            problems.append("--flow_shift: has a meaning with --objective flow_matching only")
+        elif self.objective == "ddpm":
+            problems += [
+                f"--{name}: has a meaning with --objective flow_matching only"
+                for name in OF_FLOW_MATCHING
+                if getattr(self, name) != getattr(type(self), name)
+            ]
         return problems
 
 
-# Settings of the objective ddpm alone.
+# Settings of one objective alone.
+OF_FLOW_MATCHING = ("flow_shift", "noise_coupling")
 OF_DDPM = (
     "ddpm_beta_schedule",
     "prediction_type",

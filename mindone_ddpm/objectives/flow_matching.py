@@ -28,6 +28,7 @@ class FlowMatchingObjective(Objective):
 
     time_type: Any = ms.float32
     time_dtype: Any = np.float32
+    any_coupling = True
 
     def __init__(
         self,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from conftest import run_program
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from mindone_ddpm.averages.power import KEPT_WIDTHS, Average, exponent, overlap, power_decays, shares
-from mindone_ddpm.averages.snapshots import snapshot_path, steps_of
+from mindone_ddpm.averages.snapshots import Snapshots, snapshot_path, steps_of
+from mindone_ddpm.common.errors import ConfigError
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
@@ -145,3 +147,16 @@ def test_what_cannot_be_averaged_is_told_in_one_line(run, tmp_path, digits_flags
     (damaged / "snapshots" / "step-00000005.safetensors").write_bytes(b"junk")
     result = run_program("average", damaged, "--width", 0.05)
     assert result.returncode == 2 and "the snapshot cannot be read" in result.stderr
+
+
+@pytest.mark.parametrize("change", ["shape", "missing"])
+def test_snapshots_of_different_networks_are_not_summed(run, tmp_path, change):
+    folder = tmp_path / "run"
+    shutil.copytree(run[0], folder)
+    path = folder / "snapshots" / "step-00000010.safetensors"
+    arrays = load_file(path)
+    name = next(name for name, array in arrays.items() if array.ndim == 4)
+    array = arrays.pop(name)
+    save_file(arrays if change == "missing" else {**arrays, name: array[..., 0]}, path)
+    with pytest.raises(ConfigError, match=r"step-00000010\.safetensors: has not the parameters of the others"):
+        Snapshots(folder).average(0.08, "unet")

@@ -32,7 +32,7 @@ LOCKED = {
 OF_IMAGES = {
     *("channels", "preserve_input_precision", "ddpm_num_steps", "ddpm_beta_schedule", "rescale_betas_zero_snr"),
     *("loss_weighting", "class_conditional", "label_dropout", "validation_split"),
-    *("objective", "flow_shift", "data_std", "augment_probability", "recipe"),
+    *("objective", "flow_shift", "noise_coupling", "data_std", "augment_probability", "recipe"),
 }
 BUCKETS = {"aspect_buckets", "bucket_step", "max_buckets", "max_aspect_ratio"}
 OF_TEXT = {*BUCKETS, "caption_dropout", "cache_latents"}

@@ -11,6 +11,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn
 from tqdm import tqdm
 
+from mindone_ddpm.common.errors import ConfigError
 from mindone_ddpm.config.groups import BUILT_IN_DATASETS
 from mindone_ddpm.data.augment import CONDITION_SIZE, draw_transform, warp
 from mindone_ddpm.data.columns import CalledByName
@@ -31,6 +32,7 @@ from mindone_ddpm.models.unet import load_unet, make_unet, num_parameters, prepa
 from mindone_ddpm.models.weights import LooseParameters, NetworkWeights, WholeNetwork
 from mindone_ddpm.objectives.base import Objective, draw_noise
 from mindone_ddpm.objectives.choose import make_noise_scheduler, make_objective, training_scheduler
+from mindone_ddpm.objectives.coupling import nearest_order
 from mindone_ddpm.output.product import Product
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime
@@ -82,6 +84,8 @@ class UnconditionalJob:
         """
         self.config, self.runtime, self.records, self.unet = config, runtime, records, unet
         self.objective: Objective = make_objective(scheduler, config, config.loss_weighting)
+        if config.noise_coupling != "independent" and not self.objective.any_coupling:
+            raise ConfigError(f"--noise_coupling {config.noise_coupling}: is for --objective flow_matching")
         self.datasets = [records]
         self.num_classes = len(records.labels.names) if records.labels is not None else 0
         self.keys = DropoutKeys.for_network(unet, config.train_batch_size)
@@ -148,6 +152,7 @@ class UnconditionalJob:
 
         The label of an image whose label is dropped is the number after the last class. Each sample draws from its own
         generator, always in the same order: flip, crop, augmentation, timestep, noise, label, key.
+        With ``noise_coupling`` the noise of the batch is put into another order then.
         """
         records, config = self.records, self.config
         shape = (len(indices), records.channels, records.size, records.size)
@@ -170,7 +175,15 @@ class UnconditionalJob:
                 batch["labels"][row] = self.num_classes if dropped else records.label(index)
             if self.keys is not None:
                 batch["dropout_keys"][row] = draw_dropout_key(rng)
+        if config.noise_coupling != "independent":
+            self._couple(batch)
         return {name: batch[name] for name in self.columns}
+
+    def _couple(self, batch: dict[str, np.ndarray]) -> None:
+        """Put the noise of a batch into the order in which it lies nearest to the images."""
+        order = nearest_order(batch["images"], batch["noise"], (batch["labels"], batch["augmentation"]))
+        for name in ("noise", "input_noise"):
+            batch[name] = batch[name][order]
 
     def loss_cell(self) -> UnconditionalLoss:
         return UnconditionalLoss(self.unet, self.objective, self.keys, self.augment)
