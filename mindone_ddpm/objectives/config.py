@@ -26,6 +26,12 @@ class TimestepConfig(LossConfig):
         choices=TIMESTEP_SAMPLINGS,
         resume="locked",
     )
+    stratified_timesteps: bool = setting(
+        False,
+        "spread the noise levels of successive images evenly over their distribution instead of drawing each by "
+        "itself: the loss of a batch varies less",
+        resume="locked",
+    )
     logit_mean: float = setting(0.0, "with logit_normal: above 0 towards noise, below towards data", resume="locked")
     logit_std: float = setting(1.0, "with logit_normal: its width", above=0, resume="locked")
     lognormal_mean: float = setting(-1.2, "with lognormal: mean of the logarithm of noise over signal", resume="locked")
@@ -57,7 +63,6 @@ class NoiseScheduleConfig(TimestepConfig):
         "of its class; fewer steps are needed",
         choices=NOISE_COUPLINGS,
         resume="locked",
-        outside_graph=True,
     )
     data_std: float = setting(
         1.0,

@@ -98,6 +98,8 @@ class DDPMObjective(Objective):
         return cls(alphas, kind, config.loss_type, config.huber_c, weights, scheduler, sampling)
 
     def draw_time(self, rng: np.random.Generator) -> int:
+        if self.sampling.kind == "uniform" and self.sampling.is_stratified:
+            return int(self.sampling.draw_uniform(rng) * self.num_train_timesteps)
         if self.sampling.kind == "uniform":
             return int(rng.integers(0, self.num_train_timesteps))
         value = self.sampling.draw_normal(rng)

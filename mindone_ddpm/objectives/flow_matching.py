@@ -46,7 +46,7 @@ class FlowMatchingObjective(Objective):
     def draw_time(self, rng: np.random.Generator) -> float:
         # The logarithm of sigma / alpha = s / (1 - s) is the logit of s: lognormal is logit-normal here.
         is_uniform = self.sampling.kind == "uniform"
-        time = rng.random() if is_uniform else logistic(self.sampling.draw_normal(rng))
+        time = self.sampling.draw_uniform(rng) if is_uniform else logistic(self.sampling.draw_normal(rng))
         return shifted(time, self.shift)
 
     def draw_time_within(self, rng: np.random.Generator, bucket: int, num_buckets: int) -> float:

@@ -27,7 +27,7 @@ LOCKED = {
     *("seed", "adam_beta1", "adam_beta2", "adam_epsilon", "adam_weight_decay", "max_grad_norm", "ema_inv_gamma"),
     *("ema_power", "ema_max_decay", "ema_decay", "prediction_type", "timestep_sampling"),
     "snapshot_steps",
-    *("logit_mean", "logit_std", "lognormal_mean", "lognormal_std"),
+    *("logit_mean", "logit_std", "lognormal_mean", "lognormal_std", "stratified_timesteps"),
 }
 OF_IMAGES = {
     *("channels", "preserve_input_precision", "ddpm_num_steps", "ddpm_beta_schedule", "rescale_betas_zero_snr"),

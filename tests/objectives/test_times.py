@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mindone_ddpm.data.randomness import SAMPLE_STREAM, even_share, random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.objectives.choose import betas_for_data, make_noise_scheduler, make_objective
 from mindone_ddpm.objectives.times import logistic, shifted
@@ -50,6 +51,34 @@ def test_logit_normal_draws_by_the_number_of_the_timestep():
 def test_uniform_draws_what_it_always_drew():
     drawn = [objective_of().draw_time(np.random.default_rng(seed)) for seed in range(5)]
     assert drawn == [int(np.random.default_rng(seed).integers(0, 1000)) for seed in range(5)]
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "logit_normal", "lognormal"])
+@pytest.mark.parametrize("objective", ["ddpm", "flow_matching"])
+def test_stratified_times_have_the_distribution_and_vary_less(objective, sampling):
+    settings = {"objective": objective, "timestep_sampling": sampling}
+    plain, spread = objective_of(**settings), objective_of(**settings, stratified_timesteps=True)
+
+    def drawn(made, places):
+        return np.array([made.draw_time(random_stream(3, SAMPLE_STREAM, place)) for place in places], np.float64)
+
+    assert stats.ks_2samp(drawn(plain, range(4000)), drawn(spread, range(4000))).pvalue > 0.01
+    means = [np.mean([drawn(made, range(n, n + 16)) for n in range(0, 3200, 16)], axis=1) for made in (plain, spread)]
+    print(f"{objective}, {sampling}: deviation of means of 16 times {means[0].std():.3g} and {means[1].std():.3g}")
+    assert means[1].std() < 0.45 * means[0].std()
+
+
+def test_shares_are_spread_evenly_wherever_a_batch_begins():
+    shares = np.array([even_share(random_stream(1, SAMPLE_STREAM, place)) for place in range(1000, 3000)])
+    assert shares.min() >= 0.0 and shares.max() < 1.0
+    for first in range(0, 1000, 97):
+        for count in (5, 16, 64):
+            gaps = np.diff(np.sort(shares[first : first + count]))
+            assert len(np.unique(gaps.round(9))) <= 3 and gaps.max() < 2.7 / count
+    assert even_share(random_stream(2, SAMPLE_STREAM, 1000)) != pytest.approx(shares[0])
+    rng = random_stream(1, SAMPLE_STREAM, 1000)
+    rng.standard_normal(100)
+    assert even_share(rng) == shares[0]  # whatever was drawn before
 
 
 def test_edms_preconditioning_is_v_prediction(graph_mode):
