@@ -127,8 +127,9 @@ def check_tokenizer(tokenizer: Any) -> None:
     for word, number in tokenizer.get_vocab().items():
         if type(number) is not int or not 0 <= number <= MOST:
             raise ValueError(f"its vocabulary has {number!s:.80} for {word!r:.80}, not a number")
-    rows = tokenizer(["a photo", ""], max_length=longest, padding="max_length", truncation=True).input_ids
-    if np.asarray(rows, np.int32).shape != (2, longest):
+    texts = ["a photo", "", *map(chr, range(32, 256))]  # every byte of a text must have a number, or be "unknown"
+    rows = tokenizer(texts, max_length=longest, padding="max_length", truncation=True).input_ids
+    if np.asarray(rows, np.int32).shape != (len(texts), longest):
         raise ValueError("texts do not become rows of one length")
     tokenizer("a photo", truncation=False, verbose=False)
 

@@ -36,6 +36,8 @@ class Evil:
         return cls()
 """
 
+END = "<|endoftext|>"  # stands for unknown words too
+
 
 def rewrite(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
@@ -274,6 +276,16 @@ def test_a_tokenizers_vocabulary_is_numbered(tmp_path, stable_diffusion, number)
     folder = tmp_path / "pipeline"
     shutil.copytree(stable_diffusion, folder)
     rewrite(folder / "tokenizer" / "vocab.json", **{"handwritten</w>": number})
+    with pytest.raises(ConfigError, match=r"its tokenizer cannot be loaded"):
+        load_text_pipeline(str(folder))
+
+
+def test_a_tokenizer_has_a_number_for_every_byte(tmp_path, stable_diffusion):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(stable_diffusion, folder)
+    path = folder / "tokenizer" / "vocab.json"
+    vocabulary = json.loads(path.read_text())
+    path.write_text(json.dumps({word: number for word, number in vocabulary.items() if word not in ("%</w>", END)}))
     with pytest.raises(ConfigError, match=r"its tokenizer cannot be loaded"):
         load_text_pipeline(str(folder))
 
