@@ -5,9 +5,9 @@ evaluate(pipe, real="digits", metrics=["kid"])
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from mindone_ddpm.common.errors import ConfigError
@@ -62,7 +62,7 @@ def evaluate(
     Raises:
         ConfigError, DataError, MetricError, DeviceError: what cannot be used; names an argument by its flag.
     """
-    is_folder = Path(real).is_dir()
+    is_folder = os.path.isdir(real)
     is_digits = str(real) in BUILT_IN_DATASETS and not is_folder
     is_loaded = hasattr(model, "unet")
     config = EvaluateConfig(

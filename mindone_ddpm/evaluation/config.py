@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import Settings, setting
@@ -147,7 +147,7 @@ class EvaluateConfig(SamplingBase):
             problems.append("--dataset_name, --train_data_dir, --real or --real_statistics: give the real images")
         for name in ("real", "fake"):
             folder = getattr(self, name)
-            if folder is not None and not Path(folder).is_dir():
+            if folder is not None and not os.path.isdir(folder):
                 problems.append(f"--{name} {folder}: no such folder")
         for name in ("dataset_name", "train_data_dir"):
             if getattr(self, name) is not None and not self.model:
@@ -165,7 +165,7 @@ class EvaluateConfig(SamplingBase):
             problems.append("--copies: give the training images, by --train_data_dir, --dataset_name or --real")
         if self.held_out is not None and not self.copies:
             problems.append("--held_out: has a meaning with --copies only")
-        elif self.held_out is not None and not Path(self.held_out).is_dir():
+        elif self.held_out is not None and not os.path.isdir(self.held_out):
             problems.append(f"--held_out {self.held_out}: no such folder")
         elif self.held_out is not None and self.real is not None:
             problems.append("--held_out: goes with --train_data_dir or --dataset_name, which say how it is resized")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -64,9 +65,9 @@ def read_model_config(config: UNetSettings, problems: list[str]) -> dict[str, An
         places = [Path(name), Path(name) / "config.json", Path(name) / "unet" / "config.json"]
     else:
         return UNET_PRESETS.get(unet_preset(config))
-    path = next((place for place in places if place.is_file()), None)
+    path = next((place for place in places if os.path.isfile(place)), None)  # false where a name is too long
     if path is None:
-        if looks_like_hub_name(name) and not Path(name).exists():
+        if looks_like_hub_name(name) and not os.path.exists(name):
             return None
         wanted = "pipeline with unet/config.json" if len(places) == 1 else "file, and no folder with a config.json"
         problems.append(f"{flag} {name}: no such {wanted}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -147,7 +148,7 @@ def split_weight(source: str) -> tuple[str, float]:
         ConfigError: the weight is not finite.
     """
     path, separator, number = source.rpartition(":")
-    if not separator or not path or Path(source).exists():
+    if not separator or not path or os.path.exists(source):
         return source, 1.0
     try:
         weight = float(number)
@@ -183,7 +184,7 @@ def _changes(pipeline: Any, source: str) -> list[tuple[Any, np.ndarray]]:
     """The layers that a file of adapters changes, and what is added to the weights of each."""
     file, weight = split_weight(source)
     flag, states = f"--lora {source}", states_in(Path(file))
-    path = Path(file) / WEIGHTS_FILE if Path(file).is_dir() and not states else Path(file)
+    path = Path(file) / WEIGHTS_FILE if os.path.isdir(file) and not states else Path(file)
     try:
         arrays = _read_states(states) if states else load_safetensors(path)
         scale_of = {network: 1.0 if states else _scale_in_metadata(path, network) for network in LAYER_ENDINGS}

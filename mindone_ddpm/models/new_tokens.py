@@ -7,6 +7,7 @@ itself, the others to ``token_1``, ``token_2``, ...
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -121,7 +122,7 @@ def load_into(pipeline: Any, sources: Sequence[str]) -> list[str]:
 
 
 def _read(source: str, text_encoder: Any) -> tuple[str, np.ndarray]:
-    path = Path(source) / WEIGHTS_FILE if Path(source).is_dir() else Path(source)
+    path = Path(source) / WEIGHTS_FILE if os.path.isdir(source) else Path(source)
     try:
         arrays = load_safetensors(path)
     except Exception as error:  # OSError, or safetensors' own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -107,7 +108,7 @@ def metadata(config: EngineConfig, product: Product) -> dict[str, Any]:
 
 
 def is_on_hub(name: str | None) -> bool:
-    return name is not None and looks_like_hub_name(name) and not Path(name).exists()
+    return name is not None and looks_like_hub_name(name) and not os.path.exists(name)
 
 
 # --- the command ---------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def command_line(config: EngineConfig, product: Product) -> str:
 def without_path(value: Any) -> str:
     """A setting's value as text; of a path on this machine, only its last part."""
     text = str(value)
-    is_path = text.startswith(("/", "~", "./", "../")) or ("/" in text and Path(text).exists())
+    is_path = text.startswith(("/", "~", "./", "../")) or ("/" in text and os.path.exists(text))
     return Path(text).name if is_path else text
 
 

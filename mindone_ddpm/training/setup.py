@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -97,7 +98,7 @@ def check_is_apart(config: EngineConfig) -> None:
     for name in ("train_data_dir", "dataset_name"):
         source = getattr(config, name)
         # A built-in data set keeps its meaning where a folder has its name: the quickstart's run is called digits.
-        if source is not None and source not in BUILT_IN_DATASETS and Path(source).is_dir():
+        if source is not None and source not in BUILT_IN_DATASETS and os.path.isdir(source):
             output_dir = Path(config.output_dir).resolve()
             if output_dir.is_relative_to(Path(source).resolve()):
                 raise ConfigError(

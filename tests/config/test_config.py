@@ -279,3 +279,12 @@ def test_every_recipe_is_valid():
         text = recipe.read_text()
         assert "mindone-ddpm train --config" in text or "mindone-ddpm launch" in text
         assert "Hardware:" in text
+
+
+@pytest.mark.parametrize("config", [TrainingConfig, TextToImageConfig, SampleConfig])
+def test_names_longer_than_a_files_can_be_are_problems_and_no_failures(config):
+    """Of every setting that is a text: the system refuses to look for such a file."""
+    for item in dataclasses.fields(config):
+        if item.type in ("str", "str | None"):
+            made = config(**{item.name: "1" * 5000})
+            assert all("\n" not in line for line in made.problems())

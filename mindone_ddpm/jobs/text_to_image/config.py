@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import setting
@@ -96,7 +96,7 @@ class FineTuneConfig(TimestepConfig, EngineConfig):
         name = self.pretrained_model_name_or_path
         if name is None:
             problems.append("--pretrained_model_name_or_path: give the Stable Diffusion pipeline to fine-tune")
-        elif not Path(name).is_dir() and not looks_like_hub_name(name):
+        elif not os.path.isdir(name) and not looks_like_hub_name(name):
             problems.append(f"--pretrained_model_name_or_path {name}: no such folder")
         if self.use_8bit_adam:
             problems.append(
