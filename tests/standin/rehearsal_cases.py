@@ -131,7 +131,7 @@ LOSS_V = (
 )
 FLOW = (
     "--objective flow_matching --flow_shift 2 --timestep_sampling logit_normal --augment_probability 0.5 "
-    "--snapshot_steps 2 --use_ema"
+    "--snapshot_steps 2 --use_ema --noise_coupling optimal_transport --stratified_timesteps"
 )
 FEATURES = "fid,kid,precision_recall"
 EVALUATION = (

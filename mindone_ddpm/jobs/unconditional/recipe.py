@@ -32,10 +32,8 @@ def apply_recipe(config: TrainingConfig, num_images: int, world_size: int = 1) -
         pass  # its noise levels and its objective stay
     elif config.objective == "auto" and not of_ddpm:
         chosen["objective"] = ("flow_matching", "nearer to the data than ddpm in the same minutes")
-    is_flow = "flow_matching" in (config.objective, chosen.get("objective", ("",))[0])
-    shift = round(config.image_size / UNSHIFTED_SIZE, 2)
-    if is_flow and config.flow_shift == 1.0 and shift > 1.0:
-        chosen["flow_shift"] = (shift, f"images of {config.image_size} pixels hide behind more noise than small ones")
+    if "flow_matching" in (config.objective, chosen.get("objective", ("",))[0]):
+        chosen |= _of_flow_matching(config)
     if not config.use_ema:
         chosen["use_ema"] = (True, "averaged weights make cleaner images")
     passes = num_passes(config, num_images, world_size)
@@ -44,6 +42,20 @@ def apply_recipe(config: TrainingConfig, num_images: int, world_size: int = 1) -
         chosen["augment_probability"] = (AUGMENT_PROBABILITY, why)
     lines = [f"{_as_flag(name, value)}: {why}" for name, (value, why) in chosen.items()]
     return replace(config, **{name: value for name, (value, _) in chosen.items()}), lines
+
+
+def _of_flow_matching(config: TrainingConfig) -> dict[str, tuple[Any, str]]:
+    found: dict[str, tuple[Any, str]] = {}
+    shift = round(config.image_size / UNSHIFTED_SIZE, 2)
+    if config.flow_shift == 1.0 and shift > 1.0:
+        found["flow_shift"] = (shift, f"images of {config.image_size} pixels hide behind more noise than small ones")
+    if config.timestep_sampling == "uniform":
+        found["timestep_sampling"] = ("logit_normal", "in the middle of the path the direction is the hardest to tell")
+    if not config.stratified_timesteps:
+        found["stratified_timesteps"] = (True, "noise levels spread evenly over each batch make a steadier loss")
+    if config.noise_coupling == "independent":
+        found["noise_coupling"] = ("optimal_transport", "from noise that lies near its image, paths cross less")
+    return found
 
 
 def num_passes(config: TrainingConfig, num_images: int, world_size: int) -> float:
