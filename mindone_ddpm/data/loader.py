@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from mindone_ddpm.common.randomness import SAMPLE_STREAM, epoch_order, random_stream
 from mindone_ddpm.data.columns import WEIGHTS, pack
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.plan import Order, Plan
-from mindone_ddpm.data.randomness import SAMPLE_STREAM, epoch_order, random_stream
 
 MakeBatch = Callable[[np.ndarray, list[np.random.Generator]], Mapping[str, np.ndarray]]
 

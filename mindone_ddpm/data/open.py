@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from mindone_ddpm.common.randomness import SPLIT_STREAM, random_stream
 from mindone_ddpm.config.groups import BUILT_IN_DATASETS, DataConfig, LabelConfig
 from mindone_ddpm.data.datasets import open_dataset
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.labels import Labels, find_labels
-from mindone_ddpm.data.randomness import SPLIT_STREAM, random_stream
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.data.streaming import StreamedRecords, stream_length
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.data.randomness import BATCH_STREAM, random_stream
+from mindone_ddpm.common.randomness import BATCH_STREAM, random_stream
 
 Order = Callable[[int, int], np.ndarray]  # (seed, epoch) to the indices of the epoch's samples, as they come
 

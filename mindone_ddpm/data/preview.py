@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
+from mindone_ddpm.common.randomness import SAMPLE_STREAM, random_stream
 from mindone_ddpm.data.augment import draw_transform, warp
 from mindone_ddpm.data.grids import SMALLEST_CELL_PIXELS, make_grid
 from mindone_ddpm.data.images import convert_channels
-from mindone_ddpm.data.randomness import SAMPLE_STREAM, random_stream
 from mindone_ddpm.data.records import ImageRecords
 from mindone_ddpm.data.scaling import from_model_range, to_pixels
 

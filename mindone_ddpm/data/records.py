@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from mindone_ddpm.common.randomness import epoch_order
 from mindone_ddpm.config.groups import MAX_IMAGE_PIXELS
 from mindone_ddpm.data.buckets import AspectBuckets
 from mindone_ddpm.data.images import (
@@ -25,7 +26,6 @@ from mindone_ddpm.data.images import (
     stored_image,
 )
 from mindone_ddpm.data.labels import Labels
-from mindone_ddpm.data.randomness import epoch_order
 from mindone_ddpm.data.scaling import to_model_range
 
 

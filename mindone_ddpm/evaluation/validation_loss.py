@@ -9,8 +9,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import nn
 
+from mindone_ddpm.common.randomness import VALIDATION_STREAM, random_stream
 from mindone_ddpm.data.batching import pad_batch
-from mindone_ddpm.data.randomness import VALIDATION_STREAM, random_stream
 from mindone_ddpm.evaluation.collector import rank_batches
 from mindone_ddpm.runtime import distributed
 from mindone_ddpm.runtime.start import Runtime

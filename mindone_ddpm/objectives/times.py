@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from mindone_ddpm.data.randomness import even_share
+from mindone_ddpm.common.randomness import even_share
 from mindone_ddpm.objectives.config import TimestepConfig
 
 SMALLEST = 1e-12  # share of a normal distribution's area
@@ -23,7 +23,7 @@ class TimestepSampling:
     2022, table 1; there with mean -1.2 and deviation 1.2).
 
     ``is_stratified``: those of successive samples are spread evenly over it, by
-    :func:`mindone_ddpm.data.randomness.even_share`, so that the loss of a batch varies less (as Kingma et al. 2021 do
+    :func:`mindone_ddpm.common.randomness.even_share`, so that the loss of a batch varies less (as Kingma et al. 2021 do
     in their appendix I.1, with other numbers).
     """
 

@@ -15,8 +15,8 @@ import numpy as np
 from mindspore import ops
 
 from mindone_ddpm.common.errors import ConfigError, ModelError, computing_networks
+from mindone_ddpm.common.randomness import IMAGE_STREAM, random_stream
 from mindone_ddpm.data.batching import map_batches
-from mindone_ddpm.data.randomness import IMAGE_STREAM, random_stream
 from mindone_ddpm.models.unet import class_names
 from mindone_ddpm.sampling.images import to_values
 from mindone_ddpm.sampling.steps import initial_deviation, make_steps

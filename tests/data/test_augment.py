@@ -10,10 +10,10 @@ from data_helpers import digits_config, make_job
 from PIL import Image
 from safetensors.numpy import load_file
 
+from mindone_ddpm.common.randomness import SAMPLE_STREAM, random_stream
 from mindone_ddpm.data.augment import CONDITION_SIZE, draw_transform, warp
 from mindone_ddpm.data.grids import make_grid
 from mindone_ddpm.data.preview import draw_preview
-from mindone_ddpm.data.randomness import SAMPLE_STREAM, random_stream
 from mindone_ddpm.data.scaling import from_model_range, to_model_range, to_pixels
 from mindone_ddpm.evaluation.digits_network import load_digits_network
 from mindone_ddpm.evaluation.metrics import frechet_distance

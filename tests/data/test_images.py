@@ -7,6 +7,7 @@ import pytest
 from data_helpers import folder_config, make_source
 from PIL import Image
 
+from mindone_ddpm.common.randomness import random_stream
 from mindone_ddpm.data.images import (
     DataError,
     convert_channels,
@@ -16,7 +17,6 @@ from mindone_ddpm.data.images import (
     resize,
 )
 from mindone_ddpm.data.plan import Plan
-from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.data import open_records
 
 

@@ -7,8 +7,8 @@ import pytest
 from data_helpers import digits_config, folder_config, make_job
 from PIL import Image
 
+from mindone_ddpm.common.randomness import random_stream
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.data import open_records
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from data_helpers import digits_config, folder_config, make_job, make_source
 
+from mindone_ddpm.common.randomness import epoch_order, random_stream
 from mindone_ddpm.data.images import DataError
 from mindone_ddpm.data.loader import BatchSource, batches, make_loader
 from mindone_ddpm.data.plan import Plan
-from mindone_ddpm.data.randomness import epoch_order, random_stream
 from mindone_ddpm.data.scaling import to_model_range
 from mindone_ddpm.jobs.unconditional.data import open_records
 

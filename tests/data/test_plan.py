@@ -5,8 +5,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
+from mindone_ddpm.common.randomness import epoch_order
 from mindone_ddpm.data.plan import Plan
-from mindone_ddpm.data.randomness import epoch_order
 
 GROUPS = np.array([0, 1, 0, 2, 0, 1, 0, 0, 1, 0, 0])  # of sizes 7, 3 and 1
 

@@ -4,10 +4,10 @@ import numpy as np
 from data_helpers import digits_config, folder_config
 from PIL import Image
 
+from mindone_ddpm.common.randomness import SAMPLE_STREAM, random_stream
 from mindone_ddpm.data.buckets import AspectBuckets
 from mindone_ddpm.data.grids import make_grid
 from mindone_ddpm.data.preview import draw_preview
-from mindone_ddpm.data.randomness import SAMPLE_STREAM, random_stream
 from mindone_ddpm.data.scaling import from_model_range, to_pixels
 from mindone_ddpm.jobs.preview import write_preview
 from mindone_ddpm.jobs.unconditional.data import open_records

@@ -12,7 +12,7 @@ from conftest import cpu_runtime, run_program
 from PIL import Image
 
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.data.randomness import epoch_order, random_stream
+from mindone_ddpm.common.randomness import epoch_order, random_stream
 from mindone_ddpm.jobs.dreambooth.config import DreamBoothConfig
 from mindone_ddpm.jobs.dreambooth.job import DreamBoothJob
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig, TextToImageXLConfig

@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 from test_checkpoint import assert_same_end
 
 from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.randomness import random_stream
 from mindone_ddpm.data.columns import CalledByName
-from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.dreambooth.class_images import missing_numbers
 from mindone_ddpm.jobs.dreambooth.config import DreamBoothConfig
 from mindone_ddpm.jobs.dreambooth.job import DreamBoothJob

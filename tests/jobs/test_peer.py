@@ -12,8 +12,8 @@ import pytest
 from conftest import ROOT, cpu_runtime, peer_python, run_program
 from PIL import Image
 
+from mindone_ddpm.common.randomness import random_stream
 from mindone_ddpm.data.columns import CalledByName
-from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.dreambooth.config import DreamBoothConfig
 from mindone_ddpm.jobs.dreambooth.job import DreamBoothJob
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig, TextToImageXLConfig

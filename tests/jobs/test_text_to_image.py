@@ -18,9 +18,9 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.randomness import random_stream
 from mindone_ddpm.data.columns import CalledByName
 from mindone_ddpm.data.images import DataError
-from mindone_ddpm.data.randomness import random_stream
 from mindone_ddpm.jobs.text_to_image.captions import Captions, find_caption_column, known_texts
 from mindone_ddpm.jobs.text_to_image.config import TextToImageConfig, TextToImageXLConfig
 from mindone_ddpm.jobs.text_to_image.job import TextToImageJob, TextToImageXLJob

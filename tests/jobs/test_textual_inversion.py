@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from test_dreambooth import summed_loss
 
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.data.randomness import random_stream
+from mindone_ddpm.common.randomness import random_stream
 from mindone_ddpm.jobs.textual_inversion.config import TextualInversionConfig
 from mindone_ddpm.jobs.textual_inversion.job import TEMPLATES, TextualInversionJob
 from mindone_ddpm.models import new_tokens

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import mint
 
-from mindone_ddpm.data.randomness import random_stream
+from mindone_ddpm.common.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models.dropout import DropoutKeys, draw_dropout_key
 from mindone_ddpm.models.unet import make_unet

@@ -9,7 +9,7 @@ import pytest
 from conftest import cpu_runtime, run_program
 from scipy import stats
 
-from mindone_ddpm.data.randomness import SAMPLE_STREAM, random_stream
+from mindone_ddpm.common.randomness import SAMPLE_STREAM, random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.job import UnconditionalJob
 from mindone_ddpm.objectives.coupling import nearest_order

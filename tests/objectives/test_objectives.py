@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from mindone_ddpm.data.randomness import random_stream
+from mindone_ddpm.common.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.job import UnconditionalLoss
 from mindone_ddpm.objectives import choose

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mindone_ddpm.data.randomness import SAMPLE_STREAM, even_share, random_stream
+from mindone_ddpm.common.randomness import SAMPLE_STREAM, even_share, random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.objectives.choose import betas_for_data, make_noise_scheduler, make_objective
 from mindone_ddpm.objectives.times import logistic, shifted

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mindone_ddpm.common.errors import ConfigError
-from mindone_ddpm.data.randomness import random_stream
+from mindone_ddpm.common.randomness import random_stream
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import pipelines, schedulers
 from mindone_ddpm.models.unet import make_unet

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from mindone_ddpm.common.errors import ConfigError
+from mindone_ddpm.common.randomness import IMAGE_STREAM, random_stream
 from mindone_ddpm.config.groups import SAMPLERS
 from mindone_ddpm.data.grids import make_grid
-from mindone_ddpm.data.randomness import IMAGE_STREAM, random_stream
 from mindone_ddpm.data.scaling import to_pixels
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import pipelines, schedulers
