@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from quality_pictures import draw_curves, draw_rows, points_of
 from results import ENVIRONMENT, ROOT, folder_name, table_of_means, write_images
 
 from mindone_ddpm.models.presets import UNET_PRESETS
 
 SAMPLES = 2000
+SHOWN = 12  # images of a row
 
 
 class Data(NamedTuple):
@@ -165,6 +167,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
     parser.add_argument("--rows", nargs="*", choices=[*TORCH, *HERE], default=[*TORCH, *HERE])
     parser.add_argument("--all_steps", action="store_true", help="also measure the published one with 1,000 steps")
+    parser.add_argument("--pictures", type=Path, help="a folder for the curves and for images of each row")
     arguments = parser.parse_args()
     name, data, root = arguments.data, DATA[arguments.data], Path(arguments.folder).resolve() / arguments.data
     if not (root / "data").exists():
@@ -181,7 +184,31 @@ def main() -> None:
                 figures = measure(name, data, root, folder, all_steps=arguments.all_steps and title == PUBLISHED)
                 summary.write_text(json.dumps({"minutes": minutes, **figures}))
             print(f"{name}, {title}, seed {seed}: {summary.read_text()}", flush=True)
-    print(table_of_means({title: sorted(root.glob(f"{folder_name(title)}-[0-9].summary")) for title, _, _ in rows}))
+    summaries = {title: sorted(root.glob(f"{folder_name(title)}-[0-9].summary")) for title, _, _ in rows}
+    print(table_of_means(summaries))
+    if arguments.pictures is not None:
+        arguments.pictures.mkdir(parents=True, exist_ok=True)
+        draw(data, root, arguments.pictures / f"quality-{name}", rows, summaries)
+
+
+def draw(data: Data, root: Path, start: Path, rows: list[tuple[str, str, float]], summaries: dict[str, Any]) -> None:
+    """The curves of all rows, and images of the first seed."""
+    curves = {
+        name: points_of(
+            [summaries[title] for title, row, _ in rows if row == name], f"{data.features}_frechet_distance"
+        )
+        for _, name, _ in rows
+    }
+    draw_curves(curves, start.with_name(f"{start.name}-curves.png"))
+    images = {}
+    for title, _, _ in rows:
+        model = root / f"{folder_name(title)}-0"
+        output = model.with_name(f"{model.name}-images")
+        if not output.exists():
+            flags = ("--num_images", SHOWN, "--scheduler", "dpmsolver++", "--num_inference_steps", 25)
+            run(sys.executable, "-m", "mindone_ddpm", "sample", "--model", model, *flags, "--output_dir", output)
+        images[title] = [path for path in sorted(output.glob("*.png")) if path.name != "grid.png"]
+    draw_rows(images, start.with_suffix(".png"))
 
 
 if __name__ == "__main__":
