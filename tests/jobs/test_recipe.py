@@ -10,6 +10,7 @@ from mindone_ddpm.jobs.unconditional.recipe import apply_recipe, num_passes
 from mindone_ddpm.models import pipelines
 
 FLOW = {"timestep_sampling": "logit_normal", "stratified_timesteps": True, "noise_coupling": "optimal_transport"}
+CONSTANT = {"lr_scheduler": "constant_with_warmup"}
 
 
 def chosen(num_images: int, **settings) -> dict[str, object]:
@@ -24,11 +25,11 @@ def chosen(num_images: int, **settings) -> dict[str, object]:
 def test_few_large_images_seen_often():
     found = chosen(300, image_size=128, num_epochs=500)
     of_few = {"flow_shift": 2.0, "augment_probability": 0.12}
-    assert found == {"objective": "flow_matching", "use_ema": True, **FLOW, **of_few}
+    assert found == {"objective": "flow_matching", "use_ema": True, **FLOW, **CONSTANT, **of_few}
 
 
 def test_many_small_images():
-    assert chosen(50_000, image_size=32) == {"objective": "flow_matching", "use_ema": True, **FLOW}
+    assert chosen(50_000, image_size=32) == {"objective": "flow_matching", "use_ema": True, **FLOW, **CONSTANT}
     by_steps = {"max_train_steps": 5000, "train_batch_size": 16, "gradient_accumulation_steps": 2, "image_size": 64}
     assert num_passes(TrainingConfig(**by_steps), 400, 2) == 800
     assert "augment_probability" in chosen(800, **by_steps) and "augment_probability" not in chosen(801, **by_steps)
@@ -36,11 +37,11 @@ def test_many_small_images():
 
 def test_what_is_given_stays():
     given = {"prediction_type": "v_prediction", "use_ema": True, "augment_probability": 0.3, "image_size": 128}
-    given |= {"num_epochs": 1000}
+    given |= {"num_epochs": 1000, "lr_scheduler": "linear"}
     assert chosen(300, **given) == {}
     flow = {"objective": "flow_matching", "flow_shift": 3.0, "image_size": 128}
-    assert chosen(50_000, **flow) == {"use_ema": True, **FLOW}
-    assert chosen(50_000, **flow, **{**FLOW, "timestep_sampling": "lognormal"}) == {"use_ema": True}
+    assert chosen(50_000, **flow) == {"use_ema": True, **FLOW, **CONSTANT}
+    assert chosen(50_000, **flow, **{**FLOW, "timestep_sampling": "lognormal"}) == {"use_ema": True, **CONSTANT}
     assert "objective" not in chosen(300, pretrained_model_name_or_path="pipeline")
     plain = TrainingConfig(train_data_dir="images")
     assert apply_recipe(plain, 300) == (plain, [])

@@ -164,12 +164,12 @@ def cut_link(run: Run, rng: random.Random) -> None:
 
 
 def damage_checkpoint(run: Run, rng: random.Random) -> None:
-    """All is killed, and the newest checkpoint has a byte that is another, or is cut short."""
+    """All is killed, and the newest checkpoint has a byte that is another, or is cut short; the one before is whole."""
     run.end_all()
-    newest = max(run.folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime, default=None)
-    if newest is None:
+    checkpoints = sorted(run.folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+    if len(checkpoints) < 2:
         return
-    path = rng.choice(sorted(one for one in newest.rglob("*") if one.is_file()))
+    path = rng.choice(sorted(one for one in checkpoints[-1].rglob("*") if one.is_file()))
     content = bytearray(path.read_bytes())
     content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
     path.write_bytes(bytes(content[: rng.choice((len(content), rng.randrange(len(content))))]))

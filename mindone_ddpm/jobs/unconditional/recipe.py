@@ -36,6 +36,8 @@ def apply_recipe(config: TrainingConfig, num_images: int, world_size: int = 1) -
         chosen |= _of_flow_matching(config)
     if not config.use_ema:
         chosen["use_ema"] = (True, "averaged weights make cleaner images")
+    if config.lr_scheduler == TrainingConfig.lr_scheduler:
+        chosen["lr_scheduler"] = ("constant_with_warmup", "the average takes the place of a rate that falls")
     passes = num_passes(config, num_images, world_size)
     if config.augment_probability == 0.0 and passes >= MANY_PASSES and config.dataset_name not in BUILT_IN_DATASETS:
         why = f"seen as they are {passes:,.0f} times, {num_images:,} images would be learnt by heart"
