@@ -9,7 +9,12 @@ from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.jobs.unconditional.recipe import apply_recipe, num_passes
 from mindone_ddpm.models import pipelines
 
-FLOW = {"timestep_sampling": "logit_normal", "stratified_timesteps": True, "noise_coupling": "optimal_transport"}
+FLOW = {
+    "timestep_sampling": "logit_normal",
+    "logit_std": 1.2,
+    "stratified_timesteps": True,
+    "noise_coupling": "optimal_transport",
+}
 CONSTANT = {"lr_scheduler": "constant_with_warmup"}
 
 
@@ -41,7 +46,8 @@ def test_what_is_given_stays():
     assert chosen(300, **given) == {}
     flow = {"objective": "flow_matching", "flow_shift": 3.0, "image_size": 128}
     assert chosen(50_000, **flow) == {"use_ema": True, **FLOW, **CONSTANT}
-    assert chosen(50_000, **flow, **{**FLOW, "timestep_sampling": "lognormal"}) == {"use_ema": True, **CONSTANT}
+    other = {"timestep_sampling": "lognormal", "stratified_timesteps": True, "noise_coupling": "optimal_transport"}
+    assert chosen(50_000, **flow, **other) == {"use_ema": True, **CONSTANT}
     assert "objective" not in chosen(300, pretrained_model_name_or_path="pipeline")
     plain = TrainingConfig(train_data_dir="images")
     assert apply_recipe(plain, 300) == (plain, [])

@@ -12,6 +12,7 @@ from mindone_ddpm.objectives.config import OF_DDPM
 # From so many passes over the images on they are learnt by heart, and augmentation helps; in fewer it costs quality:
 # measured in docs/quality.md. The probability is that of Karras et al. 2022 for 50,000 images and 4,000 passes.
 MANY_PASSES, AUGMENT_PROBABILITY = 200, 0.12
+LOGIT_STD = 1.2  # 1 is better in very short runs, 1.4 in long ones: docs/quality.md
 UNSHIFTED_SIZE = 64  # pixels: larger images need more noise before they are hidden (Hoogeboom et al. 2023, section 3.1)
 
 
@@ -53,6 +54,8 @@ def _of_flow_matching(config: TrainingConfig) -> dict[str, tuple[Any, str]]:
         found["flow_shift"] = (shift, f"images of {config.image_size} pixels hide behind more noise than small ones")
     if config.timestep_sampling == "uniform":
         found["timestep_sampling"] = ("logit_normal", "in the middle of the path the direction is the hardest to tell")
+        if config.logit_std == TrainingConfig.logit_std:
+            found["logit_std"] = (LOGIT_STD, "and the ends are learnt too")
     if not config.stratified_timesteps:
         found["stratified_timesteps"] = (True, "noise levels spread evenly over each batch make a steadier loss")
     if config.noise_coupling == "independent":
