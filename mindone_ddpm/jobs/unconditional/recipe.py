@@ -33,13 +33,13 @@ def apply_recipe(config: TrainingConfig, num_images: int, world_size: int = 1) -
         pass  # its noise levels and its objective stay
     elif config.objective == "auto" and not of_ddpm:
         chosen["objective"] = ("flow_matching", "nearer to the data than ddpm in the same minutes")
+    passes = num_passes(config, num_images, world_size)
     if "flow_matching" in (config.objective, chosen.get("objective", ("",))[0]):
-        chosen |= _of_flow_matching(config)
+        chosen |= _of_flow_matching(config, passes)
     if not config.use_ema:
         chosen["use_ema"] = (True, "averaged weights make cleaner images")
     if config.lr_scheduler == TrainingConfig.lr_scheduler:
         chosen["lr_scheduler"] = ("constant_with_warmup", "the average takes the place of a rate that falls")
-    passes = num_passes(config, num_images, world_size)
     if config.augment_probability == 0.0 and passes >= MANY_PASSES and config.dataset_name not in BUILT_IN_DATASETS:
         why = f"seen as they are {passes:,.0f} times, {num_images:,} images would be learnt by heart"
         chosen["augment_probability"] = (AUGMENT_PROBABILITY, why)
@@ -47,7 +47,7 @@ def apply_recipe(config: TrainingConfig, num_images: int, world_size: int = 1) -
     return replace(config, **{name: value for name, (value, _) in chosen.items()}), lines
 
 
-def _of_flow_matching(config: TrainingConfig) -> dict[str, tuple[Any, str]]:
+def _of_flow_matching(config: TrainingConfig, passes: float) -> dict[str, tuple[Any, str]]:
     found: dict[str, tuple[Any, str]] = {}
     shift = round(config.image_size / UNSHIFTED_SIZE, 2)
     if config.flow_shift == 1.0 and shift > 1.0:
@@ -58,7 +58,7 @@ def _of_flow_matching(config: TrainingConfig) -> dict[str, tuple[Any, str]]:
             found["logit_std"] = (LOGIT_STD, "and the ends are learnt too")
     if not config.stratified_timesteps:
         found["stratified_timesteps"] = (True, "noise levels spread evenly over each batch make a steadier loss")
-    if config.noise_coupling == "independent":
+    if config.noise_coupling == "independent" and passes < MANY_PASSES:  # it also learns images by heart sooner
         found["noise_coupling"] = ("optimal_transport", "from noise that lies near its image, paths cross less")
     return found
 
