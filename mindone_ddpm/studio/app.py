@@ -213,7 +213,7 @@ def make_app(root: Path, token: str | None = None) -> Starlette:
         return {**runs.details(path), "task": tasks.task_of_run(folder.name_of(path))}
 
     def charts(request: Request) -> Any:
-        chosen = [run_named(name) for name in request.query_params.getlist("path")]
+        chosen = [run_named(name) for name in request.query_params.getlist("path") or [""]]
         return {"figures": runs.charts(chosen), "differences": runs.differences(chosen) if len(chosen) > 1 else {}}
 
     def config_file(request: Request) -> Any:
