@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from results import mean_and_error
 
 from mindone_ddpm.data.grids import make_grid
-from mindone_ddpm.output.charts import RUN_COLOURS
+from mindone_ddpm.output.charts import RUN_COLOURS, nice_ticks, tick_text
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 420, 60, 20, 16, 48
 TITLE_HEIGHT = 26
@@ -28,9 +29,8 @@ def points_of(summaries: Sequence[Sequence[Path]], figure: str) -> Points:
     for paths in summaries:
         runs = [json.loads(path.read_text()) for path in paths]
         if runs:
-            values = [run[figure] for run in runs]
-            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-            found.append((statistics.mean(run["minutes"] for run in runs), statistics.mean(values), error))
+            distance, error = mean_and_error([run[figure] for run in runs])
+            found.append((statistics.mean(run["minutes"] for run in runs), distance, error if len(runs) > 1 else 0.0))
     return sorted(found)
 
 
@@ -53,10 +53,9 @@ def draw_curves(curves: Mapping[str, Points], path: Path) -> None:
             _, y = place(0, mark)
             draw.line([(LEFT, y), (WIDTH - RIGHT, y)], fill="#dddddd")
             draw.text((LEFT - 8, y), f"{mark:g}", fill="#444444", font=FONT, anchor="rm")
-    every = next(step for step in (0.5, 1, 2, 5, 10, 20, 50, 100) if longest / step <= 8)
-    for number in range(int(longest / every) + 1):
-        x, y = place(number * every, 10**low)
-        draw.text((x, y + 6), f"{number * every:g}", fill="#444444", font=FONT, anchor="ma")
+    for minutes in nice_ticks(0, longest)[:-1]:  # the last one lies beyond
+        x, y = place(minutes, 10**low)
+        draw.text((x, y + 6), tick_text(minutes), fill="#444444", font=FONT, anchor="ma")
     draw.text((WIDTH - RIGHT, HEIGHT - 6), "minutes of one core; distance", fill="#444444", font=FONT, anchor="rs")
     for number, (name, points) in enumerate(curves.items()):
         colour = RUN_COLOURS[number % len(RUN_COLOURS)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -230,10 +231,14 @@ def table_of_means(summaries: Mapping[str, Sequence[Path]]) -> str:
         cells = []
         for name in names:
             values = [about[name] for about in runs if name in about]
-            error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
-            cells.append(f"{statistics.mean(values):.4g} (± {error:.2g})" if values else "")
+            cells.append("{:.4g} (± {:.2g})".format(*mean_and_error(values)) if values else "")
         lines.append(f"| {row} | {len(runs)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) if rows else ""
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error, which one value alone does not have: not a number."""
+    return statistics.mean(values), statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else math.nan
 
 
 def row_names(name: str) -> list[str]:

@@ -28,6 +28,7 @@ import numpy as np
 from quality_pictures import draw_curves, draw_rows, points_of
 from results import ENVIRONMENT, ROOT, folder_name, table_of_means, write_images
 
+from mindone_ddpm.config.values import GRID_FILE
 from mindone_ddpm.models.presets import UNET_PRESETS
 
 SAMPLES = 2000
@@ -193,12 +194,9 @@ def main() -> None:
 
 def draw(data: Data, root: Path, start: Path, rows: list[tuple[str, str, float]], summaries: dict[str, Any]) -> None:
     """The curves of all rows, and images of the first seed."""
-    curves = {
-        name: points_of(
-            [summaries[title] for title, row, _ in rows if row == name], f"{data.features}_frechet_distance"
-        )
-        for _, name, _ in rows
-    }
+    figure, curves = f"{data.features}_frechet_distance", {}
+    for name in dict.fromkeys(name for _, name, _ in rows):
+        curves[name] = points_of([summaries[title] for title, row, _ in rows if row == name], figure)
     draw_curves(curves, start.with_name(f"{start.name}-curves.png"))
     images = {}
     for title, _, _ in rows:
@@ -207,7 +205,7 @@ def draw(data: Data, root: Path, start: Path, rows: list[tuple[str, str, float]]
         if not output.exists():
             flags = ("--num_images", SHOWN, "--scheduler", "dpmsolver++", "--num_inference_steps", 25)
             run(sys.executable, "-m", "mindone_ddpm", "sample", "--model", model, *flags, "--output_dir", output)
-        images[title] = [path for path in sorted(output.glob("*.png")) if path.name != "grid.png"]
+        images[title] = [path for path in sorted(output.glob("*.png")) if path.name != GRID_FILE]
     draw_rows(images, start.with_suffix(".png"))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -73,6 +73,10 @@ class Settings:
         problems = self.problems()
         if problems:
             raise ConfigError(*problems)
+
+    def not_default(self, names: Iterable[str]) -> list[str]:
+        """Those of the settings with these names that have another value than their default."""
+        return [name for name in names if getattr(self, name) != getattr(type(self), name)]
 
 
 def settings_by_resume(config_class: type, kind: str) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import importlib.util
 import io
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -115,8 +116,8 @@ def _load_from_hub(config: DataConfig) -> Any:
 
 def _is_local_folder(name: str) -> bool:
     """Whether a data set's name is that of a local folder: it looks like a path, or save_to_disk wrote it."""
-    path = Path(name)
-    return name.startswith((".", "/", "~")) or any((path / file).is_file() for file in SAVED_DATASET_FILES)
+    files = (os.path.join(name, file) for file in SAVED_DATASET_FILES)
+    return name.startswith((".", "/", "~")) or any(map(os.path.isfile, files))
 
 
 def _load_saved(folder: str) -> Any:

@@ -8,6 +8,7 @@ loaded, each by this package's own table, from safetensors and JSON alone. Code 
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,7 +162,7 @@ def open_pipeline(
         ConfigError: there is none, a part is missing, or it asks for something that is not loaded.
     """
     folder = Path(model)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         if not looks_like_hub_name(model):
             raise ConfigError(f"{flag} {model}: no such folder")
         folder = _fetch(model, flag, revision, variant, hub)
@@ -184,7 +185,7 @@ def open_pipeline(
 def load_vae(model: str, flag: str = "--pretrained_vae_model_name_or_path", hub: str = HUGGINGFACE) -> Any:
     """An autoencoder alone, from a folder that holds it or from a hub by name. Raises ConfigError."""
     folder, name = Path(model), "AutoencoderKL"
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         if not looks_like_hub_name(model):
             raise ConfigError(f"{flag} {model}: no such folder")
         folder = _fetch(model, flag, None, None, hub, FETCHED_ALONE)

@@ -100,15 +100,12 @@ class NoiseScheduleConfig(TimestepConfig):
             problems.append("--data_std and --rescale_betas_zero_snr: give only one of them")
         if self.objective == "flow_matching":
             problems += [
-                f"--{name}: has no meaning with --objective flow_matching"
-                for name in OF_DDPM
-                if getattr(self, name) != getattr(type(self), name)
+                f"--{name}: has no meaning with --objective flow_matching" for name in self.not_default(OF_DDPM)
             ]
         elif self.objective == "ddpm":
             problems += [
                 f"--{name}: has a meaning with --objective flow_matching only"
-                for name in OF_FLOW_MATCHING
-                if getattr(self, name) != getattr(type(self), name)
+                for name in self.not_default(OF_FLOW_MATCHING)
             ]
         return problems
 

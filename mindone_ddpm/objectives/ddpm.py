@@ -98,9 +98,9 @@ class DDPMObjective(Objective):
         return cls(alphas, kind, config.loss_type, config.huber_c, weights, scheduler, sampling)
 
     def draw_time(self, rng: np.random.Generator) -> int:
-        if self.sampling.kind == "uniform" and self.sampling.is_stratified:
-            return int(self.sampling.draw_uniform(rng) * self.num_train_timesteps)
         if self.sampling.kind == "uniform":
+            if self.sampling.is_stratified:
+                return int(self.sampling.draw_uniform(rng) * self.num_train_timesteps)
             return int(rng.integers(0, self.num_train_timesteps))
         value = self.sampling.draw_normal(rng)
         if self.sampling.kind == "lognormal":  # the timestep whose noise level is the nearest

@@ -8,6 +8,7 @@ import importlib
 import io
 import re
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -131,7 +132,7 @@ class TensorBoardTracker:
         self.writer.close()
 
 
-class ClientTracker:
+class ClientTracker(ABC):
     """A tracker whose own client keeps the run. A resumed run keeps its id.
 
     Attributes:
@@ -165,9 +166,9 @@ class ClientTracker:
             ) from error
         id_file.write_text(self.run.id, encoding="utf-8")
 
+    @abstractmethod
     def start(self, folder: Path, **settings: Any) -> Any:
         """A run of the client, with these settings and its own."""
-        raise NotImplementedError
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self.run.log(values, step=step)

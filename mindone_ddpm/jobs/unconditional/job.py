@@ -182,7 +182,7 @@ class UnconditionalJob:
     def _couple(self, batch: dict[str, np.ndarray]) -> None:
         """Put the noise of a batch into the order in which it lies nearest to the images."""
         order = nearest_order(batch["images"], batch["noise"], (batch["labels"], batch["augmentation"]))
-        for name in ("noise", "input_noise"):
+        for name in {"noise", "input_noise"} & {*self.columns}:
             batch[name] = batch[name][order]
 
     def loss_cell(self) -> UnconditionalLoss:

@@ -28,10 +28,9 @@ def apply_recipe(config: TrainingConfig, num_images: int, world_size: int = 1) -
     if config.recipe is None:
         return config, []
     chosen: dict[str, tuple[Any, str]] = {}
-    of_ddpm = [name for name in OF_DDPM if getattr(config, name) != getattr(TrainingConfig, name)]
     if config.pretrained_model_name_or_path is not None:
         pass  # its noise levels and its objective stay
-    elif config.objective == "auto" and not of_ddpm:
+    elif config.objective == "auto" and not config.not_default(OF_DDPM):
         chosen["objective"] = ("flow_matching", "nearer to the data than ddpm in the same minutes")
     passes = num_passes(config, num_images, world_size)
     if "flow_matching" in (config.objective, chosen.get("objective", ("",))[0]):
