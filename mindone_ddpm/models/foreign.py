@@ -201,7 +201,7 @@ def load_vae(model: str, flag: str = "--pretrained_vae_model_name_or_path", hub:
 def pipeline_kind(model: str, flag: str = "--model", revision: str | None = None, hub: str = HUGGINGFACE) -> str:
     """The class of a saved pipeline, as its index says, such as ``DDPMPipeline``. Raises ConfigError."""
     folder = Path(model)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return str(read_index(folder, flag, model)["_class_name"])
     if not looks_like_hub_name(model):
         raise ConfigError(f"{flag} {model}: no such folder")

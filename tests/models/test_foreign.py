@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from mindone_ddpm.common.errors import ConfigError, ModelError, UserError
 from mindone_ddpm.jobs.unconditional.config import TrainingConfig
 from mindone_ddpm.models import lora, new_tokens
-from mindone_ddpm.models.foreign import KNOWN_CLASSES, SCHEDULER_CLASSES, open_pipeline
+from mindone_ddpm.models.foreign import KNOWN_CLASSES, SCHEDULER_CLASSES, open_pipeline, pipeline_kind
 from mindone_ddpm.models.limits import least_weights, odd_setting
 from mindone_ddpm.models.pipelines import UNet2DModel, load_pipeline, load_text_pipeline
 from mindone_ddpm.models.presets import UNET_PRESETS
@@ -130,6 +130,13 @@ def test_a_configuration_that_is_none(tmp_path, path, content):
     (folder / path).write_text(content)
     with pytest.raises(ConfigError, match=f"{Path(path).name} is damaged"):
         load_pipeline(str(folder))
+
+
+@pytest.mark.parametrize("opened", [open_pipeline, pipeline_kind])
+def test_a_name_longer_than_a_folders_can_be_is_no_folder(opened):
+    more = [["DDPMPipeline"]] if opened is open_pipeline else []
+    with pytest.raises(ConfigError, match=r"--model 1+: no such folder"):
+        opened("1" * 300, *more)
 
 
 def test_every_known_class_is_there():
