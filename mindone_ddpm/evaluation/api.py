@@ -62,14 +62,14 @@ def evaluate(
     Raises:
         ConfigError, DataError, MetricError, DeviceError: what cannot be used; names an argument by its flag.
     """
-    is_folder = os.path.isdir(real)
-    is_digits = str(real) in BUILT_IN_DATASETS and not is_folder
+    is_built_in = str(real) in BUILT_IN_DATASETS  # also where a folder has its name, such as the quickstart's run
+    is_folder = not is_built_in and os.path.isdir(real)
     is_loaded = hasattr(model, "unet")
     config = EvaluateConfig(
         model=LOADED if is_loaded else str(model),
         metrics=metrics if isinstance(metrics, str) else ",".join(metrics),
         num_samples=num_samples,
-        features=features or ("digits" if is_digits else "inception"),
+        features=features or ("digits" if is_built_in else "inception"),
         inception_weights=inception_weights,
         scheduler=scheduler,
         num_inference_steps=num_inference_steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,8 @@ class StudioFolder:
         """
         try:
             path = (self.root / name).resolve()
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.stat()  # of a name that is too long, for one, resolve() says nothing
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(f"{name[:100]!r}: is no path") from error
         if Path(name).is_absolute() or not path.is_relative_to(self.root):
@@ -110,7 +113,7 @@ class StudioFolder:
 
 
 def is_run(folder: Path) -> bool:
-    return (folder / RUN_CONFIG).is_file() or (folder / "logs" / METRICS_FILE).is_file()
+    return any(map(os.path.isfile, (folder / RUN_CONFIG, folder / "logs" / METRICS_FILE)))
 
 
 def sampled_checkpoints(run: Path) -> list[Path]:

@@ -46,7 +46,9 @@ def test_images_for_prompts(stable_diffusion):
         md.sample(pipe, 1, prompts="a", class_label=1)
 
 
-def test_metrics_are_those_of_the_command(tmp_path):
+def test_metrics_are_those_of_the_command(tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()  # as beside the quickstart's run
+    monkeypatch.chdir(tmp_path)
     options = {"num_samples": 70, "num_inference_steps": 2, "max_real_images": 100}
     found = md.evaluate(md.load(PIPELINE, device="CPU"), real="digits", metrics=["kid"], device="CPU", **options)
     result = run_program(

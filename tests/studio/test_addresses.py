@@ -6,7 +6,7 @@ import json
 import urllib.parse
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from made_runs import make_run, studio
 
@@ -48,6 +48,8 @@ def check(answer: tuple[int, object], asked: object) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@example(name="run", query={"path": "a" * 300})
+@example(name="charts", query={})
 @given(name=st.sampled_from(READ), query=st.dictionaries(st.sampled_from(KEYS), TEXTS, max_size=3))
 def test_whatever_is_read(running, name, query):
     encoded = urllib.parse.urlencode({key: value.encode("utf-8", "replace") for key, value in query.items()})

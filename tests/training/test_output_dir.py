@@ -84,6 +84,7 @@ def test_a_run_stops_before_its_time_is_over_and_goes_on(digits_flags, tmp_path,
     launch = ["launch", "-n", ranks] if ranks > 1 else []
     flags = [*launch, "train", *digits_flags, "--train_batch_size", 16, "--output_dir", folder]
     flags += ["--max_train_steps", 100000, "--max_hours", 10 / 3600, "--logging_steps", 10]
+    flags += ["--checkpointing_steps", 100000]  # a fast machine would come to another checkpoint
     began = time.monotonic()
     result = run_program(*flags, fresh=True)
     assert result.returncode == 0, result.stderr
