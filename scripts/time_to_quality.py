@@ -4,6 +4,7 @@
     python scripts/time_to_quality.py digits --folder quality --seeds 3
     python scripts/time_to_quality.py fashion --folder quality --images FOLDER      28x28 PNG files: Fashion-MNIST
     python scripts/time_to_quality.py few --folder quality --seeds 3                300 digits, against the others
+    python scripts/time_to_quality.py few_fashion --folder quality --images FOLDER  300 of them, against 3,000 others
 
 Each row is a training of its own length, so that its learning rate has come down at the end. All pipelines are measured
 here, by the same command: 2,000 images of 25 evaluations (DPM-Solver++) against the real ones; with --all_steps those
@@ -18,6 +19,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -33,6 +35,7 @@ from mindone_ddpm.models.presets import UNET_PRESETS
 
 SAMPLES = 2000
 SHOWN = 12  # images of a row
+FEW = 300  # training images
 
 
 class Data(NamedTuple):
@@ -46,8 +49,9 @@ class Data(NamedTuple):
 
 DATA = {
     "digits": Data(8, 64, 1500, "digits"),
-    "fashion": Data(28, 64, 1500, "pixels"),
+    "fashion": Data(28, 16, 1500, "pixels"),
     "few": Data(8, 64, 1500, "digits"),
+    "few_fashion": Data(28, 16, 1500, "pixels"),
 }
 PUBLISHED = "PyTorch, published"
 # For each row: flags here, or settings there; and the steps as shares of the published script's.
@@ -74,20 +78,24 @@ def rows_of(names: list[str]) -> list[tuple[str, str, float]]:
 
 def make_data(name: str, folder: Path, images: Path | None) -> None:
     """``training/`` and ``real/``, the images to compare with."""
-    if name == "fashion":
+    if name in ("fashion", "few_fashion"):
         if images is None:
-            raise SystemExit("fashion: give --images, a folder of 28x28 PNG files")
-        for part in ("training", "real"):
+            raise SystemExit(f"{name}: give --images, a folder of 28x28 PNG files")
+        paths = sorted(images.rglob("*.png"))[:10_000]
+        parts = {"training": paths, "real": paths}
+        if name == "few_fashion":
+            order = np.random.default_rng(0).permutation(len(paths))
+            parts = {"training": [paths[n] for n in order[:FEW]], "real": [paths[n] for n in order[FEW : FEW + 3000]]}
+        for part, chosen in parts.items():
             (folder / part).mkdir(parents=True)
-        for number, path in enumerate(sorted(images.rglob("*.png"))[:10_000]):
-            for part in ("training", "real"):
-                os.link(path, folder / part / f"{number:05d}.png")
+            for number, path in enumerate(chosen):
+                shutil.copyfile(path, folder / part / f"{number:05d}.png")
         return
     from sklearn.datasets import load_digits
 
     pixels = (load_digits().images / 16 * 255).round().astype(np.uint8)
     pixels = pixels[np.random.default_rng(0).permutation(len(pixels))]
-    training, real = (pixels[:300], pixels[300:]) if name == "few" else (pixels, pixels)
+    training, real = (pixels[:FEW], pixels[FEW:]) if name == "few" else (pixels, pixels)
     write_images(folder / "training", training, None)
     write_images(folder / "real", real, None)
 
@@ -153,7 +161,7 @@ def measure(name: str, data: Data, root: Path, folder: Path, all_steps: bool) ->
     command += ["--scheduler", "dpmsolver++", "--num_inference_steps", 25]
     run(*command, "--train_data_dir", root / "data" / "real", "--metrics", "fid,kid", "--output_dir", output)
     found = json.loads((output / "metrics.json").read_text())["metrics"]
-    if name == "few":
+    if name.startswith("few"):
         compared = ["--train_data_dir", root / "data" / "training", "--held_out", root / "data" / "real"]
         run(*command, *compared, "--copies", "--metrics", "kid", "--output_dir", output)
         found["suspicious_share"] = json.loads((output / "copies.json").read_text())["suspicious_share"]
