@@ -58,19 +58,20 @@ def mentioned(page: Path) -> list[list[str]]:
 def as_program(words: list[str]) -> list[str] | None:
     """The words after ``mindone-ddpm``, for whatever starts it."""
     if words[0] == "mindone-ddpm":
-        return [word for word in words[1:] if word != "..."]
+        return words[1:]
     if words[0] == "mpirun":
         return as_program(words[words.index("mindone-ddpm") :])
     if words[0] == "python" and words[1].startswith("examples/"):
         assert (ROOT / words[1]).is_file(), words
         return ["train", *words[2:]]
     if words[:2] == ["bash", "scripts/launch.sh"]:
-        return ["launch", *(word for word in words[2:] if word != "...")]
+        return ["launch", *words[2:]]
     return None
 
 
 def understand(words: list[str]) -> None:
-    """Parse a command as the program would; wrong use ends with SystemExit or ConfigError."""
+    """Parse a command as the program would; wrong use ends with SystemExit or ConfigError. "...": as before."""
+    words = [word for word in words if word != "..."]
     if "--help" in words:
         return
     arguments = make_parser().parse_args(words)
@@ -257,6 +258,8 @@ OF_STABLE_DIFFUSION = ("train_text_to_image", "train_text_to_image_sdxl", "train
 def smaller(words: list[str], model: Path) -> list[object]:
     """The same command with further settings, which win, so that it takes seconds."""
     command, given = words[0], " ".join(words)
+    words = [re.sub("^/(data|cache)/run$", r"\1-run", word) for word in words]  # folders of a cluster
+    words = ["run.yaml" if word == "/data/run.yaml" else word for word in words]
     if command == "launch":
         arguments = make_parser().parse_args(words)
         return ["launch", "-n", 2, *smaller(arguments.job, model)]
@@ -270,6 +273,8 @@ def smaller(words: list[str], model: Path) -> list[object]:
         numbers = ["--jump_length", 1] if command == "inpaint" else ["--num_images", 3]
         words = [word.replace("ink-style", "my-dog-adapters") for word in words]
         return [*words, "--num_inference_steps", 2, *numbers, "--device", "CPU"]
+    if command == "average" and "--best" in words:
+        return [*words, "--num_samples", 12, "--device", "CPU"]
     if command == "preview":
         return [*words, "--resolution", 8, "--channels", 1]
     if command == "doctor":
@@ -278,7 +283,12 @@ def smaller(words: list[str], model: Path) -> list[object]:
         return [word.replace("ink-style", "my-dog-adapters") for word in words]
     if command not in ("train", *OF_STABLE_DIFFUSION):
         return list(words)
-    words = [word.replace("checkpoint-1500", "checkpoint-1") for word in drop(words, "--inception_weights")]
+    if command == "train" and "..." in words:
+        words += ["--train_data_dir", "my-images", "--output_dir", "as-before"]
+    if "run.yaml" in words and "--resume_from_checkpoint" not in words:  # other ways to start the same run
+        words += ["--overwrite_output_dir"]
+    words = drop(drop(words, "--inception_weights"), "--preset")
+    words = [word.replace("checkpoint-1500", "checkpoint-1") for word in words]
     quick = ["--max_train_steps", 2, "--train_batch_size", 2, "--lr_warmup_steps", 0, "--device", "CPU"]
     quick += ["--checkpointing_steps", 1, "--save_image_epochs", 0]
     if command == "train" and "examples" not in given:
@@ -294,10 +304,12 @@ def smaller(words: list[str], model: Path) -> list[object]:
     if "--eval_metrics" in words:
         quick += ["--eval_features", "digits", "--eval_num_samples", 12, "--eval_metrics_steps", 1]
         quick += ["--ddpm_num_inference_steps", 2]
+    if words[-1] == "my-model" and command == "train":
+        quick += ["--snapshot_steps", 1]
     if "--validation_loss_steps" in words:
         quick += ["--validation_split", 0.25] if "--validation_split" in words else []
         quick += ["--validation_loss_steps", 1]
-    return [*words, *quick]
+    return [*(word for word in words if word != "..."), *quick]
 
 
 def drop(words: list[str], flag: str) -> list[str]:
