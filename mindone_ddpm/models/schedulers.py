@@ -44,6 +44,10 @@ FLOW_SCHEDULERS = {
 # What is taken where no sampler is named: of all, with every objective, it needs the fewest evaluations.
 FAST_SAMPLER, FAST_STEPS = "dpmsolver++", 25
 
+# Those that cut predicted images to the range of images, as the published script's does; the second two by a threshold.
+CLIPPING_BY_THRESHOLD = ("dpmsolver++", "unipc")
+CLIPPING = ("ddpm", "ddim", *CLIPPING_BY_THRESHOLD)
+
 # mindone has no formula for these with prediction_type sample.
 WITHOUT_SAMPLE_PREDICTION = ("euler_ancestral", "pndm")
 
@@ -71,7 +75,8 @@ def make_sampler(
     Args:
         name: a key of ``SCHEDULERS``; for a model of flow matching, of ``FLOW_SCHEDULERS``.
         scheduler: any scheduler of mindone.
-        clip_sample, timestep_spacing: None: as ``scheduler`` has them.
+        clip_sample: whether predicted images are cut to [-1, 1]; a setting of ``CLIPPING``.
+        timestep_spacing: how the steps lie among the noise levels. None, for both: as ``scheduler`` has it.
 
     Raises:
         ConfigError: it does not support the model's prediction type.
@@ -84,7 +89,17 @@ def make_sampler(
         raise ConfigError(f"--scheduler {name}: cannot use a model that predicts the sample; use ddim or dpmsolver++")
     if name == "dpmsolver++":
         changes["algorithm_type"] = "dpmsolver++"
+    if name in CLIPPING_BY_THRESHOLD:
+        changes |= _threshold(scheduler.config, changes.pop("clip_sample", None))
     return _checked(name, lambda: SCHEDULERS[name].from_config(scheduler.config, **changes))
+
+
+def _threshold(config: Any, clip_sample: bool | None) -> dict[str, Any]:
+    """Clipping, for samplers that know it as a threshold. Without it, errors of the first steps become white areas."""
+    is_range_known = config.get("clip_sample_range", 1.0) == 1.0  # a threshold scales what it cuts: to 1
+    if clip_sample is None and (not config.get("clip_sample", False) or not is_range_known):
+        return {}  # a threshold of its own stays
+    return {"thresholding": clip_sample is not False, "sample_max_value": 1.0}
 
 
 def _checked(name: str, make: Callable[[], Any]) -> Any:

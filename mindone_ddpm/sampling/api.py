@@ -110,7 +110,7 @@ def sample(
         class_label: of a class-conditional model: class names or numbers, with commas between; by default all in turn.
         guidance_scale: 1 is none; by default 1 for classes, 7.5 for prompts.
         eta: with ddim: 0 no noise between the steps, 1 as much as ddpm.
-        clip_sample: with ddpm and ddim: clip the predicted image; by default as trained.
+        clip_sample: with ddpm, ddim, dpmsolver++ and unipc: clip the predicted image; by default as trained.
         timestep_spacing: ``leading``, ``trailing`` or ``linspace``; by default as trained.
         height, width: in pixels, for prompts; by default as trained.
 

@@ -66,7 +66,10 @@ class SampleConfig(ImagesBase):
         choices=SAMPLERS,
     )
     eta: float | None = setting(None, "with ddim: 0 no noise between the steps, 1 as much as ddpm", low=0, high=1)
-    clip_sample: bool | None = setting(None, "with ddpm and ddim: clip the predicted image; as trained by default")
+    clip_sample: bool | None = setting(
+        None,
+        "with ddpm, ddim, dpmsolver++ and unipc: clip the predicted image; as trained by default",
+    )
     timestep_spacing: str | None = setting(
         None, "how the steps lie among the noise levels; as trained by default", choices=TIMESTEP_SPACINGS
     )
@@ -94,8 +97,8 @@ class SampleConfig(ImagesBase):
         problems = []
         if self.eta is not None and self.scheduler != "ddim":
             problems.append("--eta: is a setting of --scheduler ddim")
-        if self.clip_sample is not None and self.scheduler not in ("ddpm", "ddim"):
-            problems.append("--clip_sample: is a setting of --scheduler ddpm and ddim")
+        if self.clip_sample is not None and self.scheduler not in (None, "ddpm", "ddim", "dpmsolver++", "unipc"):
+            problems.append("--clip_sample: is a setting of --scheduler ddpm, ddim, dpmsolver++ and unipc")
         if self.prompt is not None and self.prompts_file is not None:
             problems.append("--prompt and --prompts_file: give only one of them")
         return problems

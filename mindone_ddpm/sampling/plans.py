@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mindone_ddpm.models.schedulers import sampler_name
+from mindone_ddpm.models.schedulers import CLIPPING_BY_THRESHOLD, sampler_name
 
 Table = np.ndarray  # float64
 
@@ -45,7 +45,7 @@ def plan_steps(scheduler: Any, timesteps: Sequence[float], eta: float = 0.0) -> 
     Arguments as in :func:`~mindone_ddpm.sampling.steps.make_steps`.
     """
     find = PLANNERS.get(type(scheduler).__name__, PLANNERS.get(sampler_name(scheduler)))
-    if find is None or getattr(scheduler.config, "thresholding", False):
+    if find is None or (scheduler.config.get("thresholding", False) and not _is_plain_threshold(scheduler)):
         return None
     return find(scheduler, timesteps, eta)
 
@@ -77,6 +77,15 @@ def _combined(*parts: tuple[float, dict[str, float]]) -> dict[str, float]:
         for name, share in terms.items():
             total[name] = total.get(name, 0.0) + factor * share
     return total
+
+
+def _is_plain_threshold(scheduler: Any) -> bool:
+    """Whether a threshold (Saharia et al. 2022, section 2.3) cannot exceed 1, so that it only cuts."""
+    return sampler_name(scheduler) in CLIPPING_BY_THRESHOLD and scheduler.config.sample_max_value == 1.0
+
+
+def _threshold(config: Any) -> float | None:
+    return 1.0 if config.thresholding else None
 
 
 def _clip(config: Any) -> float | None:
@@ -170,7 +179,8 @@ def _dpmsolver(scheduler: Any, timesteps: Sequence[float], eta: float) -> Plan |
             ratio = (log_ratios[i] - log_ratios[i - 1]) / (log_ratios[i + 1] - log_ratios[i])
             before = -0.5 * gain / ratio
         images = {"images": shrink, "x0": gain - before, "x0 before": before}
-        sums = (Sum("x0", _x0(config.prediction_type, alphas[i], sigmas[i])), Sum("images", images))
+        x0 = _x0(config.prediction_type, alphas[i], sigmas[i])
+        sums = (Sum("x0", x0, _threshold(config)), Sum("images", images))
         plan.append(StepPlan((*sums, Sum("x0 before", {"x0": 1.0})), keeps=("x0 before",)))
     return plan
 
@@ -188,7 +198,7 @@ def _unipc(scheduler: Any, timesteps: Sequence[float], eta: float) -> Plan | Non
     names = ["x0", *(f"x0 {before} before" for before in range(1, config.solver_order + 1))]
     plan, order = [], 0
     for i in range(len(timesteps)):
-        sums = [Sum("x0", _x0(config.prediction_type, path.alphas[i], path.sigmas[i]))]
+        sums = [Sum("x0", _x0(config.prediction_type, path.alphas[i], path.sigmas[i]), _threshold(config))]
         if i > 0 and i + skipped - 1 not in config.disable_corrector:
             terms = _unipc_terms(config.solver_type, path, i - 1, order, ["corrected", *names[1:]], names[0])
             sums.append(Sum("corrected", terms))

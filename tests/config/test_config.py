@@ -243,7 +243,10 @@ def test_contradictions(values, message):
     ("values", "message"),
     [
         ({"eta": 0.5, "scheduler": "ddpm"}, "--eta: is a setting of --scheduler ddim"),
-        ({"clip_sample": False, "scheduler": "euler"}, "--clip_sample: is a setting of --scheduler ddpm and ddim"),
+        (
+            {"clip_sample": False, "scheduler": "euler"},
+            "--clip_sample: is a setting of --scheduler ddpm, ddim, dpmsolver++ and unipc",
+        ),
         ({"bit_depth": 12}, "--bit_depth 12: must be 8 or 16"),
         ({"prompt": ["a"], "prompts_file": "b"}, "--prompt and --prompts_file"),
         ({"scheduler": "magic"}, "--scheduler magic: must be one of"),

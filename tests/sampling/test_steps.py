@@ -136,6 +136,28 @@ def test_pndm_without_its_runge_kutta_steps(prediction_type):
     np.testing.assert_allclose(planned, theirs, atol=2e-4)
 
 
+@pytest.mark.parametrize("name", schedulers.CLIPPING_BY_THRESHOLD)
+def test_fast_samplers_clip_what_the_models_own_sampler_clips(name):
+    trained = choose.make_noise_scheduler(TrainingConfig())
+    unclipped = type(trained).from_config(trained.config, clip_sample=False)
+    wider = type(trained).from_config(trained.config, clip_sample_range=2.0)
+
+    def clips(model, wanted=None):
+        return schedulers.make_sampler(name, model, wanted).config.thresholding
+
+    assert trained.config.clip_sample and clips(trained)
+    assert not clips(unclipped) and not clips(wider) and not clips(trained, False) and clips(unclipped, True)
+    assert not schedulers.make_sampler(name, schedulers.FlowMatchEulerDiscreteScheduler()).config.thresholding
+
+    sampler, timesteps = make(name, 8)
+    *_, last = denoise(make_steps(sampler, timesteps), timesteps, noise(), lambda *_: noise(20.0))
+    assert np.abs(last).max() <= 1.0 + 1e-5  # the last images are the last predicted ones
+    again = schedulers.make_sampler(name, sampler)
+    assert again.config.thresholding and isinstance(make_steps(sampler, timesteps), PlannedSteps)
+    dynamic = type(sampler).from_config(sampler.config, sample_max_value=1.5)
+    assert plan_steps(dynamic, timesteps) is None
+
+
 def test_what_has_no_plan_takes_mindones_own_steps():
     sampler, timesteps = make("pndm", 6)
     assert isinstance(make_steps(sampler, timesteps[2:]), SchedulerSteps)
