@@ -13,7 +13,7 @@ from mindone_ddpm.config.groups import (
 from mindone_ddpm.evaluation.config import EvaluationConfig, ValidationConfig
 from mindone_ddpm.models.config import ModelConfig, read_model_config
 from mindone_ddpm.models.presets import check_size
-from mindone_ddpm.objectives.config import NoiseScheduleConfig
+from mindone_ddpm.objectives.config import OF_FLOW_MATCHING, NoiseScheduleConfig
 
 
 @dataclass
@@ -75,6 +75,10 @@ class TrainingConfig(ValidationConfig, EvaluationConfig, LabelConfig, NoiseSched
         given = [f"--{name}" for name in sources if getattr(self, name) is not None]
         if len(given) > 1:
             problems.append(f"{' and '.join(given)}: give only one of them")
+        if self.objective == "auto" and self.pretrained_model_name_or_path is None and self.recipe is None:
+            problems += [
+                f"--{name}: give it with --objective flow_matching" for name in self.not_default(OF_FLOW_MATCHING)
+            ]
         model = read_model_config(self, problems)
         if model is not None and isinstance(model.get("block_out_channels"), (list, tuple)) and self.image_size >= 2:
             problems += check_size(self.image_size, model["block_out_channels"])
