@@ -19,6 +19,7 @@ from mindone_ddpm.backends.base import (
     gradients_plain,
     rescale_plain,
 )
+from mindone_ddpm.common.files import cache_dir
 from mindone_ddpm.common.machine import cpu_features
 
 
@@ -65,6 +66,13 @@ def adamw_fused(parameters: Parameters) -> AdamUpdate:
     return adam_fused
 
 
+def install() -> None:
+    """Keep MindSpore from making its folder for data moved off the device, which stays empty, where the user works."""
+    context = getattr(ms._c_expression, "OffloadContext", None)  # there is no public way
+    if context is not None:
+        context.get_instance().set_offload_path(f"{cache_dir() / 'offload'}/")
+
+
 BACKEND = Backend(
     name="Ascend",
     default_precision="fp16",
@@ -75,7 +83,7 @@ BACKEND = Backend(
     gradients=gradients_fused,
     adamw=adamw_fused,
     ema=ema_plain,
-    install=lambda: None,
+    install=install,
     graph_facts=lambda: {"cpu": cpu_features()},
     counts_memory=True,
 )

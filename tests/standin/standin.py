@@ -66,7 +66,12 @@ def environment(trace: Path | None = None, npus: int = 1, soc: str = "Ascend910B
 
 
 def run_on_standin(
-    *command: object, trace: Path | None = None, npus: int = 1, timeout_s: float = 600, **variables: str
+    *command: object,
+    trace: Path | None = None,
+    npus: int = 1,
+    timeout_s: float = 600,
+    cwd: Path | None = None,
+    **variables: str,
 ):
     """A Python command line, such as ``-m mindone_ddpm train``, on the stand-in."""
     return subprocess.run(
@@ -74,6 +79,7 @@ def run_on_standin(
         capture_output=True,
         text=True,
         timeout=timeout_s,
+        cwd=cwd,
         env={**environment(trace, npus), **variables},
     )
 

@@ -26,9 +26,11 @@ TO_DEVICE, FROM_DEVICE = 1, 2  # aclrtMemcpyKind
 
 def traced(folder: Path, *arguments: object) -> tuple[dict[str, list[Event]], str]:
     """The events of each marked step, and what the program printed."""
-    trace = folder / "trace"
-    result = run_on_standin(PROGRAM, *arguments, trace=trace)
+    trace, working = folder / "trace", folder / "working directory"
+    working.mkdir()
+    result = run_on_standin(PROGRAM, *arguments, trace=trace, cwd=working)
     assert result.returncode == 0, result.stderr[-3000:]
+    assert not any(working.iterdir()), "nothing is left where the user works"
     return steps_of(trace), result.stdout
 
 

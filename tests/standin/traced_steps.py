@@ -8,6 +8,7 @@ traced_steps.py fused          a small network with jit_level O1
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ def trace_job(name: str, flags: list[str]) -> None:
         mark(f"fetch-{number}")
         print("loss", *(value.asnumpy().item() for value in result))
         mark("end")
-    if name == "train":
+    if name == "train" and os.environ.get("STANDIN_COMPUTE") != "0":  # samplers need their numbers
         trace_samplers(training.job)
 
 
