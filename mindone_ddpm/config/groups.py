@@ -42,6 +42,7 @@ LOSS_TYPES = ("mse", "l1", "huber")
 
 
 SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "euler", "euler_ancestral", "heun", "unipc", "pndm")
+CLIPPING_SAMPLERS = ("ddpm", "ddim", "dpmsolver++", "unipc")  # they can cut predicted images to the range of images
 
 
 TIMESTEP_SPACINGS = ("leading", "trailing", "linspace")

@@ -44,9 +44,8 @@ FLOW_SCHEDULERS = {
 # What is taken where no sampler is named: of all, with every objective, it needs the fewest evaluations.
 FAST_SAMPLER, FAST_STEPS = "dpmsolver++", 25
 
-# Those that cut predicted images to the range of images, as the published script's does; the second two by a threshold.
+# Samplers that cut predicted images to the range of images by a threshold, and have no clip_sample.
 CLIPPING_BY_THRESHOLD = ("dpmsolver++", "unipc")
-CLIPPING = ("ddpm", "ddim", *CLIPPING_BY_THRESHOLD)
 
 # mindone has no formula for these with prediction_type sample.
 WITHOUT_SAMPLE_PREDICTION = ("euler_ancestral", "pndm")
@@ -75,7 +74,7 @@ def make_sampler(
     Args:
         name: a key of ``SCHEDULERS``; for a model of flow matching, of ``FLOW_SCHEDULERS``.
         scheduler: any scheduler of mindone.
-        clip_sample: whether predicted images are cut to [-1, 1]; a setting of ``CLIPPING``.
+        clip_sample: whether predicted images are cut to [-1, 1]; a setting of ``CLIPPING_SAMPLERS``.
         timestep_spacing: how the steps lie among the noise levels. None, for both: as ``scheduler`` has it.
 
     Raises:

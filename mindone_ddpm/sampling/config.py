@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import ClassVar
 
 from mindone_ddpm.config.fields import setting
-from mindone_ddpm.config.groups import DEVICES, JIT_LEVEL_HELP, JIT_LEVELS, MODES, SAMPLERS, TIMESTEP_SPACINGS
+from mindone_ddpm.config.groups import (
+    CLIPPING_SAMPLERS,
+    DEVICES,
+    JIT_LEVEL_HELP,
+    JIT_LEVELS,
+    MODES,
+    SAMPLERS,
+    TIMESTEP_SPACINGS,
+)
 from mindone_ddpm.config.hub import HubChoice
 
 
@@ -97,7 +105,7 @@ class SampleConfig(ImagesBase):
         problems = []
         if self.eta is not None and self.scheduler != "ddim":
             problems.append("--eta: is a setting of --scheduler ddim")
-        if self.clip_sample is not None and self.scheduler not in (None, "ddpm", "ddim", "dpmsolver++", "unipc"):
+        if self.clip_sample is not None and self.scheduler not in (None, *CLIPPING_SAMPLERS):
             problems.append("--clip_sample: is a setting of --scheduler ddpm, ddim, dpmsolver++ and unipc")
         if self.prompt is not None and self.prompts_file is not None:
             problems.append("--prompt and --prompts_file: give only one of them")

@@ -111,7 +111,8 @@ def test_a_denoise_step_copies_nothing_back_and_has_static_shapes(steps, sampler
     # Steps of the same kind: Heun's corrections are others, UniPC begins with lower orders, PNDM has four kinds.
     numbers = {"heun": (1, 3), "unipc": (2, 3), "pndm": (6, 10)}.get(sampler, (1, 2))
     second, third = (steps[f"{sampler}-{number}"] for number in numbers)
-    assert 100 < len(launches(steps["network-1"])) < len(launches(second)) <= len(launches(steps["network-1"])) + 11
+    most = 11 if sampler == "unipc" else 10  # its predicted images are clipped
+    assert 100 < len(launches(steps["network-1"])) < len(launches(second)) <= len(launches(steps["network-1"])) + most
     assert copies(second, FROM_DEVICE) == copies(third, FROM_DEVICE) == []
     assert launches(second) == launches(third)
     assert not [event for event in second if "Nonzero" in event.name]
