@@ -5,6 +5,7 @@
     python scripts/time_to_quality.py fashion --folder quality --images FOLDER      28x28 PNG files: Fashion-MNIST
     python scripts/time_to_quality.py few --folder quality --seeds 3                300 digits, against the others
     python scripts/time_to_quality.py few_fashion --folder quality --images FOLDER  300 of them, against 3,000 others
+    python scripts/time_to_quality.py photographs --folder quality --images FOLDER  32x32 PNG files: CIFAR-10
 
 Each row is a training of its own length, so that its learning rate has come down at the end. All pipelines are measured
 here, by the same command: 2,000 images of 25 evaluations (DPM-Solver++) against the real ones; with --all_steps those
@@ -19,7 +20,6 @@ import argparse
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from quality_pictures import draw_curves, draw_rows, points_of
 from results import ENVIRONMENT, ROOT, folder_name, table_of_means, write_images
 
@@ -45,6 +46,8 @@ class Data(NamedTuple):
     batch_size: int
     steps: int
     features: str
+    channels: int = 1
+    random_flip: bool = False
 
 
 DATA = {
@@ -52,6 +55,7 @@ DATA = {
     "fashion": Data(28, 16, 1500, "pixels"),
     "few": Data(8, 64, 1500, "digits"),
     "few_fashion": Data(28, 16, 1500, "pixels"),
+    "photographs": Data(32, 16, 1500, "pixels", channels=3, random_flip=True),
 }
 PUBLISHED = "PyTorch, published"
 # For each row: flags here, or settings there; and the steps as shares of the published script's.
@@ -78,24 +82,18 @@ def rows_of(names: list[str]) -> list[tuple[str, str, float]]:
 
 def make_data(name: str, folder: Path, images: Path | None) -> None:
     """``training/`` and ``real/``, the images to compare with."""
-    if name in ("fashion", "few_fashion"):
-        if images is None:
-            raise SystemExit(f"{name}: give --images, a folder of 28x28 PNG files")
-        paths = sorted(images.rglob("*.png"))[:10_000]
-        parts = {"training": paths, "real": paths}
-        if name == "few_fashion":
-            order = np.random.default_rng(0).permutation(len(paths))
-            parts = {"training": [paths[n] for n in order[:FEW]], "real": [paths[n] for n in order[FEW : FEW + 3000]]}
-        for part, chosen in parts.items():
-            (folder / part).mkdir(parents=True)
-            for number, path in enumerate(chosen):
-                shutil.copyfile(path, folder / part / f"{number:05d}.png")
-        return
-    from sklearn.datasets import load_digits
+    if DATA[name].features == "digits":
+        from sklearn.datasets import load_digits
 
-    pixels = (load_digits().images / 16 * 255).round().astype(np.uint8)
-    pixels = pixels[np.random.default_rng(0).permutation(len(pixels))]
-    training, real = (pixels[:FEW], pixels[FEW:]) if name == "few" else (pixels, pixels)
+        pixels = (load_digits().images / 16 * 255).round().astype(np.uint8)
+    else:
+        if images is None:
+            size = DATA[name].size
+            raise SystemExit(f"{name}: give --images, a folder of {size}x{size} PNG files")
+        pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(images.rglob("*.png"))[:10_000]])
+    if name in ("digits", "few", "few_fashion"):  # the other files are in no order
+        pixels = pixels[np.random.default_rng(0).permutation(len(pixels))]
+    training, real = (pixels[:FEW], pixels[FEW : FEW + 3000]) if name.startswith("few") else (pixels, pixels)
     write_images(folder / "training", training, None)
     write_images(folder / "real", real, None)
 
@@ -104,7 +102,8 @@ def train_here(data: Data, root: Path, folder: Path, seed: int, name: str, share
     flags, _ = HERE[name]
     run(
         *(sys.executable, "-m", "mindone_ddpm", "train", "--train_data_dir", root / "data" / "training", *flags),
-        *("--preset", "tiny", "--resolution", data.size, "--channels", 1, "--no-random_flip", "--seed", seed),
+        *("--preset", "tiny", "--resolution", data.size, "--channels", data.channels, "--seed", seed),
+        "--random_flip" if data.random_flip else "--no-random_flip",
         *("--train_batch_size", data.batch_size, "--max_train_steps", round(data.steps * share)),
         *("--learning_rate", 1e-3, "--lr_warmup_steps", 100, "--save_image_epochs", 0, "--save_model_epochs", 0),
         *("--checkpointing_steps", 0, "--report_to", "csv", "--device", "CPU", "--overwrite_output_dir"),
@@ -113,12 +112,12 @@ def train_here(data: Data, root: Path, folder: Path, seed: int, name: str, share
 
 
 def train_in_torch(data: Data, root: Path, folder: Path, seed: int, name: str, share: float) -> None:
-    sizes = {"sample_size": data.size, "in_channels": 1, "out_channels": 1}
+    sizes = {"sample_size": data.size, "in_channels": data.channels, "out_channels": data.channels}
     settings = {
         "seed": seed,
         "unet": {**UNET_PRESETS["tiny"], **sizes},
         "images": str(root / "data" / "training"),
-        "random_flip": False,
+        "random_flip": data.random_flip,
         "batch_size": data.batch_size,
         "steps": round(data.steps * share),
         "warmup_steps": 100,
@@ -172,8 +171,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", choices=list(DATA))
     parser.add_argument("--folder", default="quality", help="where runs and metrics are kept (default: quality)")
-    parser.add_argument("--images", type=Path, help="for fashion: the folder of images")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0 on (default: 3)")
+    parser.add_argument("--images", type=Path, help="for fashion and photographs: the folder of images")
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
+    parser.add_argument("--first_seed", type=int, default=0, help="for programs beside one another (default: 0)")
     parser.add_argument("--rows", nargs="*", choices=[*TORCH, *HERE], default=[*TORCH, *HERE])
     parser.add_argument("--all_steps", action="store_true", help="also measure the published one with 1,000 steps")
     parser.add_argument("--pictures", type=Path, help="a folder for the curves and for images of each row")
@@ -182,7 +182,7 @@ def main() -> None:
     if not (root / "data").exists():
         make_data(name, root / "data", arguments.images)
     rows = rows_of(arguments.rows)
-    for seed in range(arguments.seeds):
+    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for title, row, share in rows:
             folder = root / f"{folder_name(title)}-{seed}"
             summary = folder.with_name(folder.name + ".summary")
