@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mindone_ddpm.common.errors import ConfigError, first_line
+from mindone_ddpm.common.lazy_imports import lazy_imports
 from mindone_ddpm.common.libraries import quiet_imports
 
 with quiet_imports():
@@ -104,7 +105,8 @@ def _threshold(config: Any, clip_sample: bool | None) -> dict[str, Any]:
 def _checked(name: str, make: Callable[[], Any]) -> Any:
     """What ``make`` makes of settings that may be a stranger's. Raises ConfigError where they do not go together."""
     try:
-        return make()
+        with lazy_imports():  # mindone imports every scheduler, to see which could take each other's settings
+            return make()
     except ConfigError:
         raise
     except Exception as error:  # mindone raises many kinds for settings that do not go together

@@ -231,6 +231,10 @@ def test_print_config_is_yaml_that_can_be_used_again(tmp_path):
         ({"preset": "tiny", "pretrained_model_name_or_path": "x"}, "--preset and --pretrained_model_name_or_path"),
         ({"pretrained_model_name_or_path": "nowhere"}, "--pretrained_model_name_or_path nowhere: no such pipeline"),
         ({"flow_shift": 3.0}, "--flow_shift: give it with --objective flow_matching"),
+        (
+            {"recipe": "best", "prediction_type": "v_prediction", "flow_shift": 3.0},
+            "--flow_shift: give it with --objective flow_matching",
+        ),
         ({"huber_c": 0.0}, "--huber_c 0.0: must be above 0"),
         ({"label_dropout": 1.5}, "--label_dropout 1.5: must be at most 1"),
     ],

@@ -87,12 +87,19 @@ move_averages: Any = None
 adam: Any = None
 
 
-def _operator(name: str, shapes: Any, types: Any, gradient: Any = None, settings: tuple = ()) -> ops.Custom:
-    operator = ops.Custom(f"{_library}:{name}", shapes, types, "aot", bprop=gradient)
+def operator(name: str, shapes: Any, types: Any, gradient: Any = None, settings: tuple = ()) -> ops.Custom:
+    """The operator of that name in the library.
+
+    Args:
+        shapes, types: of the outputs, from those of the inputs.
+        gradient: from inputs, outputs and the outputs' gradients.
+        settings: that tell it from others of the name.
+    """
+    made = ops.Custom(f"{_library}:{name}", shapes, types, "aot", bprop=gradient)
     # MindSpore remembers the shapes that an operator has given, and knows operators by their attributes.
-    operator.add_prim_attr("settings", str(settings))
-    operator.__deepcopy__ = lambda _: operator  # a network is copied with what it holds, and this has no state
-    return operator
+    made.add_prim_attr("settings", str(settings))
+    made.__deepcopy__ = lambda _: made  # a network is copied with what it holds, and this has no state
+    return made
 
 
 def _like_first(*values):
@@ -117,7 +124,7 @@ def _weights_gradient(name: str, has_bias: bool, settings: tuple) -> ops.Custom:
     def shapes(gradient, x, weight, *_):
         return (weight, weight[:1]) if has_bias else weight
 
-    return _operator(name, shapes, _two_like_first if has_bias else _like_first, settings=settings)
+    return operator(name, shapes, _two_like_first if has_bias else _like_first, settings=settings)
 
 
 @functools.cache
@@ -147,7 +154,7 @@ def convolution(
         return (x[0], weight[0], *size)
 
     # Two operators, so that a frozen layer's weights and a first layer's input cost nothing.
-    to_input = _operator(f"conv2d_to_input{suffix}", _like_second, _like_first, settings=identity)
+    to_input = operator(f"conv2d_to_input{suffix}", _like_second, _like_first, settings=identity)
     to_weights = _weights_gradient(f"conv2d_to_weights{suffix}", has_bias, identity)
 
     def with_bias(x, weight, bias, settings, out, dout):
@@ -159,7 +166,7 @@ def convolution(
         return to_input(dout, x, weight, settings), dweight, ops.zeros_like(settings)
 
     gradient = with_bias if has_bias else without_bias
-    return _operator(f"conv2d{suffix}", output_shape, _like_first, gradient, identity), settings
+    return operator(f"conv2d{suffix}", output_shape, _like_first, gradient, identity), settings
 
 
 def _make_linear(has_bias: bool, suffix: str = "") -> ops.Custom:
@@ -168,7 +175,7 @@ def _make_linear(has_bias: bool, suffix: str = "") -> ops.Custom:
             raise ValueError(f"a linear layer for width {weight[1]} was given {tuple(x)}")
         return (*x[:-1], weight[0])
 
-    to_input = _operator(f"linear_to_input{suffix}", _like_second, _like_first)
+    to_input = operator(f"linear_to_input{suffix}", _like_second, _like_first)
     to_weights = _weights_gradient(f"linear_to_weights{suffix}", has_bias, (has_bias,))
 
     def with_bias(x, weight, bias, out, dout):
@@ -179,7 +186,7 @@ def _make_linear(has_bias: bool, suffix: str = "") -> ops.Custom:
         return to_input(dout, x, weight), to_weights(dout, x, weight)
 
     gradient = with_bias if has_bias else without_bias
-    return _operator(f"linear{suffix}", output_shape, _like_first, gradient, (has_bias,))
+    return operator(f"linear{suffix}", output_shape, _like_first, gradient, (has_bias,))
 
 
 def _make_attention(suffix: str = "") -> ops.Custom:
@@ -191,13 +198,13 @@ def _make_attention(suffix: str = "") -> ops.Custom:
     def gradient_shapes(dout, query, key, value, out, logs, scale):
         return query, key, value
 
-    backward = _operator(f"attention_backward{suffix}", gradient_shapes, _three_like_first)
+    backward = operator(f"attention_backward{suffix}", gradient_shapes, _three_like_first)
 
     def gradient(query, key, value, scale, out, dout):
         dquery, dkey, dvalue = backward(dout[0], query, key, value, out[0], out[1], scale)
         return dquery, dkey, dvalue, ops.zeros_like(scale)
 
-    return _operator(f"attention{suffix}", output_shapes, _two_like_first, gradient)
+    return operator(f"attention{suffix}", output_shapes, _two_like_first, gradient)
 
 
 def _make_operators() -> None:
@@ -213,45 +220,45 @@ def _make_operators() -> None:
     def norm_gradient_shapes(dy, x, gamma, *_):
         return x, gamma, gamma
 
-    norm_backward = _operator("group_norm_backward", norm_gradient_shapes, _three_like_first)
+    norm_backward = operator("group_norm_backward", norm_gradient_shapes, _three_like_first)
 
     def norm_gradient(x, gamma, beta, settings, out, dout):
         dx, dgamma, dbeta = norm_backward(dout[0], x, gamma, beta, out[1], out[2], settings)
         return dx, dgamma, dbeta, ops.zeros_like(settings)
 
-    group_norm = _operator("group_norm", norm_shapes, _three_like_first, norm_gradient)
+    group_norm = operator("group_norm", norm_shapes, _three_like_first, norm_gradient)
 
     def row_norm_shapes(x, gamma, beta, epsilon):
         if x[-1] != gamma[0]:
             raise ValueError(f"a LayerNorm for width {gamma[0]} was given {tuple(x)}")
         return x, x[:-1], x[:-1]
 
-    row_norm_backward = _operator("layer_norm_backward", norm_gradient_shapes, _three_like_first)
+    row_norm_backward = operator("layer_norm_backward", norm_gradient_shapes, _three_like_first)
 
     def row_norm_gradient(x, gamma, beta, epsilon, out, dout):
         dx, dgamma, dbeta = row_norm_backward(dout[0], x, gamma, out[1], out[2])
         return dx, dgamma, dbeta, ops.zeros_like(epsilon)
 
-    layer_norm = _operator("layer_norm", row_norm_shapes, _three_like_first, row_norm_gradient)
+    layer_norm = operator("layer_norm", row_norm_shapes, _three_like_first, row_norm_gradient)
 
-    silu_backward = _operator("silu_backward", _like_first, _like_first)
+    silu_backward = operator("silu_backward", _like_first, _like_first)
 
     def silu_gradient(x, out, dout):
         return (silu_backward(dout, x),)
 
-    silu = _operator("silu", _like_first, _like_first, silu_gradient)
+    silu = operator("silu", _like_first, _like_first, silu_gradient)
 
     def channels_shape(x, t):
         if tuple(x[:2]) != tuple(t):
             raise ValueError(f"values for channels {tuple(t)} were given {tuple(x)}")
         return x
 
-    sum_of_channels = _operator("sum_of_channels", _like_second, _like_first)
+    sum_of_channels = operator("sum_of_channels", _like_second, _like_first)
 
     def channels_gradient(x, t, out, dout):
         return dout, sum_of_channels(dout, t)
 
-    add_to_channels = _operator("add_to_channels", channels_shape, _like_first, channels_gradient)
+    add_to_channels = operator("add_to_channels", channels_shape, _like_first, channels_gradient)
 
     linear, linear_with_bias = _make_linear(False), _make_linear(True)
 
@@ -262,12 +269,12 @@ def _make_operators() -> None:
     def swapped_shape(x):
         return x[0], x[2], x[1]
 
-    transpose_backward = _operator("transpose", swapped_shape, _like_first)
+    transpose_backward = operator("transpose", swapped_shape, _like_first)
 
     def transpose_gradient(x, out, dout):
         return (transpose_backward(dout),)
 
-    transpose = _operator("transpose", swapped_shape, _like_first, transpose_gradient)
+    transpose = operator("transpose", swapped_shape, _like_first, transpose_gradient)
 
     def one(*values):
         return (1,)
@@ -275,9 +282,9 @@ def _make_operators() -> None:
     def all_but_first(coefficient, *tensors):
         return tensors
 
-    sum_of_squares = _operator("sum_of_squares", one, _like_first)
-    scale_all = _operator("scale_all", all_but_first, all_but_first)
-    move_averages, adam = _operator("move_averages", one, _like_first), _operator("adam", one, _like_first)
-    for operator in (move_averages, adam):
+    sum_of_squares = operator("sum_of_squares", one, _like_first)
+    scale_all = operator("scale_all", all_but_first, all_but_first)
+    move_averages, adam = operator("move_averages", one, _like_first), operator("adam", one, _like_first)
+    for in_place in (move_averages, adam):
         # They write into their inputs. MindSpore, told so, keeps the order and hands over parameters, not copies.
-        operator.add_prim_attr("side_effect_mem", True)
+        in_place.add_prim_attr("side_effect_mem", True)

@@ -12,7 +12,7 @@ import mindspore as ms
 from mindspore import mint, ops
 
 from mindone_ddpm.backends import substitutes
-from mindone_ddpm.backends.cpu import native
+from mindone_ddpm.backends.cpu import blocks, native
 from mindone_ddpm.backends.substitutes import Replacements
 from mindone_ddpm.common.libraries import quiet_imports
 
@@ -47,7 +47,7 @@ _mint_conv2d_init = mint.nn.Conv2d.__init__
 def conv2d_init(self, *arguments, **options):
     """A Conv2d that knows its operator in C++."""
     _mint_conv2d_init(self, *arguments, **options)
-    self.native, self.native_settings = None, None
+    self.native, self.native_settings, self.in_bf16 = None, None, False
     if self.padding_mode == "zeros" and not isinstance(self.padding, str):
         self.native, self.native_settings = native.convolution(
             self.stride, self.padding, self.dilation, self.groups, self.bias is not None
@@ -57,6 +57,7 @@ def conv2d_init(self, *arguments, **options):
 def conv2d_compute_inside(self, precision):
     """See :func:`compute_inside`."""
     if precision == "bf16" and self.native is not None:
+        self.in_bf16 = True
         self.native, self.native_settings = native.convolution(
             self.stride, self.padding, self.dilation, self.groups, self.bias is not None, native.BF16
         )
@@ -113,12 +114,6 @@ def linear_construct(self, x):
 # --- residual blocks ------------------------------------------------------------------------------------------------
 
 
-def activates_in_norm(block):
-    """Whether a ResnetBlock2D's normalisations and their activations can be one operator."""
-    plain = type(block.norm1) is type(block.norm2) is mint.nn.GroupNorm
-    return plain and isinstance(block.nonlinearity, mint.nn.SiLU)
-
-
 def _activated_norm(block, norm, input):
     if block.activates_in_norm and are_float32(input, norm.weight):
         return group_norm(norm, input, 1.0)
@@ -172,10 +167,15 @@ def mask_of_heads(attn, mask, batch_size, length):
 def attention_construct(
     self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None, *args, **kwargs
 ):
-    """mindone's AttnProcessor2_0: softmax(scale q k^T + mask) v of several heads (Vaswani et al. 2017, section 3.2).
+    """mindone's AttnProcessor2_0: softmax(scale q k^T + mask) v of several heads (Vaswani et al. 2017, section 3.2)."""
+    is_alone = encoder_hidden_states is None and attention_mask is None
+    if attn.operator is not None and is_alone and hidden_states.ndim == 4:
+        return blocks.attention(attn, hidden_states)
+    return _attention_by_layers(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
-    Without a mask each head reads its columns where they are, instead of from a transposed copy.
-    """
+
+def _attention_by_layers(attn, hidden_states, encoder_hidden_states, attention_mask, temb):
+    """Without a mask each head reads its columns where they are, instead of from a transposed copy."""
     residual = hidden_states
     if attn.spatial_norm is not None:
         hidden_states = attn.spatial_norm(hidden_states, temb)
@@ -229,18 +229,21 @@ OPERATORS = Replacements(
             "__init__": conv2d_init,
             "construct": conv2d_construct,
             "native": None,
+            "in_bf16": False,
             "compute_inside": conv2d_compute_inside,
         },
         ("mindspore.mint.nn", "GroupNorm"): {**INSIDE, "construct": group_norm_construct},
         ("mindspore.mint.nn", "LayerNorm"): {**INSIDE, "construct": layer_norm_construct},
         ("mindspore.mint.nn", "Linear"): {**INSIDE, "construct": linear_construct},
         ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {
-            "activates_in_norm": property(activates_in_norm),
+            **blocks.RESNET_BLOCK,
+            "activates_in_norm": property(blocks.activates_in_norm),
             "activated_norm": activated_norm,
             "add_to_channels": add_to_channels,
         },
         ("mindone.diffusers.models.attention_processor", "Attention"): {
             **INSIDE,
+            **blocks.ATTENTION,
             "math_attention_op": math_attention_construct,
         },
         ("mindone.diffusers.models.attention_processor", "AttnProcessor2_0"): {"__call__": attention_construct},

@@ -13,7 +13,7 @@ from mindone_ddpm.config.groups import (
 from mindone_ddpm.evaluation.config import EvaluationConfig, ValidationConfig
 from mindone_ddpm.models.config import ModelConfig, read_model_config
 from mindone_ddpm.models.presets import check_size
-from mindone_ddpm.objectives.config import OF_FLOW_MATCHING, NoiseScheduleConfig
+from mindone_ddpm.objectives.config import OF_DDPM, OF_FLOW_MATCHING, NoiseScheduleConfig
 
 
 @dataclass
@@ -75,7 +75,8 @@ class TrainingConfig(ValidationConfig, EvaluationConfig, LabelConfig, NoiseSched
         given = [f"--{name}" for name in sources if getattr(self, name) is not None]
         if len(given) > 1:
             problems.append(f"{' and '.join(given)}: give only one of them")
-        if self.objective == "auto" and self.pretrained_model_name_or_path is None and self.recipe is None:
+        stays_ddpm = self.recipe is None or self.not_default(OF_DDPM)  # else the recipe chooses flow matching
+        if self.objective == "auto" and self.pretrained_model_name_or_path is None and stays_ddpm:
             problems += [
                 f"--{name}: give it with --objective flow_matching" for name in self.not_default(OF_FLOW_MATCHING)
             ]

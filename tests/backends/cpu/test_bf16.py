@@ -12,6 +12,7 @@ import pytest
 from conftest import NEEDS_ONEDNN_3, ROOT, run_program
 from mindspore import mint, nn
 from test_native import CONVOLUTIONS, attention_reference, convolution_reference
+from test_operators import cell_and_gradients
 
 from mindone_ddpm.backends.cpu import native, operators
 from mindone_ddpm.common import machine
@@ -156,6 +157,39 @@ def test_a_network_in_bf16_has_float32_between_its_layers(either_mode):
     assert after.dtype == ms.float32
     assert_close(after.asnumpy(), before, 8 * HALF_STEP)
     assert all(parameter.dtype == ms.float32 for parameter in in_bf16.get_parameters())
+
+
+@NEEDS_BF16
+@NEEDS_ONEDNN_3
+@pytest.mark.parametrize("kind", ["residual block", "attention"])
+def test_whole_blocks_are_their_layers(kind, monkeypatch):
+    """One operator rounds as ten do: the same bits, forward and backward."""
+    from mindone.diffusers.models.attention_processor import Attention
+    from mindone.diffusers.models.resnet import ResnetBlock2D
+
+    generator = np.random.default_rng(0)
+    x, temb = (ms.Tensor(generator.standard_normal(shape), ms.float32) for shape in ((2, 32, 6, 6), (2, 6)))
+    if kind == "attention":
+        block = Attention(32, heads=1, dim_head=32, norm_num_groups=4, bias=True, residual_connection=True)
+        inputs = (x,)
+    else:
+        block, inputs = ResnetBlock2D(in_channels=32, out_channels=48, temb_channels=6, groups=4), (x, temb)
+    set_compute_precision(block.set_train(), "bf16")
+    assert native.BF16 in block.operator.func
+
+    class Network(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.block = block
+
+        def construct(self, images, temb=None):
+            return self.block(images, temb)
+
+    whole, gradients = cell_and_gradients(Network(), *inputs)
+    monkeypatch.setattr(type(block), "operator", property(lambda block: None))
+    by_layers, gradients_by_layers = cell_and_gradients(Network(), *inputs)
+    for one, other in zip((whole, *gradients), (by_layers, *gradients_by_layers), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * np.abs(other).max())
 
 
 def test_what_the_processor_says(monkeypatch):

@@ -8,8 +8,7 @@ import pytest
 from conftest import NEEDS_ONEDNN_3, without_substitutes
 from mindspore import nn
 
-from mindone_ddpm.backends import substitutes
-from mindone_ddpm.backends.cpu import operators
+from mindone_ddpm.backends.cpu import blocks, operators
 from mindone_ddpm.backends.cpu.operators import OPERATORS
 from mindone_ddpm.backends.substitutes import SUBSTITUTES
 
@@ -46,26 +45,51 @@ def assert_same_as_mindones(owner, method, network, inputs):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
     "settings",
     [
         {},
+        {"out_channels": 8},
+        {"out_channels": 8, "temb_channels": None},
+        {"temb_channels": None},
+    ],
+    ids=str,
+)
+def test_usual_residual_blocks_are_one_operator(either_mode, settings, training):
+    """Against mindone's own construct over the same operators. Without training the gradient computes all again."""
+    from mindone.diffusers.models.resnet import ResnetBlock2D
+
+    block = ResnetBlock2D(in_channels=4, **{"temb_channels": 6, "groups": 2, **settings}).set_train(training)
+    assert block.operator is not None
+    check_residual_block(block)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
         {"out_channels": 8, "output_scale_factor": 2**0.5},
         {"time_embedding_norm": "scale_shift", "skip_time_act": True},
-        {"temb_channels": None},
         {"non_linearity": "gelu"},
+        {"dropout": 0.5},
         {"up": True},
         {"down": True},
     ],
     ids=str,
 )
-def test_residual_blocks_are_mindones(either_mode, settings):
+def test_unusual_residual_blocks(either_mode, settings):
     """The block as it is compiled here, against mindone's own construct over the same operators."""
     from mindone.diffusers.models.resnet import ResnetBlock2D
 
-    assert ResnetBlock2D.construct is substitutes.resnet_block_construct
-    assert ResnetBlock2D(in_channels=4, temb_channels=6, groups=2).activates_in_norm
+    assert ResnetBlock2D.construct is blocks.resnet_block_construct
     block = ResnetBlock2D(in_channels=4, **{"temb_channels": 6, "groups": 2, **settings})
+    assert block.set_train().operator is None
+    check_residual_block(block.set_train(False))  # without dropout
+
+
+def check_residual_block(block):
+    from mindone.diffusers.models.resnet import ResnetBlock2D
+
     generator = np.random.default_rng(0)
     inputs = [ms.Tensor(generator.standard_normal((2, 4, 6, 6)), ms.float32)]
     if block.time_emb_proj is not None:
@@ -86,6 +110,7 @@ def test_residual_blocks_are_mindones(either_mode, settings):
     ("settings", "shape"),
     [
         ({"norm_num_groups": 4, "bias": True, "residual_connection": True, "rescale_output_factor": 2.0}, (2, 8, 3, 5)),
+        ({"norm_num_groups": 4, "bias": True, "residual_connection": True}, (2, 8, 3, 5)),
         ({}, (2, 7, 8)),
         ({"cross_attention_dim": 6, "cross_attention_norm": "layer_norm"}, (2, 7, 8)),
         ({"norm_num_groups": 2, "qk_norm": "layer_norm"}, (2, 7, 8)),
@@ -97,6 +122,7 @@ def test_attention_layers_are_mindones(either_mode, settings, shape):
 
     assert AttnProcessor2_0.__call__ is operators.attention_construct
     attention = Attention(query_dim=8, heads=2, dim_head=4, **settings)
+    assert (attention.operator is not None) == (len(shape) == 4 and "rescale_output_factor" not in settings)
     generator = np.random.default_rng(0)
     inputs = [ms.Tensor(generator.standard_normal(shape), ms.float32)]
     if "cross_attention_dim" in settings:
