@@ -70,7 +70,15 @@ def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["wrong.cpp"]
 
 
-def test_the_library_is_compiled_once(tmp_path, monkeypatch):
+@pytest.fixture
+def unoptimized(monkeypatch):
+    """Compiles in 2 s instead of 5: what the library computes is not asked."""
+    flags = tuple("-O0" if flag == "-O3" else flag for flag in compiler.FLAGS)
+    assert flags != compiler.FLAGS
+    monkeypatch.setattr(compiler, "FLAGS", flags)
+
+
+def test_the_library_is_compiled_once(tmp_path, monkeypatch, unoptimized):
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
     path = compiler.compile_library()
     when = path.stat().st_mtime_ns
@@ -98,7 +106,7 @@ def test_the_library_is_compiled_in_the_background(tmp_path, monkeypatch):
         compiler.compile_library()
 
 
-def test_damaged_libraries_are_made_again(tmp_path, monkeypatch):
+def test_damaged_libraries_are_made_again(tmp_path, monkeypatch, unoptimized):
     """Loading a library that was cut off ends the process by SIGBUS, without a word."""
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
     source = tmp_path / "source.so"
@@ -113,7 +121,7 @@ def test_damaged_libraries_are_made_again(tmp_path, monkeypatch):
     assert path.read_bytes() == source.read_bytes()
 
 
-def test_only_the_newest_libraries_are_kept(tmp_path, monkeypatch):
+def test_only_the_newest_libraries_are_kept(tmp_path, monkeypatch, unoptimized):
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
     for age in range(1, 9):
         for kind in ("native", "onednn"):
@@ -125,7 +133,7 @@ def test_only_the_newest_libraries_are_kept(tmp_path, monkeypatch):
     assert left == [*(f"native-{age}.so" for age in range(1, 5)), *(f"onednn-{age}.so" for age in range(1, 9))]
 
 
-def test_the_library_is_known_by_its_real_path(tmp_path, monkeypatch):
+def test_the_library_is_known_by_its_real_path(tmp_path, monkeypatch, unoptimized):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path / "link"))
@@ -133,7 +141,7 @@ def test_the_library_is_known_by_its_real_path(tmp_path, monkeypatch):
     assert (compiler.compile_library().stat().st_mode & 0o777) == 0o755
 
 
-def test_the_first_of_two_processes_that_compile_at_once_wins(tmp_path, monkeypatch):
+def test_the_first_of_two_processes_that_compile_at_once_wins(tmp_path, monkeypatch, unoptimized):
     """The second must not put another file in the place of the one that the first has opened."""
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
     run, first = subprocess.run, b"of the first process"

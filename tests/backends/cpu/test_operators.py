@@ -45,14 +45,14 @@ def assert_same_as_mindones(owner, method, network, inputs):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "training"),
     [
-        {},
-        {"out_channels": 8},
-        {"out_channels": 8, "temb_channels": None},
-        {"temb_channels": None},
+        ({}, True),
+        ({"out_channels": 8}, True),
+        ({"out_channels": 8}, False),
+        ({"out_channels": 8, "temb_channels": None}, True),
+        ({"temb_channels": None}, False),
     ],
     ids=str,
 )
