@@ -17,6 +17,7 @@ them. A run that has ended is not made again. Needs scripts/peer.sh.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -90,7 +91,10 @@ def make_data(name: str, folder: Path, images: Path | None) -> None:
         if images is None:
             size = DATA[name].size
             raise SystemExit(f"{name}: give --images, a folder of {size}x{size} PNG files")
-        pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(images.rglob("*.png"))[:10_000]])
+        mode = "L" if DATA[name].channels == 1 else "RGB"
+        pixels = np.stack(
+            [np.asarray(Image.open(path).convert(mode)) for path in sorted(images.rglob("*.png"))[:10_000]]
+        )
     if name in ("digits", "few", "few_fashion"):  # the other files are in no order
         pixels = pixels[np.random.default_rng(0).permutation(len(pixels))]
     training, real = (pixels[:FEW], pixels[FEW : FEW + 3000]) if name.startswith("few") else (pixels, pixels)
@@ -180,7 +184,10 @@ def main() -> None:
     arguments = parser.parse_args()
     name, data, root = arguments.data, DATA[arguments.data], Path(arguments.folder).resolve() / arguments.data
     if not (root / "data").exists():
-        make_data(name, root / "data", arguments.images)
+        unfinished = root / f"data-{os.getpid()}"  # of programs beside one another, the first that is done counts
+        make_data(name, unfinished, arguments.images)
+        with contextlib.suppress(OSError):
+            unfinished.rename(root / "data")
     rows = rows_of(arguments.rows)
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for title, row, share in rows:
@@ -197,18 +204,20 @@ def main() -> None:
     print(table_of_means(summaries))
     if arguments.pictures is not None:
         arguments.pictures.mkdir(parents=True, exist_ok=True)
-        draw(data, root, arguments.pictures / f"quality-{name}", rows, summaries)
+        draw(data, root, arguments.pictures / f"quality-{name}", rows, summaries, arguments.first_seed)
 
 
-def draw(data: Data, root: Path, start: Path, rows: list[tuple[str, str, float]], summaries: dict[str, Any]) -> None:
-    """The curves of all rows, and images of the first seed."""
+def draw(
+    data: Data, root: Path, start: Path, rows: list[tuple[str, str, float]], summaries: dict[str, Any], seed: int
+) -> None:
+    """The curves of all rows, and images of a seed."""
     figure, curves = f"{data.features}_frechet_distance", {}
     for name in dict.fromkeys(name for _, name, _ in rows):
         curves[name] = points_of([summaries[title] for title, row, _ in rows if row == name], figure)
     draw_curves(curves, start.with_name(f"{start.name}-curves.png"))
     images = {}
     for title, _, _ in rows:
-        model = root / f"{folder_name(title)}-0"
+        model = root / f"{folder_name(title)}-{seed}"
         output = model.with_name(f"{model.name}-images")
         if not output.exists():
             flags = ("--num_images", SHOWN, "--scheduler", "dpmsolver++", "--num_inference_steps", 25)

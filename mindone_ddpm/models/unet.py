@@ -183,6 +183,7 @@ def checkpoint_gradients(unet: Any) -> None:
     for _, cell in unet.cells_and_names():
         if type(cell).__name__ in ("ResnetBlock2D", "Attention", "FeedForward"):
             cell.recompute()
+            cell.is_recomputed = True  # for backends that would make one operator of it, which has nothing to recompute
 
 
 def num_parameters(network: Any) -> int:

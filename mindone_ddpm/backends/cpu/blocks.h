@@ -1,5 +1,5 @@
-// What operators share that are made of the other files' operators: one in the place of ten, so that MindSpore compiles a
-// tenth of the nodes, and launches as few. The operators that they call are measured, so they themselves are not.
+// What operators share that are made of the other files' operators: one in the place of ten, so that MindSpore has fewer
+// nodes to compile and to launch. The operators that they call are measured, so they themselves are not.
 
 #pragma once
 
@@ -50,7 +50,7 @@ constexpr Products in_float32 = {::attention,         ::attention_backward, ::co
 constexpr Products in_bf16 = {attention_bf16,         attention_backward_bf16, conv2d_bf16,          conv2d_to_input_bf16,
                               conv2d_to_weights_bf16, linear_bf16,             linear_to_input_bf16, linear_to_weights_bf16};
 
-// An operator on tensors, the last of which it writes. Returns 0, or what has failed.
+// An operator on tensors: inputs, then outputs. Returns 0, or what has failed.
 inline int call(Function function, std::initializer_list<Tensor> tensors) {
     void *parameters[16];
     int64_t *shapes[16];
@@ -90,6 +90,7 @@ class Places {
 inline void add_to(void *to, const void *more, int64_t size) {
     auto *result = static_cast<float *>(to);
     const auto *values = static_cast<const float *>(more);
+    const Clock clock("add");
     std::lock_guard<std::mutex> lock(turn);
     parallel((size + block - 1) / block, [&](int64_t number) {
         const int64_t end = std::min(size, (number + 1) * block);

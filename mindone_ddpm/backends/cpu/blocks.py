@@ -4,8 +4,8 @@ MindSpore's compiler takes some time for each function, condition, tuple, and ce
 So what is known before is decided here, in properties of the cells, and what a graph compiles is a single call.
 
 The parameters of the operators are listed in ``resnet_block.cpp`` and ``attention_block.cpp``. The first output is the
-result; the others are for the gradient. All is float32. The gradient of the weights is an operator of its own, so that
-frozen weights cost nothing.
+result; the others are for the gradient, or memory to work in. All is float32. The gradient of the weights is an
+operator of its own, so that frozen weights cost nothing.
 """
 
 from __future__ import annotations
@@ -42,14 +42,16 @@ def parameters_of(**paths: str) -> dict[str, Any]:
 
 def _is_plain_convolution(convolution, size):
     """Whether a convolution is one that a block's operator has."""
+    if type(convolution) is not mint.nn.Conv2d or convolution.native is None:
+        return False
     found = (convolution.kernel_size, convolution.stride, convolution.padding, convolution.dilation)
-    return (
-        type(convolution) is mint.nn.Conv2d
-        and convolution.native is not None
-        and convolution.bias is not None
-        and convolution.groups == 1
-        and found == ((size, size), (1, 1), (size // 2, size // 2), (1, 1))
-    )
+    plain = ((size, size), (1, 1), (size // 2, size // 2), (1, 1))
+    return found == plain and convolution.groups == 1 and convolution.bias is not None
+
+
+def is_recomputed(cell):
+    """Whether the backward pass is to compute a cell again. Layer by layer it can; of one operator all is an output."""
+    return getattr(cell, "is_recomputed", False)
 
 
 def _is_plain_linear(layer):
@@ -81,7 +83,8 @@ def resnet_block(has_embedding: bool, has_shortcut: bool, keeps: bool, suffix: s
     Args:
         has_embedding: the time's embedding is projected and added between the two halves.
         has_shortcut: the shortcut is a convolution of 1x1.
-        keeps: what the gradient needs is kept. Without, it takes no memory, and the gradient computes it again.
+        keeps: what the gradient needs is kept. Without, there is one tensor to work in, and the gradient computes all
+            again.
         suffix: :data:`native.BF16`, or nothing for products in float32.
     """
     variant = (has_embedding, has_shortcut, keeps)
@@ -95,6 +98,8 @@ def resnet_block(has_embedding: bool, has_shortcut: bool, keeps: bool, suffix: s
     def shapes(x, g1, b1, w1, c1, g2, b2, w2, c2, embedding, *others):
         if w1[1] != x[1]:
             raise ValueError(f"a residual block for {w1[1]} channels was given {tuple(x)}")
+        if has_embedding and tuple(embedding) != (x[0], others[0][1]):
+            raise ValueError(f"a residual block for {tuple(x)} and width {others[0][1]} was given {tuple(embedding)}")
         result, size_in, size_out, small = sizes(x, c1, embedding)
         if not keeps:
             return result, (max(size_in, size_out) + small,)
@@ -149,6 +154,9 @@ def resnet_block_of(block):
         or not _are_alike(layers, (block.norm1, block.norm2))
         or block.upsample is not None
         or block.downsample is not None
+        or block.conv2.weight.shape[:2] != (block.conv1.weight.shape[0],) * 2
+        or (shortcut is None and block.conv1.weight.shape[0] != block.conv1.weight.shape[1])
+        or is_recomputed(block)
         or block.skip_time_act
         or block.time_embedding_norm != "default"
         or (block.training and block.dropout.p > 0)
@@ -166,6 +174,16 @@ def _resnet_block_settings(block):
 
 
 def _with_embedding(block, input, temb):
+    if temb.shape[0] != input.shape[0]:
+        temb = ops.broadcast_to(temb, (input.shape[0], temb.shape[1]))
+    return _of_parameters(block, input, temb)
+
+
+def _without_embedding(block, input, temb):
+    return _of_parameters(block, input, NOTHING)
+
+
+def _of_parameters(block, input, temb):
     results = block.operator(
         input, block.norm1_weight, block.norm1_bias, block.conv1_weight, block.conv1_bias,
         block.norm2_weight, block.norm2_bias, block.conv2_weight, block.conv2_bias,
@@ -173,10 +191,6 @@ def _with_embedding(block, input, temb):
         block.settings,
     )  # fmt: skip
     return results[0]
-
-
-def _without_embedding(block, input, temb):
-    return _with_embedding(block, input, NOTHING)
 
 
 def _form(block):
@@ -187,6 +201,8 @@ def _form(block):
 
 
 def _resnet_block(block, input, temb):
+    if input.dtype != ms.float32:
+        return substitutes.resnet_block_construct(block, input, temb)
     return block.form(block, input, temb)
 
 
@@ -210,10 +226,11 @@ RESNET_BLOCK = {
 
 
 @functools.cache
-def attention_block(suffix: str = "") -> ops.Custom:
+def attention_block(heads: int, suffix: str = "") -> ops.Custom:
     """mindone's Attention among the pixels of (n, c, h, w), behind a group norm, added to its input.
 
     Args:
+        heads: how many.
         suffix: :data:`native.BF16`, or nothing for products in float32.
     """
 
@@ -226,8 +243,7 @@ def attention_block(suffix: str = "") -> ops.Custom:
         if wq[1] != x[1]:
             raise ValueError(f"attention for {wq[1]} channels was given {tuple(x)}")
         queries, tokens = sizes(x, wq)
-        # The number of heads is a value, not a shape: room for as many as there are channels.
-        kept = math.prod(tokens) + 5 * math.prod(queries) + 2 * x[0] * x[1]
+        kept = math.prod(tokens) + 4 * math.prod(queries) + x[0] * tokens[1] * heads + 2 * x[0] * x[1]
         return x, (kept,), (math.prod(x),)
 
     def input_shapes(x, gamma, beta, wq, *others):
@@ -237,8 +253,8 @@ def attention_block(suffix: str = "") -> ops.Custom:
     def weights_shapes(x, gamma, beta, wq, bq, wk, bk, wv, bv, wo, bo, *others):
         return wq, bq, wk, bk, wv, bv, wo, bo
 
-    to_input = native.operator(f"attention_block_to_input{suffix}", input_shapes, _types(9))
-    to_weights = native.operator(f"attention_block_to_weights{suffix}", weights_shapes, _types(8))
+    to_input = native.operator(f"attention_block_to_input{suffix}", input_shapes, _types(9), settings=(heads,))
+    to_weights = native.operator(f"attention_block_to_weights{suffix}", weights_shapes, _types(8), settings=(heads,))
 
     def gradient(x, gamma, beta, wq, bq, wk, bk, wv, bv, wo, bo, settings, out, dout):
         dx, dgamma, dbeta, dlast, dq, dk, dv, _, _ = to_input(
@@ -249,7 +265,7 @@ def attention_block(suffix: str = "") -> ops.Custom:
         )
         return dx, dgamma, dbeta, dwq, dbq, dwk, dbk, dwv, dbv, dwo, dbo, ops.zeros_like(settings)
 
-    return native.operator(f"attention_block{suffix}", shapes, _types(3), gradient)
+    return native.operator(f"attention_block{suffix}", shapes, _types(3), gradient, (heads,))
 
 
 def attention_of(attn):
@@ -266,11 +282,13 @@ def attention_of(attn):
         or not attn.residual_connection
         or attn.rescale_output_factor != 1
         or (attn.training and attn.to_out[1].p > 0)
-        or len({layer.weight.shape[0] for layer in layers[:3]}) > 1
+        or len({layer.weight.shape for layer in layers[:3]}) > 1
+        or attn.to_out[0].weight.shape != attn.to_q.weight.shape[::-1]
+        or is_recomputed(attn)
         or attn.to_q.weight.shape[0] % attn.heads != 0
     ):
         return None
-    return attention_block(native.BF16 if attn.in_bf16 else "")
+    return attention_block(attn.heads, native.BF16 if attn.in_bf16 else "")
 
 
 def _attention_settings(attn):

@@ -23,10 +23,11 @@ from mindone_ddpm.common.machine import cpu_features
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 
-# No -ffast-math: infinities and NaN keep their meaning.
+# No -ffast-math: infinities and NaN keep their meaning. Symbolic: what operators call is this library's own, whatever
+# other libraries of the process have by the same name.
 FLAGS = (
     *("-std=c++17", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math"),
-    *("-ffp-contract=fast", "-shared", "-fPIC"),
+    *("-ffp-contract=fast", "-shared", "-fPIC", "-Wl,-Bsymbolic"),
 )
 
 HASH_BYTES = hashlib.sha256().digest_size

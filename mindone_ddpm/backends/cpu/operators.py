@@ -169,7 +169,7 @@ def attention_construct(
 ):
     """mindone's AttnProcessor2_0: softmax(scale q k^T + mask) v of several heads (Vaswani et al. 2017, section 3.2)."""
     is_alone = encoder_hidden_states is None and attention_mask is None
-    if attn.operator is not None and is_alone and hidden_states.ndim == 4:
+    if attn.operator is not None and is_alone and hidden_states.ndim == 4 and hidden_states.dtype == ms.float32:
         return blocks.attention(attn, hidden_states)
     return _attention_by_layers(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 

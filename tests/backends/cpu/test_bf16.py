@@ -163,7 +163,7 @@ def test_a_network_in_bf16_has_float32_between_its_layers(either_mode):
 @NEEDS_ONEDNN_3
 @pytest.mark.parametrize("kind", ["residual block", "attention"])
 def test_whole_blocks_are_their_layers(kind, monkeypatch):
-    """One operator rounds as ten do: the same bits, forward and backward."""
+    """One operator rounds as ten do, forward and backward."""
     from mindone.diffusers.models.attention_processor import Attention
     from mindone.diffusers.models.resnet import ResnetBlock2D
 

@@ -311,6 +311,12 @@ def test_shapes_that_do_not_fit_are_errors():
     x = ms.Tensor(np.ones((2, 8, 6)), ms.float32)
     query = ms.Tensor(np.ones((2, 4, 1, 6)), ms.float32)
     other = ms.Tensor(np.ones((4, 4, 1, 6)), ms.float32)
+    from mindone.diffusers.models.attention_processor import Attention
+    from mindone.diffusers.models.resnet import ResnetBlock2D
+
+    images, embedding = ops.ones((2, 4, 3, 3)), ops.ones((2, 6))
+    block = ResnetBlock2D(in_channels=4, temb_channels=6, groups=2)
+    attention = Attention(4, heads=1, dim_head=4, norm_num_groups=2, bias=True, residual_connection=True)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     for wrong in (
         lambda: mint.nn.Linear(7, 4)(x),
@@ -318,8 +324,12 @@ def test_shapes_that_do_not_fit_are_errors():
         lambda: mint.nn.LayerNorm(4)(x),
         lambda: native.attention(query, other, other, ms.Tensor([1.0], ms.float32)),
         lambda: native.add_to_channels(x, x[:1, :, 0]),
+        lambda: block(images[:, :1], embedding),
+        lambda: block(images, ops.ones((3, 6))),
+        lambda: block(images, ops.ones((2, 5))),
+        lambda: attention(images[:, :2]),
     ):
-        with pytest.raises(ValueError, match="given"):
+        with pytest.raises(ValueError, match="given|in order to broadcast"):
             wrong()
 
 

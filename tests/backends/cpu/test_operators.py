@@ -70,6 +70,7 @@ def test_usual_residual_blocks_are_one_operator(either_mode, settings, training)
     [
         {"out_channels": 8, "output_scale_factor": 2**0.5},
         {"time_embedding_norm": "scale_shift", "skip_time_act": True},
+        {"conv_2d_out_channels": 8},
         {"non_linearity": "gelu"},
         {"dropout": 0.5},
         {"up": True},
