@@ -21,7 +21,7 @@ struct AttentionBlock {
     const int64_t size, inner_size;
     float norm[3], scale;
     const Tensor norm_settings, scale_setting;
-    Tensor tokens{}, queries{}, keys{}, values{}, attended{}, logs{}, mean{}, deviation{};
+    Tensor tokens{}, queries{}, keys{}, values{}, attended{}, logs{}, mean{}, inverse_deviation{};
 
     AttentionBlock(const Given &all, const float *settings)
         : given(all), x(all[0]), gamma(all[1]), beta(all[2]), samples(x.shape[0]), channels(x.shape[1]),
@@ -42,7 +42,7 @@ struct AttentionBlock {
         attended = {places.take(inner_size), inner_shape, 3};
         logs = {places.take(samples * length * heads), logs_shape, 3};
         mean = as_tensor(places.take(samples * channels), channels);
-        deviation = as_tensor(places.take(samples * channels), channels);
+        inverse_deviation = as_tensor(places.take(samples * channels), channels);
     }
 
     Tensor by_heads(const Tensor &tensor) const { return {tensor.data, heads_shape, 4}; }
@@ -56,7 +56,7 @@ int forward(AttentionBlock &own, const Products &products) {
     void *result = given[given_to_layer].data, *spare = given[given_to_layer + 2].data;
     own.keep_in(given[given_to_layer + 1].data);
     if (call(group_norm, {own.x, own.gamma, own.beta, own.norm_settings, own.like_channels(spare), own.mean,
-                          own.deviation}) ||
+                          own.inverse_deviation}) ||
         call(transpose, {own.like_channels(spare), own.tokens}) ||
         call(products.linear, {own.tokens, given[3], given[4], own.queries}) ||
         call(products.linear, {own.tokens, given[5], given[6], own.keys}) ||
@@ -94,7 +94,7 @@ int to_input(AttentionBlock &own, const Products &products) {
     if (call(products.linear_to_input, {dvalues, own.tokens, given[7], own.like_tokens(sum)})) return 1;
     add_to(sum, spare, own.size);
     if (call(transpose, {own.like_tokens(sum), own.like_channels(spare)}) ||
-        call(group_norm_backward, {own.like_channels(spare), own.x, own.gamma, own.beta, own.mean, own.deviation,
+        call(group_norm_backward, {own.like_channels(spare), own.x, own.gamma, own.beta, own.mean, own.inverse_deviation,
                                    own.norm_settings, dx, given[first + 1], given[first + 2]}))
         return 1;
     add_to(dx.data, dout.data, own.size);
@@ -119,15 +119,15 @@ int to_weights(AttentionBlock &own, const Products &products) {
 
 #define ATTENTION_BLOCK AttentionBlock own({parameters, axes, shapes}, static_cast<const float *>(parameters[11]))
 #define OPERATORS(suffix, products)                                   \
-    extern "C" int attention_block##suffix(BLOCK_PARAMETERS) {             \
+    extern "C" int attention_block##suffix(BLOCK_PARAMETERS) {        \
         ATTENTION_BLOCK;                                              \
         return forward(own, products);                                \
     }                                                                 \
-    extern "C" int attention_block_to_input##suffix(BLOCK_PARAMETERS) {    \
+    extern "C" int attention_block_to_input##suffix(BLOCK_PARAMETERS) {\
         ATTENTION_BLOCK;                                              \
         return to_input(own, products);                               \
     }                                                                 \
-    extern "C" int attention_block_to_weights##suffix(BLOCK_PARAMETERS) {  \
+    extern "C" int attention_block_to_weights##suffix(BLOCK_PARAMETERS) {\
         ATTENTION_BLOCK;                                              \
         return to_weights(own, products);                             \
     }

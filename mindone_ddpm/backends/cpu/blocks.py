@@ -174,7 +174,7 @@ def _resnet_block_settings(block):
 
 
 def _with_embedding(block, input, temb):
-    if temb.shape[0] != input.shape[0]:
+    if temb.shape[0] == 1 and input.shape[0] != 1:  # others that do not fit are the operator's error
         temb = ops.broadcast_to(temb, (input.shape[0], temb.shape[1]))
     return _of_parameters(block, input, temb)
 

@@ -149,25 +149,25 @@ int to_weights(ResnetBlock &own, const Products &products) {
 }  // namespace
 
 #define RESNET_BLOCK ResnetBlock own({parameters, axes, shapes}, static_cast<const float *>(parameters[14]))
-#define OPERATORS(suffix, products)                                                              \
-    extern "C" int resnet_block##suffix(BLOCK_PARAMETERS) {                                           \
-        RESNET_BLOCK;                                                                            \
-        own.keep_in(parameters[given_to_block + 1]);                                             \
+#define OPERATORS(suffix, products)                                                                \
+    extern "C" int resnet_block##suffix(BLOCK_PARAMETERS) {                                        \
+        RESNET_BLOCK;                                                                              \
+        own.keep_in(parameters[given_to_block + 1]);                                               \
         return forward(own, parameters[given_to_block], parameters[given_to_block + 2], products); \
-    }                                                                                            \
-    extern "C" int resnet_block_once##suffix(BLOCK_PARAMETERS) {                                      \
-        RESNET_BLOCK;                                                                            \
-        void *result = parameters[given_to_block], *kept = parameters[given_to_block + 1];       \
-        own.pass_through(result, kept);                                                          \
-        return forward(own, result, kept, products);                                             \
-    }                                                                                            \
-    extern "C" int resnet_block_to_input##suffix(BLOCK_PARAMETERS) {                                  \
-        RESNET_BLOCK;                                                                            \
-        return to_input(own, products);                                                          \
-    }                                                                                            \
-    extern "C" int resnet_block_to_weights##suffix(BLOCK_PARAMETERS) {                                \
-        RESNET_BLOCK;                                                                            \
-        return to_weights(own, products);                                                        \
+    }                                                                                              \
+    extern "C" int resnet_block_once##suffix(BLOCK_PARAMETERS) {                                   \
+        RESNET_BLOCK;                                                                              \
+        void *result = parameters[given_to_block], *kept = parameters[given_to_block + 1];         \
+        own.pass_through(result, kept);                                                            \
+        return forward(own, result, kept, products);                                               \
+    }                                                                                              \
+    extern "C" int resnet_block_to_input##suffix(BLOCK_PARAMETERS) {                               \
+        RESNET_BLOCK;                                                                              \
+        return to_input(own, products);                                                            \
+    }                                                                                              \
+    extern "C" int resnet_block_to_weights##suffix(BLOCK_PARAMETERS) {                             \
+        RESNET_BLOCK;                                                                              \
+        return to_weights(own, products);                                                          \
     }
 
 // What keeps for the gradient: result, kept, a place for the shortcut. What does not: result, a place.

@@ -12,7 +12,7 @@ import pytest
 from conftest import NEEDS_ONEDNN_3, ROOT, run_program
 from mindspore import mint, nn
 from test_native import CONVOLUTIONS, attention_reference, convolution_reference
-from test_operators import cell_and_gradients
+from test_operators import Around, cell_and_gradients
 
 from mindone_ddpm.backends.cpu import native, operators
 from mindone_ddpm.common import machine
@@ -177,17 +177,9 @@ def test_whole_blocks_are_their_layers(kind, monkeypatch):
     set_compute_precision(block.set_train(), "bf16")
     assert native.BF16 in block.operator.func
 
-    class Network(nn.Cell):
-        def __init__(self):
-            super().__init__()
-            self.block = block
-
-        def construct(self, images, temb=None):
-            return self.block(images, temb)
-
-    whole, gradients = cell_and_gradients(Network(), *inputs)
+    whole, gradients = cell_and_gradients(Around(block), *inputs)
     monkeypatch.setattr(type(block), "operator", property(lambda block: None))
-    by_layers, gradients_by_layers = cell_and_gradients(Network(), *inputs)
+    by_layers, gradients_by_layers = cell_and_gradients(Around(block), *inputs)
     for one, other in zip((whole, *gradients), (by_layers, *gradients_by_layers), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6 * np.abs(other).max())
 

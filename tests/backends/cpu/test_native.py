@@ -329,7 +329,7 @@ def test_shapes_that_do_not_fit_are_errors():
         lambda: block(images, ops.ones((2, 5))),
         lambda: attention(images[:, :2]),
     ):
-        with pytest.raises(ValueError, match=r"given|in order to broadcast"):
+        with pytest.raises(ValueError, match="given"):
             wrong()
 
 
