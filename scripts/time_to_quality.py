@@ -17,10 +17,10 @@ them. A run that has ended is not made again. Needs scripts/peer.sh.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from fractions import Fraction
@@ -186,8 +186,10 @@ def main() -> None:
     if not (root / "data").exists():
         unfinished = root / f"data-{os.getpid()}"  # of programs beside one another, the first that is done counts
         make_data(name, unfinished, arguments.images)
-        with contextlib.suppress(OSError):
+        try:
             unfinished.rename(root / "data")
+        except OSError:
+            shutil.rmtree(unfinished)
     rows = rows_of(arguments.rows)
     for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
         for title, row, share in rows:

@@ -47,7 +47,7 @@ _mint_conv2d_init = mint.nn.Conv2d.__init__
 def conv2d_init(self, *arguments, **options):
     """A Conv2d that knows its operator in C++."""
     _mint_conv2d_init(self, *arguments, **options)
-    self.native, self.native_settings, self.in_bf16 = None, None, False
+    self.native, self.native_settings = None, None
     if self.padding_mode == "zeros" and not isinstance(self.padding, str):
         self.native, self.native_settings = native.convolution(
             self.stride, self.padding, self.dilation, self.groups, self.bias is not None
