@@ -8,7 +8,10 @@ their operators, and sum in float32: a cell that does so has ``in_bf16`` set, by
 
 from __future__ import annotations
 
+import math
+
 import mindspore as ms
+import numpy as np
 from mindspore import mint, ops
 
 from mindone_ddpm.backends import substitutes
@@ -109,6 +112,26 @@ def linear_in_bf16(input, weight, bias=None):
 
 def linear_construct(self, x):
     return (linear_in_bf16 if self.in_bf16 else linear)(x, self.weight, self.bias)
+
+
+# --- time embedding ---------------------------------------------------------------------------------------------------
+
+
+def frequencies(timesteps):
+    """Of the sines and cosines of a Timesteps cell (Vaswani et al. 2017, 3.5): float32, (1, channels // 2)."""
+    half = timesteps.num_channels // 2
+    exponents = -np.float32(math.log(10000)) * np.arange(half, dtype=np.float32)
+    exponents /= np.float32(half - timesteps.downscale_freq_shift)
+    return ms.Tensor((timesteps.scale * np.exp(exponents)).astype(np.float32)[None])
+
+
+def timesteps_construct(self, timesteps):
+    """mindone's Timesteps, whose frequencies are computed before; (n,) to float32 of shape (n, channels)."""
+    angles = timesteps.astype(ms.float32).unsqueeze(1) * self.frequencies
+    first, second = (ops.cos, ops.sin) if self.flip_sin_to_cos else (ops.sin, ops.cos)
+    if self.num_channels % 2 == 0:
+        return ops.concat((first(angles), second(angles)), 1)
+    return ops.concat((first(angles), second(angles), ops.zeros((timesteps.shape[0], 1), ms.float32)), 1)
 
 
 # --- residual blocks ------------------------------------------------------------------------------------------------
@@ -235,6 +258,10 @@ OPERATORS = Replacements(
         ("mindspore.mint.nn", "GroupNorm"): {**INSIDE, "construct": group_norm_construct},
         ("mindspore.mint.nn", "LayerNorm"): {**INSIDE, "construct": layer_norm_construct},
         ("mindspore.mint.nn", "Linear"): {**INSIDE, "construct": linear_construct},
+        ("mindone.diffusers.models.embeddings", "Timesteps"): {
+            "construct": timesteps_construct,
+            "frequencies": property(frequencies),
+        },
         ("mindone.diffusers.models.resnet", "ResnetBlock2D"): {
             **blocks.RESNET_BLOCK,
             "activates_in_norm": property(blocks.activates_in_norm),
