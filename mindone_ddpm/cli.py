@@ -143,9 +143,7 @@ def run(action: Callable[[], int]) -> int:
 
     append_to_log()
     interrupt_watch.start()
-    gc.disable()  # what is imported stays, so looking through it is in vain; runtime.start enables it again
     status = status_of(action)
-    gc.unfreeze()
     gc.collect()  # MindSpore's cells complain when they outlive its modules at the interpreter's exit
     record_outcome(status)
     leave_cluster(status)

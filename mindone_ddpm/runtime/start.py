@@ -6,7 +6,6 @@ Does not import MindSpore before :func:`start` is called, so that the command li
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -130,9 +129,6 @@ def start(
             file=sys.stderr,
         )
     quiet_libraries()
-    if not gc.isenabled():  # by mindone_ddpm.cli, until here
-        gc.freeze()
-        gc.enable()
     global _running
     if not launchers.launched():
         _running = Runtime(backend, mode)

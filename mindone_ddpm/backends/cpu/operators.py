@@ -127,9 +127,13 @@ def frequencies(timesteps):
 
 def timesteps_construct(self, timesteps):
     """mindone's Timesteps, whose frequencies are computed before; (n,) to float32 of shape (n, channels)."""
-    angles = timesteps.astype(ms.float32).unsqueeze(1) * self.frequencies
-    first, second = (ops.cos, ops.sin) if self.flip_sin_to_cos else (ops.sin, ops.cos)
-    if self.num_channels % 2 == 0:
+    return _time_embedding(self, timesteps)  # a graph would compile a property of `self`
+
+
+def _time_embedding(cell, timesteps):
+    angles = timesteps.astype(ms.float32).unsqueeze(1) * cell.frequencies
+    first, second = (ops.cos, ops.sin) if cell.flip_sin_to_cos else (ops.sin, ops.cos)
+    if cell.num_channels % 2 == 0:
         return ops.concat((first(angles), second(angles)), 1)
     return ops.concat((first(angles), second(angles), ops.zeros((timesteps.shape[0], 1), ms.float32)), 1)
 

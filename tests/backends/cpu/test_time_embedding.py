@@ -16,7 +16,7 @@ with quiet_imports():
 
 @pytest.mark.parametrize("channels", [32, 33])
 @pytest.mark.parametrize("cosine_first", [True, False])
-def test_a_time_embedding_is_sines_and_cosines(channels, cosine_first):
+def test_a_time_embedding_is_sines_and_cosines(either_mode, channels, cosine_first):
     times = np.array([0.0, 0.5, 17.0, 499.0], np.float32)
     found = Timesteps(channels, cosine_first, 1.0, scale=2)(ms.Tensor(times)).asnumpy()
     half = channels // 2
