@@ -291,6 +291,8 @@ class Replacements:
             owner = getattr(owner, name) if name else owner
             for attribute, value in attributes.items():
                 self.originals.setdefault((owner, attribute), getattr(owner, attribute, _ABSENT))
+                if attribute == "construct":  # MindSpore remembers the name for a cell that it has compiled
+                    value.__name__ = attribute
                 setattr(owner, attribute, value)
 
     def remove(self) -> None:

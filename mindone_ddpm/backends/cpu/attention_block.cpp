@@ -33,7 +33,8 @@ struct AttentionBlock {
           scale_setting(as_tensor(&scale, one)) {}
     AttentionBlock(const AttentionBlock &) = delete;  // its tensors have its own shapes
 
-    void keep_in(void *kept) {
+    // Returns how many numbers there are.
+    int64_t keep_in(void *kept) {
         Places places(kept);
         tokens = like_tokens(places.take(size));
         queries = {places.take(inner_size), inner_shape, 3};
@@ -43,6 +44,7 @@ struct AttentionBlock {
         logs = {places.take(samples * length * heads), logs_shape, 3};
         mean = as_tensor(places.take(samples * channels), channels);
         inverse_deviation = as_tensor(places.take(samples * channels), channels);
+        return places.taken();
     }
 
     Tensor by_heads(const Tensor &tensor) const { return {tensor.data, heads_shape, 4}; }
@@ -116,6 +118,10 @@ int to_weights(AttentionBlock &own, const Products &products) {
 }
 
 }  // namespace
+
+int64_t native::kept_by_attention_block(const Given &layer, const float *settings) {
+    return AttentionBlock(layer, settings).keep_in(nullptr);
+}
 
 #define ATTENTION_BLOCK AttentionBlock own({parameters, axes, shapes}, static_cast<const float *>(parameters[11]))
 #define OPERATORS(suffix, products)                                   \

@@ -3,7 +3,7 @@
 
 #pragma once
 
-#include <initializer_list>
+#include <vector>
 
 #include "native.h"
 
@@ -18,6 +18,13 @@ DECLARE_BOTH(conv2d_to_weights)
 DECLARE_BOTH(linear)
 DECLARE_BOTH(linear_to_input)
 DECLARE_BOTH(linear_to_weights)
+DECLARE_BOTH(attention_block)
+DECLARE_BOTH(attention_block_to_input)
+DECLARE_BOTH(attention_block_to_weights)
+DECLARE_BOTH(resnet_block)
+DECLARE_BOTH(resnet_block_once)
+DECLARE_BOTH(resnet_block_to_input)
+DECLARE_BOTH(resnet_block_to_weights)
 DECLARE(add_to_channels)
 DECLARE(group_norm)
 DECLARE(group_norm_backward)
@@ -50,19 +57,6 @@ constexpr Products in_float32 = {::attention,         ::attention_backward, ::co
 constexpr Products in_bf16 = {attention_bf16,         attention_backward_bf16, conv2d_bf16,          conv2d_to_input_bf16,
                               conv2d_to_weights_bf16, linear_bf16,             linear_to_input_bf16, linear_to_weights_bf16};
 
-// An operator on tensors: inputs, then outputs. Returns 0, or what has failed.
-inline int call(Function function, std::initializer_list<Tensor> tensors) {
-    void *parameters[16];
-    int64_t *shapes[16];
-    int axes[16], count = 0;
-    for (const Tensor &tensor : tensors) {
-        parameters[count] = tensor.data;
-        shapes[count] = const_cast<int64_t *>(tensor.shape);
-        axes[count++] = tensor.axes;
-    }
-    return function(count, parameters, axes, shapes, nullptr, nullptr, nullptr);
-}
-
 // The parameters of an operator as tensors, and settings in a tensor's place.
 struct Given {
     void **parameters;
@@ -71,33 +65,60 @@ struct Given {
     Tensor operator[](int place) const { return {parameters[place], shapes[place], axes[place]}; }
 };
 
+// Tensors as the parameters of an operator: inputs, then outputs.
+struct List {
+    static constexpr size_t most = 32;
+    void *parameters[most];
+    int64_t *shapes[most];
+    int axes[most], count = 0;
+
+    explicit List(const std::vector<Tensor> &tensors) {
+        for (const Tensor &tensor : tensors) {
+            parameters[count] = tensor.data;
+            shapes[count] = const_cast<int64_t *>(tensor.shape);
+            axes[count++] = tensor.axes;
+        }
+    }
+};
+
+// Returns 0, or what has failed.
+inline int call(Function function, const std::vector<Tensor> &tensors) {
+    if (tensors.size() > List::most) return 1;
+    List list(tensors);
+    return function(list.count, list.parameters, list.axes, list.shapes, nullptr, nullptr, nullptr);
+}
+
 inline Tensor as_tensor(void *data, const int64_t &count) { return {data, &count, 1}; }
 
 // Hands out the parts of a piece of memory.
 class Places {
   public:
-    explicit Places(void *memory) : next_(static_cast<float *>(memory)) {}
+    explicit Places(void *memory) : memory_(static_cast<float *>(memory)) {}
     float *take(int64_t size) {
-        float *taken = next_;
-        next_ += size;
+        float *taken = memory_ == nullptr ? nullptr : memory_ + taken_;
+        taken_ += size;
         return taken;
     }
+    int64_t taken() const { return taken_; }
 
   private:
-    float *next_;
+    float *const memory_;
+    int64_t taken_ = 0;
 };
 
-inline void add_to(void *to, const void *more, int64_t size) {
-    auto *result = static_cast<float *>(to);
-    const auto *values = static_cast<const float *>(more);
-    const Clock clock("add");
-    std::lock_guard<std::mutex> lock(turn);
-    parallel((size + block - 1) / block, [&](int64_t number) {
-        const int64_t end = std::min(size, (number + 1) * block);
-#pragma omp simd
-        for (int64_t i = number * block; i < end; ++i) result[i] += values[i];
-    });
-}
+// What the blocks' operators need, in numbers: to keep for the gradient, and without a gradient to work in. Of the block's
+// parameters only shapes and settings are looked at.
+int64_t kept_by_resnet_block(const Given &block, const float *settings, bool keeps);
+int64_t kept_by_attention_block(const Given &layer, const float *settings);
+
+// In elementwise.cpp: what is no operator of its own.
+void add_to(void *to, const void *more, int64_t size);
+// Rows of two matrices next to each other, (rows, a) and (rows, b) -> (rows, a + b); and back.
+void join(const float *first, int64_t a, const float *second, int64_t b, int64_t rows, float *both);
+void separate(const float *both, int64_t a, int64_t b, int64_t rows, float *first, float *second);
+// Every pixel becomes four; and back, the sum of each four. `shape`: (n, c, h, w), of the smaller images.
+void enlarge(const float *x, const int64_t *shape, float *y);
+void reduce(const float *dy, const int64_t *shape, float *dx);
 
 }  // namespace native
 

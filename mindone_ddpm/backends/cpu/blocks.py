@@ -40,7 +40,7 @@ def parameters_of(**paths: str) -> dict[str, Any]:
     return {f"{layer}_{name}": parameter(path, name) for layer, path in paths.items() for name in ("weight", "bias")}
 
 
-def _is_plain_convolution(convolution, size):
+def is_plain_convolution(convolution, size):
     """Whether a convolution is one that a block's operator has."""
     if type(convolution) is not mint.nn.Conv2d or convolution.native is None:
         return False
@@ -148,8 +148,8 @@ def resnet_block_of(block):
     layers = [layer for layer in (*convolutions, projection, shortcut) if layer is not None]
     if (
         not activates_in_norm(block)
-        or not all(_is_plain_convolution(convolution, 3) for convolution in convolutions)
-        or not (shortcut is None or _is_plain_convolution(shortcut, 1))
+        or not all(is_plain_convolution(convolution, 3) for convolution in convolutions)
+        or not (shortcut is None or is_plain_convolution(shortcut, 1))
         or not (projection is None or _is_plain_linear(projection))
         or not _are_alike(layers, (block.norm1, block.norm2))
         or block.upsample is not None

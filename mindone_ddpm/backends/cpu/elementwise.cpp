@@ -1,6 +1,6 @@
-// Element by element: SiLU, values added to channels, transposition.
+// Element by element: SiLU, values added to channels, transposition, and what a UNet does between its blocks.
 
-#include "native.h"
+#include "blocks.h"
 
 using namespace native;
 
@@ -81,4 +81,69 @@ OPERATOR(transpose) {
         }
     });
     return 0;
+}
+
+void native::add_to(void *to, const void *more, int64_t size) {
+    auto *result = static_cast<float *>(to);
+    const auto *values = static_cast<const float *>(more);
+    const Clock clock("add");
+    std::lock_guard<std::mutex> lock(turn);
+    parallel((size + block - 1) / block, [&](int64_t number) {
+        const int64_t end = std::min(size, (number + 1) * block);
+#pragma omp simd
+        for (int64_t i = number * block; i < end; ++i) result[i] += values[i];
+    });
+}
+
+void native::join(const float *first, int64_t a, const float *second, int64_t b, int64_t rows, float *both) {
+    const Clock clock("join");
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(2 * rows, [&](int64_t item) {
+        const int64_t row = item / 2;
+        if (item % 2 == 0)
+            std::copy(first + row * a, first + (row + 1) * a, both + row * (a + b));
+        else
+            std::copy(second + row * b, second + (row + 1) * b, both + row * (a + b) + a);
+    });
+}
+
+void native::separate(const float *both, int64_t a, int64_t b, int64_t rows, float *first, float *second) {
+    const Clock clock("separate");
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(2 * rows, [&](int64_t item) {
+        const int64_t row = item / 2;
+        const float *from = both + row * (a + b);
+        if (item % 2 == 0)
+            std::copy(from, from + a, first + row * a);
+        else
+            std::copy(from + a, from + a + b, second + row * b);
+    });
+}
+
+void native::enlarge(const float *x, const int64_t *shape, float *y) {
+    const Clock clock("enlarge");
+    const int64_t height = shape[2], width = shape[3];
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(shape[0] * shape[1], [&](int64_t image) {
+        for (int64_t row = 0; row < height; ++row) {
+            const float *from = x + (image * height + row) * width;
+            float *to = y + (image * height + row) * 4 * width;
+            for (int64_t i = 0; i < width; ++i) to[2 * i] = to[2 * i + 1] = from[i];
+            std::copy(to, to + 2 * width, to + 2 * width);
+        }
+    });
+}
+
+void native::reduce(const float *dy, const int64_t *shape, float *dx) {
+    const Clock clock("reduce");
+    const int64_t height = shape[2], width = shape[3];
+    std::lock_guard<std::mutex> lock(turn);
+    parallel(shape[0] * shape[1], [&](int64_t image) {
+        for (int64_t row = 0; row < height; ++row) {
+            const float *from = dy + (image * height + row) * 4 * width, *below = from + 2 * width;
+            float *to = dx + (image * height + row) * width;
+            for (int64_t i = 0; i < width; ++i)
+                to[i] = (from[2 * i] + from[2 * i + 1]) + (below[2 * i] + below[2 * i + 1]);
+        }
+    });
 }

@@ -127,6 +127,19 @@ def _weights_gradient(name: str, has_bias: bool, settings: tuple) -> ops.Custom:
     return operator(name, shapes, _two_like_first if has_bias else _like_first, settings=settings)
 
 
+def convolution_to_input(
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    suffix: str = "",
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> tuple[ops.Custom, ms.Tensor]:
+    """The gradient of a convolution's input, from (gradient of the output, input, weights, settings); the settings."""
+    numbers = (*stride, *padding, *padding, *dilation, groups)
+    made = operator(f"conv2d_to_input{suffix}", _like_second, _like_first, settings=numbers)
+    return made, ms.Tensor(np.array(numbers, np.int32))
+
+
 @functools.cache
 def convolution(
     stride: tuple[int, int],
@@ -144,7 +157,6 @@ def convolution(
         suffix: :data:`BF16`, or nothing for products in float32.
     """
     identity = (stride, padding, dilation, groups, has_bias)
-    settings = ms.Tensor(np.array([*stride, *padding, *padding, *dilation, groups], np.int32))
 
     def output_shape(x, weight, *_):
         size = [
@@ -154,7 +166,7 @@ def convolution(
         return (x[0], weight[0], *size)
 
     # Two operators, so that a frozen layer's weights and a first layer's input cost nothing.
-    to_input = operator(f"conv2d_to_input{suffix}", _like_second, _like_first, settings=identity)
+    to_input, settings = convolution_to_input(stride, padding, suffix, dilation, groups)
     to_weights = _weights_gradient(f"conv2d_to_weights{suffix}", has_bias, identity)
 
     def with_bias(x, weight, bias, settings, out, dout):

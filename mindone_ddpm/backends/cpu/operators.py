@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import mint, ops
 
 from mindone_ddpm.backends import substitutes
-from mindone_ddpm.backends.cpu import blocks, native
+from mindone_ddpm.backends.cpu import blocks, native, unet
 from mindone_ddpm.backends.substitutes import Replacements
 from mindone_ddpm.common.libraries import quiet_imports
 
@@ -278,5 +278,6 @@ OPERATORS = Replacements(
             "math_attention_op": math_attention_construct,
         },
         ("mindone.diffusers.models.attention_processor", "AttnProcessor2_0"): {"__call__": attention_construct},
+        ("mindone.diffusers.models.unets.unet_2d", "UNet2DModel"): unet.UNET,
     }
 )

@@ -44,23 +44,25 @@ struct ResnetBlock {
     Tensor like_x(void *data) const { return {data, x.shape, 4}; }
     Tensor like_out(void *data) const { return {data, shape_out, 4}; }
 
-    // Everything in a place of its own, for the gradient.
-    void keep_in(void *kept) {
+    // Everything in a place of its own, for the gradient. Returns how many numbers there are.
+    int64_t keep_in(void *kept) {
         Places places(kept);
         activated1 = like_x(places.take(size_in));
         middle = like_out(places.take(size_out));
         activated2 = like_out(places.take(size_out));
         take_small(places);
+        return places.taken();
     }
 
-    // In the result's place, and in one more, as large as the larger of input and result.
-    void pass_through(void *result, void *kept) {
+    // In the result's place, and in one more, as large as the larger of input and result. Returns numbers beside the result.
+    int64_t pass_through(void *result, void *kept) {
         Places places(kept);
         float *place = places.take(std::max(size_in, size_out));
         activated1 = like_x(place);
         middle = like_out(result);
         activated2 = like_out(place);
         take_small(places);
+        return places.taken();
     }
 
     void take_small(Places &places) {
@@ -147,6 +149,11 @@ int to_weights(ResnetBlock &own, const Products &products) {
 }
 
 }  // namespace
+
+int64_t native::kept_by_resnet_block(const Given &block, const float *settings, bool keeps) {
+    ResnetBlock own(block, settings);
+    return keeps ? own.keep_in(nullptr) : own.pass_through(nullptr, nullptr);
+}
 
 #define RESNET_BLOCK ResnetBlock own({parameters, axes, shapes}, static_cast<const float *>(parameters[14]))
 #define OPERATORS(suffix, products)                                                                \
