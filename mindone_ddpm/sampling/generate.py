@@ -74,14 +74,16 @@ def generate(
 
 @contextlib.contextmanager
 def evaluating(network: Any) -> Iterator[None]:
-    """Put a network into evaluation mode, and back into the mode that it was in.
+    """Put a network into evaluation mode, and back into the mode that it was in. Its weights must not change inside.
 
     Raises ModelError where it cannot be computed; see :func:`computing_networks`.
     """
     training = network.training
     network.set_train(False)
+    # A device's own operators may prepare what stays the same.
+    held_weights = getattr(network, "held_weights", contextlib.nullcontext)
     try:
-        with computing_networks():
+        with computing_networks(), held_weights():
             yield
     finally:
         network.set_train(training)

@@ -1,5 +1,6 @@
 // Convolutions run in the oneDNN that MindSpore brings, but in the memory layout that oneDNN itself asks for.
 
+#include <cstdlib>
 #include <map>
 #include <memory>
 #include <utility>
@@ -13,6 +14,28 @@ namespace {
 
 size_t aligned(size_t size) { return (size + 63) / 64 * 64; }
 
+struct Free {
+    void operator()(void *memory) const { std::free(memory); }
+};
+
+// Weights in the layout that an operation chose, and some of their numbers.
+struct Held {
+    std::unique_ptr<void, Free> memory;
+    uint64_t sample = 0;
+};
+
+// A hash of up to 64 of the numbers, from first to last: whether other weights have come to lie in the same place.
+uint64_t sample_of(const void *values, size_t size) {
+    const size_t count = size / sizeof(uint32_t), stride = std::max<size_t>(1, count / 64);
+    uint64_t hash = 14695981039346656037u;  // FNV-1a
+    for (size_t i = 0; i < count; i += stride) {
+        uint32_t word;
+        std::memcpy(&word, static_cast<const char *>(values) + i * sizeof(word), sizeof(word));
+        hash = (hash ^ word) * 1099511628211u;
+    }
+    return hash;
+}
+
 using onednn::Argument;
 
 // An argument of an operator: in the plain layout that MindSpore has, and in the one that oneDNN chose.
@@ -22,6 +45,8 @@ struct Port {
     bool is_output;
     void *plain = nullptr, *chosen = nullptr, *reorder = nullptr;  // memory, memory, primitive
     size_t offset = 0;  // of the chosen layout in the scratch memory
+    size_t size = 0, plain_size = 0;  // in bytes
+    std::map<void *, Held> held{};    // weights, by where they lie
 };
 
 class Operation {
@@ -45,7 +70,9 @@ class Operation {
             if (reorder_primitive_desc_create(&desc, from, engine, to, engine, nullptr) != success) return false;
             if (primitive_create(&port.reorder, desc) != success) return false;
             port.offset = place;
-            place += aligned(memory_desc_get_size(chosen));
+            port.size = aligned(memory_desc_get_size(chosen));
+            port.plain_size = memory_desc_get_size(plain);
+            place += port.size;
         }
         const void *scratchpad = primitive_desc_query_md(primitive_desc, query_argument, SCRATCHPAD);
         if (scratchpad != nullptr && memory_desc_get_size(scratchpad) > 0) {
@@ -68,8 +95,12 @@ class Operation {
                 arguments.push_back({port.kind, port.plain});
                 continue;
             }
-            memory_set_data_handle(port.chosen, base + port.offset);
             arguments.push_back({port.kind, port.chosen});
+            if (port.kind == WEIGHTS && weights_are_parameters && weights_are_held) {
+                if (hold(port, parameters[port.parameter]) != success) return 1;
+                continue;
+            }
+            memory_set_data_handle(port.chosen, base + port.offset);
             if (!port.is_output && reorder(port.reorder, port.plain, port.chosen) != success) return 1;
         }
         if (scratchpad_ != nullptr) {
@@ -83,7 +114,25 @@ class Operation {
         return status;
     }
 
+    void release_weights() {
+        for (Port &port : ports_) port.held.clear();
+    }
+
   private:
+    // Brings weights into the chosen layout, unless that was done before.
+    static int hold(Port &port, void *weights) {
+        Held &held = port.held[weights];
+        const uint64_t sample = sample_of(weights, port.plain_size);
+        const bool is_known = held.memory != nullptr && held.sample == sample;
+        if (held.memory == nullptr) held.memory.reset(std::aligned_alloc(64, port.size));
+        if (held.memory == nullptr) return 1;
+        onednn::memory_set_data_handle(port.chosen, held.memory.get());
+        if (is_known) return onednn::success;
+        held.sample = sample;
+        const Clock clock("lay_out_weights");
+        return reorder(port.reorder, port.plain, port.chosen);
+    }
+
     static int reorder(void *primitive, void *from, void *to) {
         const Argument arguments[] = {{onednn::SRC, from}, {onednn::DST, to}};
         return onednn::primitive_execute(primitive, stream, 2, arguments);
@@ -172,9 +221,10 @@ std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &in
     return status == success && operation->build(desc, plain) ? std::move(operation) : nullptr;
 }
 
+std::map<std::vector<int64_t>, std::unique_ptr<Operation>> known;
+
 int convolve(Direction direction, const Shape &input, const Shape &weights, const Shape &output,
              const int32_t *settings, bool has_bias, void **parameters, int type) {
-    static std::map<std::vector<int64_t>, std::unique_ptr<Operation>> known;
     std::vector<int64_t> key = {static_cast<int64_t>(direction), has_bias, type};
     for (const Shape *shape : {&input, &weights, &output})
         key.insert(key.end(), shape->sizes.begin(), shape->sizes.end());
@@ -200,6 +250,18 @@ int convolve_backward(Direction direction, int count, void **parameters, int *, 
 }
 
 }  // namespace
+
+thread_local bool native::weights_are_parameters = false;
+bool native::weights_are_held = false;
+
+// From now on weights that are parameters do not change, until this is called with 0.
+extern "C" void mindone_ddpm_hold_weights(int held) {
+    std::lock_guard<std::mutex> lock(turn);
+    weights_are_held = held != 0;
+    if (held) return;
+    for (auto &[_, operation] : known)
+        if (operation != nullptr) operation->release_weights();
+}
 
 #define GIVEN count, parameters, axes, shapes
 

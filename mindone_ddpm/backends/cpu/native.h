@@ -31,6 +31,11 @@ extern void *engine, *stream, *attributes;
 // MindSpore may start operators that do not wait for each other from several threads: here they take turns.
 extern std::mutex turn;
 
+// Whether weights are the same whenever they lie at the same place: told by an operator (of this thread), and promised from
+// outside for a while (mindone_ddpm_hold_weights). If both, convolutions keep them in oneDNN's layout.
+extern thread_local bool weights_are_parameters;
+extern bool weights_are_held;
+
 // Memory shared by all operators for what is needed only while one of them runs; nullptr if there is not enough.
 char *scratch(size_t size);
 

@@ -6,8 +6,10 @@ so, and MindSpore's own operators do the work.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,28 @@ def times() -> dict[str, tuple[int, float]]:
     ctypes.CDLL(str(_library)).mindone_ddpm_times(text, ctypes.c_size_t(len(text)))
     rows = [line.split() for line in text.value.decode().splitlines()]
     return {name: (int(calls), float(seconds)) for name, calls, seconds in rows}
+
+
+_holders = 0  # how many have asked for held weights
+
+
+@contextlib.contextmanager
+def held_weights() -> Iterator[None]:
+    """Inside, nobody changes the weights of a whole UNet that is not in training: they are brought into oneDNN's layout
+    once, and not for each call. That takes as much memory again as the weights of its convolutions."""
+    global _holders
+    if _library is None:
+        yield
+        return
+    hold = ctypes.CDLL(str(_library)).mindone_ddpm_hold_weights
+    _holders += 1
+    hold(1)
+    try:
+        yield
+    finally:
+        _holders -= 1
+        if _holders == 0:
+            hold(0)
 
 
 # Set by load(). Functions that MindSpore compiles find them here by name.

@@ -132,9 +132,12 @@ int forward(int count, void **parameters, int *axes, int64_t **shapes, bool keep
     Network network({parameters, axes, shapes}, keeps);
     if (!network.fits) return 1;
     network.lie_in(parameters[0], parameters[count - 3], parameters[count - 2], parameters[count - 1]);
+    weights_are_parameters = !keeps;
+    int failed = 0;
     for (const Step &step : network.steps)
-        if (run(network, step)) return 1;
-    return 0;
+        if (failed == 0) failed = run(network, step);
+    weights_are_parameters = false;
+    return failed;
 }
 
 int backward(int, void **parameters, int *axes, int64_t **shapes) {

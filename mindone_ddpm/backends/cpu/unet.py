@@ -287,4 +287,5 @@ UNET = {
     "construct": unet_construct,
     "operator": property(operator_of),
     "operator_weights": property(weights_of),
+    "held_weights": staticmethod(native.held_weights),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import mindspore as ms
@@ -13,6 +14,7 @@ from test_bf16 import NEEDS_BF16
 
 from mindone_ddpm.backends.cpu import native, unet
 from mindone_ddpm.models.precision import set_compute_precision
+from mindone_ddpm.sampling.generate import evaluating
 
 pytestmark = NEEDS_ONEDNN_3
 
@@ -207,3 +209,49 @@ def test_without_a_gradient_little_memory_is_needed():
     nothing, working_once, _, _ = unet.sizes(plan, False, shapes)
     assert nothing == 0 and result == (4, 3, 32, 32)
     assert working_once < (kept + working) / 4
+
+
+def test_weights_are_laid_out_once_while_they_are_held():
+    """And anew for the next time: they may have changed. One that lies where another was is noticed at any time."""
+    network = make_unet(block_out_channels=(32, 64)).set_train(False)
+    expected = network(IMAGES, TIMES)[0].asnumpy()
+    native.times()
+
+    def results(held):
+        with native.held_weights() if held else contextlib.nullcontext():
+            found = [network(IMAGES, TIMES)[0].asnumpy() for _ in range(3)]
+        for one in found[1:]:
+            np.testing.assert_array_equal(one, found[0])
+        return found[0], native.times().get("lay_out_weights", (0, 0.0))[0]
+
+    convolutions = sum(row.numbers[0] == unet.CONVOLUTION for row in unet.rows_of(network))
+    output, times = results(held=True)
+    np.testing.assert_array_equal(output, expected)
+    assert times > convolutions  # blocks have theirs
+    assert results(held=False)[1] == 0
+    assert results(held=True)[1] == times
+
+    with native.held_weights():
+        network(IMAGES, TIMES)[0].asnumpy()
+        weight = network.mid_block.resnets[0].conv1.weight
+        ops.assign(weight, weight * 2.0)
+        inside = network(IMAGES, TIMES)[0].asnumpy()
+    assert np.abs(inside - expected).max() > 1e-3
+    np.testing.assert_array_equal(results(held=True)[0], inside)
+
+
+def test_weights_are_held_until_the_last_one_lets_go():
+    network = make_unet(block_out_channels=(32, 64)).set_train(False)
+    network(IMAGES, TIMES)[0].asnumpy()
+    with pytest.raises(RuntimeError, match="inside"), native.held_weights():
+        with native.held_weights():
+            network(IMAGES, TIMES)[0].asnumpy()
+        native.times()
+        network(IMAGES, TIMES)[0].asnumpy()
+        assert "lay_out_weights" not in native.times()
+        raise RuntimeError("inside")
+    network(IMAGES, TIMES)[0].asnumpy()
+    assert "lay_out_weights" not in native.times()
+    with evaluating(network):  # as sampling does
+        network(IMAGES, TIMES)[0].asnumpy()
+    assert "lay_out_weights" in native.times()
