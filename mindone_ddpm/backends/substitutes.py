@@ -291,7 +291,9 @@ class Replacements:
             owner = getattr(owner, name) if name else owner
             for attribute, value in attributes.items():
                 self.originals.setdefault((owner, attribute), getattr(owner, attribute, _ABSENT))
-                if attribute == "construct":  # MindSpore remembers the name for a cell that it has compiled
+                if attribute == "construct":
+                    # By its function's name MindSpore looks for the method of a cell that it has compiled alone, where
+                    # the cell is then a part of another.
                     value.__name__ = attribute
                 setattr(owner, attribute, value)
 

@@ -16,7 +16,7 @@ constexpr int given_to_layer = 12;
 struct AttentionBlock {
     const Given given;
     const Tensor x, gamma, beta;
-    const int64_t samples, channels, length, inner, heads, one = 1, three = 3;
+    const int64_t samples, channels, length, inner, heads, three = 3;
     const int64_t channels_shape[3], tokens_shape[3], inner_shape[3], heads_shape[4], logs_shape[3];
     const int64_t size, inner_size;
     float norm[3], scale;

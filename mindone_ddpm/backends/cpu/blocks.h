@@ -1,5 +1,5 @@
-// What operators share that are made of the other files' operators: one in the place of ten, so that MindSpore has fewer
-// nodes to compile and to launch. The operators that they call are measured, so they themselves are not.
+// What operators share that are made of the other files' operators: one in the place of tens or hundreds, so that MindSpore
+// has fewer nodes to compile and to launch. The operators that they call are measured, so they themselves are not.
 
 #pragma once
 
@@ -72,7 +72,9 @@ struct List {
     int64_t *shapes[most];
     int axes[most], count = 0;
 
+    // Of more tensors than fit there is none.
     explicit List(const std::vector<Tensor> &tensors) {
+        if (tensors.size() > most) return;
         for (const Tensor &tensor : tensors) {
             parameters[count] = tensor.data;
             shapes[count] = const_cast<int64_t *>(tensor.shape);
@@ -83,10 +85,11 @@ struct List {
 
 // Returns 0, or what has failed.
 inline int call(Function function, const std::vector<Tensor> &tensors) {
-    if (tensors.size() > List::most) return 1;
     List list(tensors);
-    return function(list.count, list.parameters, list.axes, list.shapes, nullptr, nullptr, nullptr);
+    return list.count == 0 || function(list.count, list.parameters, list.axes, list.shapes, nullptr, nullptr, nullptr);
 }
+
+const int64_t one = 1;  // the shape of what is told apart by its place alone
 
 inline Tensor as_tensor(void *data, const int64_t &count) { return {data, &count, 1}; }
 
@@ -110,15 +113,6 @@ class Places {
 // parameters only shapes and settings are looked at.
 int64_t kept_by_resnet_block(const Given &block, const float *settings, bool keeps);
 int64_t kept_by_attention_block(const Given &layer, const float *settings);
-
-// In elementwise.cpp: what is no operator of its own.
-void add_to(void *to, const void *more, int64_t size);
-// Rows of two matrices next to each other, (rows, a) and (rows, b) -> (rows, a + b); and back.
-void join(const float *first, int64_t a, const float *second, int64_t b, int64_t rows, float *both);
-void separate(const float *both, int64_t a, int64_t b, int64_t rows, float *first, float *second);
-// Every pixel becomes four; and back, the sum of each four. `shape`: (n, c, h, w), of the smaller images.
-void enlarge(const float *x, const int64_t *shape, float *y);
-void reduce(const float *dy, const int64_t *shape, float *dx);
 
 }  // namespace native
 

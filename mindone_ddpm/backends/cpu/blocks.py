@@ -64,15 +64,6 @@ def _are_alike(layers, norms):
     return are_float32 and len({layer.in_bf16 for layer in layers}) == 1
 
 
-def _types(count):
-    """As many outputs, all of the first input's type."""
-
-    def types(*given):
-        return (given[0],) * count
-
-    return types
-
-
 # --- residual blocks ------------------------------------------------------------------------------------------------
 
 
@@ -113,8 +104,10 @@ def resnet_block(has_embedding: bool, has_shortcut: bool, keeps: bool, suffix: s
     def weights_shapes(x, g1, b1, w1, c1, g2, b2, w2, c2, embedding, w3, c3, w4, c4, *others):
         return w1, c1, w2, c2, w3, c3, w4, c4
 
-    to_input = native.operator(f"resnet_block_to_input{suffix}", input_shapes, _types(9), settings=variant)
-    to_weights = native.operator(f"resnet_block_to_weights{suffix}", weights_shapes, _types(8), settings=variant)
+    to_input = native.operator(f"resnet_block_to_input{suffix}", input_shapes, native.like_first(9), settings=variant)
+    to_weights = native.operator(
+        f"resnet_block_to_weights{suffix}", weights_shapes, native.like_first(8), settings=variant
+    )
 
     def gradient(x, g1, b1, w1, c1, g2, b2, w2, c2, embedding, w3, c3, w4, c4, settings, out, dout):
         kept, dresult = out[1], dout[0]
@@ -131,7 +124,7 @@ def resnet_block(has_embedding: bool, has_shortcut: bool, keeps: bool, suffix: s
         return dx, dg1, db1, dw1, dc1, dg2, db2, dw2, dc2, dembedding, dw3, dc3, dw4, dc4, dsettings
 
     name = f"resnet_block{suffix}" if keeps else f"resnet_block_once{suffix}"
-    operator = native.operator(name, shapes, _types(3 if keeps else 2), gradient, variant)
+    operator = native.operator(name, shapes, native.like_first(3 if keeps else 2), gradient, variant)
     again = operator if keeps else resnet_block(has_embedding, has_shortcut, True, suffix)
     return operator
 
@@ -167,10 +160,15 @@ def resnet_block_of(block):
     return resnet_block(projection is not None, shortcut is not None, block.training, suffix)
 
 
-def _resnet_block_settings(block):
+def resnet_block_settings(block: Any) -> list[float]:
+    """The settings of a ResnetBlock2D's operator."""
     norms = (block.norm1.num_groups, block.norm1.eps, block.norm2.num_groups, block.norm2.eps)
     has = (block.time_emb_proj is not None, block.conv_shortcut is not None)
-    return ms.Tensor([*norms, *map(float, has)], ms.float32)
+    return [*map(float, (*norms, *has))]
+
+
+def _resnet_block_settings(block):
+    return ms.Tensor(resnet_block_settings(block), ms.float32)
 
 
 def _with_embedding(block, input, temb):
@@ -253,8 +251,12 @@ def attention_block(heads: int, suffix: str = "") -> ops.Custom:
     def weights_shapes(x, gamma, beta, wq, bq, wk, bk, wv, bv, wo, bo, *others):
         return wq, bq, wk, bk, wv, bv, wo, bo
 
-    to_input = native.operator(f"attention_block_to_input{suffix}", input_shapes, _types(9), settings=(heads,))
-    to_weights = native.operator(f"attention_block_to_weights{suffix}", weights_shapes, _types(8), settings=(heads,))
+    to_input = native.operator(
+        f"attention_block_to_input{suffix}", input_shapes, native.like_first(9), settings=(heads,)
+    )
+    to_weights = native.operator(
+        f"attention_block_to_weights{suffix}", weights_shapes, native.like_first(8), settings=(heads,)
+    )
 
     def gradient(x, gamma, beta, wq, bq, wk, bk, wv, bv, wo, bo, settings, out, dout):
         dx, dgamma, dbeta, dlast, dq, dk, dv, _, _ = to_input(
@@ -265,7 +267,7 @@ def attention_block(heads: int, suffix: str = "") -> ops.Custom:
         )
         return dx, dgamma, dbeta, dwq, dbq, dwk, dbk, dwv, dbv, dwo, dbo, ops.zeros_like(settings)
 
-    return native.operator(f"attention_block{suffix}", shapes, _types(3), gradient, (heads,))
+    return native.operator(f"attention_block{suffix}", shapes, native.like_first(3), gradient, (heads,))
 
 
 def attention_of(attn):
@@ -291,8 +293,13 @@ def attention_of(attn):
     return attention_block(attn.heads, native.BF16 if attn.in_bf16 else "")
 
 
+def attention_settings(attn: Any) -> list[float]:
+    """The settings of an Attention's operator."""
+    return [*map(float, (attn.group_norm.num_groups, attn.group_norm.eps, attn.heads, attn.scale))]
+
+
 def _attention_settings(attn):
-    return ms.Tensor([attn.group_norm.num_groups, attn.group_norm.eps, attn.heads, attn.scale], ms.float32)
+    return ms.Tensor(attention_settings(attn), ms.float32)
 
 
 def attention(attn, input):

@@ -21,20 +21,23 @@ from pathlib import Path
 from mindone_ddpm.common.files import atomic_path, cache_dir
 from mindone_ddpm.common.machine import cpu_features
 
-SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
+_SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
 HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
-
-# They call the others and oneDNN, and have no loops over numbers: compiled in half the time, and as fast.
-WITHOUT_LOOPS = ("attention_block", "convolution", "resnet_block", "runtime", "unet")
 
 # No -ffast-math: infinities and NaN keep their meaning. Symbolic: what operators call is this library's own, whatever
 # other libraries of the process have by the same name.
 FLAGS = (
     *("-std=c++17", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"),
-    *("-fno-exceptions", "-fPIC"),
+    "-fPIC",
 )
 LINK_FLAGS = ("-shared", "-Wl,-Bsymbolic", "-ldl", "-lpthread")
-LEVELS = {"loops": "-O3", "no_loops": "-O1"}
+# Compiled at the same time. What has no loops over numbers, but calls the others and oneDNN, is as fast with less
+# optimization, which takes half the time. It is linked last: of a function of the headers the first copy is taken.
+COMPOSED = ("attention_block", "convolution", "resnet_block", "runtime", "unet")
+PARTS: tuple[tuple[str, tuple[Path, ...]], ...] = (
+    ("-O3", tuple(path for path in _SOURCES if path.stem not in COMPOSED)),
+    ("-O1", tuple(path for path in _SOURCES if path.stem in COMPOSED)),
+)
 
 HASH_BYTES = hashlib.sha256().digest_size
 NEWEST_KEPT = 5  # files of each kind in the cache: other versions of this package and of MindSpore leave theirs
@@ -78,9 +81,13 @@ def compile_library() -> Path:
     return _compile_library() if begun is None else begun.result()
 
 
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
 def _library_path() -> Path:
-    texts = [path.read_text(encoding="utf-8") for path in (*SOURCES, *HEADERS)]
-    identity = "\0".join([*texts, *FLAGS, *LINK_FLAGS, *LEVELS.values(), cpu_features(), *platform.libc_ver()])
+    parts = [text for level, sources in PARTS for text in (level, *map(_text, sources))]
+    identity = "\0".join([*parts, *map(_text, HEADERS), *FLAGS, *LINK_FLAGS, cpu_features(), *platform.libc_ver()])
     # MindSpore opens it by its real path, and so must this process: by another it would be a second library.
     return cache_dir().resolve() / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:16]}.so"
 
@@ -103,19 +110,17 @@ def _compile_library() -> Path:
 
 
 def _compile_sources(compiler: str, folder: Path) -> list[Path]:
-    """Two object files, made at the same time. Each is of one source, so that what its parts include is read once."""
+    """An object file for each part. Each is of one source, so that what its files include is read once."""
 
-    def compile_kind(kind: str) -> Path | None:
-        sources = [path for path in SOURCES if (path.stem in WITHOUT_LOOPS) == (kind == "no_loops")]
-        if not sources:
-            return None
-        path = folder / f"{kind}.o"
+    def compile_part(number: int) -> Path:
+        level, sources = PARTS[number]
+        path = folder / f"{number}.o"
         included = [part for source in sources for part in ("-include", str(source))]
-        _run(compiler, *FLAGS, LEVELS[kind], *included, "-c", "-x", "c++", os.devnull, "-o", str(path))
+        _run(compiler, *FLAGS, level, *included, "-c", "-x", "c++", os.devnull, "-o", str(path))
         return path
 
     with ThreadPoolExecutor() as threads:
-        return [path for path in threads.map(compile_kind, LEVELS) if path is not None]
+        return list(threads.map(compile_part, range(len(PARTS))))
 
 
 def _run(*command: str) -> None:
@@ -125,7 +130,9 @@ def _run(*command: str) -> None:
     except subprocess.TimeoutExpired as error:
         raise OSError(f"{command[0]} took longer than {error.timeout:g} s") from error
     if result.returncode != 0:
-        first_error = next((line for line in result.stderr.splitlines() if "error" in line), "it gave no reason")
+        first_error = next(
+            (line for line in result.stderr.splitlines() if "error" in line or "undefined" in line), "it gave no reason"
+        )
         raise OSError(f"{command[0]} failed: {first_error}")
 
 

@@ -1,6 +1,6 @@
 // Element by element: SiLU, values added to channels, transposition, and what a UNet does between its blocks.
 
-#include "blocks.h"
+#include "native.h"
 
 using namespace native;
 

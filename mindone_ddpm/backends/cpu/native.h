@@ -123,6 +123,16 @@ inline const uint16_t *factors_of(const float *values, int64_t size, uint16_t *m
     return memory;
 }
 
+// --- loops that are no operators of their own (elementwise.cpp) -----------------------------------------------------
+
+void add_to(void *to, const void *more, int64_t size);
+// Rows of two matrices next to each other, (rows, a) and (rows, b) -> (rows, a + b); and back.
+void join(const float *first, int64_t a, const float *second, int64_t b, int64_t rows, float *both);
+void separate(const float *both, int64_t a, int64_t b, int64_t rows, float *first, float *second);
+// Every pixel becomes four; and back, the sum of each four. `shape`: (n, c, h, w), of the smaller images.
+void enlarge(const float *x, const int64_t *shape, float *y);
+void reduce(const float *dy, const int64_t *shape, float *dx);
+
 // --- operators ------------------------------------------------------------------------------------------------------
 
 // Measures an operator from its construction to its destruction; see mindone_ddpm_times.

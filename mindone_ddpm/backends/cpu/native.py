@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,16 @@ def operator(name: str, shapes: Any, types: Any, gradient: Any = None, settings:
     made.add_prim_attr("settings", str(settings))
     made.__deepcopy__ = lambda _: made  # a network is copied with what it holds, and this has no state
     return made
+
+
+def like_first(count: Callable[[int], int] | int) -> Callable[..., Any]:
+    """For ``operator``: the types of several outputs, all that of the first input. ``count``: how many, or a function
+    of the number of inputs."""
+
+    def types(*given):
+        return (given[0],) * (count if isinstance(count, int) else count(len(given)))
+
+    return types
 
 
 def _like_first(*values):

@@ -23,7 +23,6 @@ struct Row {
 };
 
 constexpr int given_before_weights = 3;  // sample, embedding, plan
-inline const int64_t one = 1;
 inline float nothing[1] = {0.0f};
 
 // Where values lie. `lasting`: until the operator ends; `buffer`: one of two, in turns; `spare`: while one step runs.
@@ -68,7 +67,7 @@ struct Step {
         : row(given), kind(static_cast<Kind>(static_cast<int>(given.kind))),
           products(given.in_bf16 != 0.0f ? in_bf16 : in_float32),
           blocks(given.in_bf16 != 0.0f ? blocks_in_bf16 : blocks_in_float32), in(shape), input(place), source(from) {
-        const auto number = [&](int place) { return static_cast<int32_t>(row.settings[place]); };
+        const auto number = [&](int which) { return static_cast<int32_t>(row.settings[which]); };
         if (kind == Kind::convolution) {
             convolution[0] = convolution[1] = number(1);
             convolution[2] = convolution[3] = number(2);
@@ -77,6 +76,7 @@ struct Step {
         std::copy(row.settings, row.settings + 2, norm);
     }
 
+    int64_t side() const { return static_cast<int64_t>(row.settings[0]); }
     bool has_embedding() const { return row.settings[4] != 0.0f; }
     bool has_shortcut() const { return row.settings[5] != 0.0f; }
     int count_weights() const {
@@ -90,10 +90,10 @@ struct Step {
         switch (kind) {
             case Kind::convolution:
                 for (int axis : {2, 3})
-                    out[axis] = (in[axis] + convolution[2] + convolution[4] - static_cast<int64_t>(row.settings[0])) /
-                                    convolution[0] + 1;
+                    out[axis] = (in[axis] + convolution[2] + convolution[4] - side()) / convolution[0] + 1;
                 out[1] = weights[0].shape[0];
-                return weights[0].shape[1] == in[1] && out[2] > 0 && out[3] > 0;
+                return weights[0].shape[1] == in[1] &&
+                       std::min(in[2], in[3]) + convolution[2] + convolution[4] >= side();
             case Kind::resnet:
                 out[1] = weights[2].shape[0];
                 if (has_embedding() && weights[8].shape[1] != embedding.shape[1]) return false;
@@ -132,9 +132,9 @@ struct Step {
     }
 };
 
-// What a block's gradient needs beside the gradients of its weights.
+// Gradients that a block's gradient goes through, beside those of its weights, and places to work in.
 struct ForGradient {
-    Tensor embedding, values, middle;        // of a residual block; the gradients of these
+    Tensor embedding, values, middle;             // of a residual block
     Tensor last, queries, keys, attended_values;  // of an attention layer
     void *spare, *more_spare;
 };
@@ -181,6 +181,7 @@ class Network {
             place = step.result;
             source = number;
         }
+        fits = fits && open.empty();
         working_size = lasting_size_ + buffer_sizes_[0] + buffer_sizes_[1] + spare_size_;
         gradient_size = joined_size + 2 * largest + block_gradient_size_;
     }
@@ -240,12 +241,13 @@ class Network {
     void place_step(Step &step, const Row *next) {
         const int64_t size = size_of(step.out), size_in = size_of(step.in);
         largest = std::max(largest, step.source < 0 ? 0 : size_in);
-        const auto following = next == nullptr ? Kind::norm : static_cast<Kind>(static_cast<int>(next->kind));
+        const auto is_followed_by = [&](Kind kind) { return next != nullptr && next->kind == static_cast<int>(kind); };
+        const bool has_use_later = !is_followed_by(Kind::join) && !is_followed_by(Kind::enlarge);
         if (next == nullptr) {
             step.result = {Region::result, 0};
-        } else if (keeps_ && following != Kind::join && following != Kind::enlarge) {  // those have no use for it later
+        } else if (keeps_ && has_use_later) {
             step.result = keep(size);
-        } else if (!keeps_ && following == Kind::keep) {
+        } else if (!keeps_ && is_followed_by(Kind::keep)) {
             step.result = {Region::lasting, lasting_size_};
             lasting_size_ += size;
         } else {

@@ -1,7 +1,7 @@
 """A whole UNet2DModel, from its first convolution to its last, as one operator in C++, and its gradient as one.
 
 What it is made of is written as rows of numbers, and the operator reads them: ``network.h``. The embeddings of time and
-class stay MindSpore's. A UNet with something unusual, or with frozen weights, is computed cell by cell.
+class stay MindSpore's. A UNet with something unusual, or in training with frozen weights, is computed cell by cell.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from mindone_ddpm.backends.cpu import blocks, native
 from mindone_ddpm.common.libraries import quiet_imports
 
 with quiet_imports():
-    from mindone.diffusers.models.attention_processor import AttnProcessor2_0
+    from mindone.diffusers.models.attention_processor import Attention, AttnProcessor2_0
     from mindone.diffusers.models.downsampling import Downsample2D
+    from mindone.diffusers.models.resnet import ResnetBlock2D
     from mindone.diffusers.models.unets.unet_2d import UNet2DModel, UNet2DOutput
     from mindone.diffusers.models.unets.unet_2d_blocks import (
         AttnDownBlock2D,
@@ -71,7 +72,8 @@ def rows_of(unet: Any) -> Iterator[Row]:
         yield from _down_block(block)
     if unet.mid_block is not None:
         yield from _mid_block(unet.mid_block)
-    for block in unet.up_blocks:
+    for block, number in zip(unet.up_blocks, unet.layers_per_resnet_in_up_blocks, strict=True):
+        _check(len(block.resnets) == number)
         yield from _up_block(block)
     norm = unet.conv_norm_out
     _check(type(norm) is mint.nn.GroupNorm and norm.weight.dtype == ms.float32)
@@ -87,7 +89,8 @@ def _down_block(block: Any) -> Iterator[Row]:
             yield _attention(block.attentions[number])
         yield Row((KEEP,))
     if block.downsamplers is not None:
-        (layer,) = block.downsamplers
+        _check(len(block.downsamplers) == 1)
+        layer = block.downsamplers[0]
         _check(type(layer) is Downsample2D and layer.use_conv and layer.norm is None)
         yield _convolution(layer.conv, more_after=0 if layer.padding else 1)
         yield Row((KEEP,))
@@ -110,7 +113,8 @@ def _up_block(block: Any) -> Iterator[Row]:
         if type(block) is AttnUpBlock2D:
             yield _attention(block.attentions[number])
     if block.upsamplers is not None:
-        (layer,) = block.upsamplers
+        _check(len(block.upsamplers) == 1)
+        layer = block.upsamplers[0]
         _check(type(layer) is Upsample2D and layer.use_conv and not layer.use_conv_transpose)
         _check(layer.norm is None and layer.interpolate and layer.name == "conv")
         yield Row((ENLARGE,))
@@ -128,21 +132,31 @@ def _convolution(layer: Any, more_after: int = 0) -> Row:
 
 
 def _resnet(block: Any) -> Row:
-    _check(type(block).__name__ == "ResnetBlock2D" and block.operator is not None)
+    _check(type(block) is ResnetBlock2D and block.operator is not None)
     layers = [block.norm1, block.conv1, block.norm2, block.conv2, block.time_emb_proj, block.conv_shortcut]
     weights = tuple(weight for layer in layers if layer is not None for weight in (layer.weight, layer.bias))
-    return Row((RESNET, float(block.conv1.in_bf16), *block.settings.asnumpy().tolist()), weights)
+    return Row((RESNET, float(block.conv1.in_bf16), *blocks.resnet_block_settings(block)), weights)
 
 
 def _attention(attn: Any) -> Row:
-    _check(attn.operator is not None and type(attn.processor) is AttnProcessor2_0)
+    _check(type(attn) is Attention and attn.operator is not None and type(attn.processor) is AttnProcessor2_0)
     layers = (attn.group_norm, attn.to_q, attn.to_k, attn.to_v, attn.to_out[0])
     weights = tuple(weight for layer in layers for weight in (layer.weight, layer.bias))
-    return Row((ATTENTION, float(attn.in_bf16), *attn.settings.asnumpy().tolist()), weights)
+    return Row((ATTENTION, float(attn.in_bf16), *blocks.attention_settings(attn)), weights)
+
+
+# What of a cell would be passed over: hooks, MindSpore's own recomputation, and a precision for all of it.
+PASSED_OVER = (
+    *("_lazy_forward_pre_hook", "_lazy_forward_hook", "_lazy_backward_pre_hook", "_lazy_backward_hook"),
+    *("_has_config_recompute", "mixed_precision_type"),
+)
 
 
 def _rows(unet: Any) -> list[Row] | None:
     """The rows; None where the operator cannot compute this UNet."""
+    inner = (cell for name, cell in unet.cells_and_names() if name)
+    if any(cell.__dict__.get(attribute) for cell in inner for attribute in PASSED_OVER):
+        return None
     try:
         rows = list(rows_of(unet))
     except UnusualError:
@@ -166,28 +180,21 @@ def sizes(plan: np.ndarray, keeps: bool, shapes: tuple) -> tuple[int, int, int, 
     Raises:
         ValueError: the shapes do not fit one another.
     """
-    sizes = [(ctypes.c_int64 * len(shape))(*shape) for shape in shapes]
-    all_shapes = (ctypes.POINTER(ctypes.c_int64) * len(sizes))(
-        *(ctypes.cast(size, ctypes.POINTER(ctypes.c_int64)) for size in sizes)
-    )
-    axes = (ctypes.c_int * len(sizes))(*map(len, sizes))
-    parameters = (ctypes.c_void_p * len(sizes))()
+    misfit = f"a UNet for {shapes[3][1]} channels does not fit {tuple(shapes[0])} with embeddings {tuple(shapes[1])}"
+    if len(shapes[0]) != 4 or len(shapes[1]) != 2 or 0 in shapes[0]:
+        raise ValueError(misfit)
+    numbers = [(ctypes.c_int64 * len(shape))(*shape) for shape in shapes]
+    pointer = ctypes.POINTER(ctypes.c_int64)
+    pointers = (pointer * len(numbers))(*(ctypes.cast(shape, pointer) for shape in numbers))
+    axes = (ctypes.c_int * len(numbers))(*map(len, numbers))
+    parameters = (ctypes.c_void_p * len(numbers))()
     parameters[2] = plan.ctypes.data
     found = (ctypes.c_int64 * 7)()
     library = ctypes.CDLL(str(native.library()))
-    if library.mindone_ddpm_unet_sizes(parameters, axes, all_shapes, int(keeps), found):
-        raise ValueError(f"a UNet does not fit images {tuple(shapes[0])} with embeddings {tuple(shapes[1])}")
+    if library.mindone_ddpm_unet_sizes(parameters, axes, pointers, int(keeps), found):
+        raise ValueError(f"{misfit}; or height and width cannot be halved as often as it does")
     kept, working, for_gradient, *result = found
     return kept, working, for_gradient, tuple(result)
-
-
-def _types(count: Any) -> Any:
-    """As many outputs, all of the first input's type; of the inputs' number, what ``count`` says."""
-
-    def types(*given):
-        return (given[0],) * count(len(given))
-
-    return types
 
 
 class WholeUNet(nn.Cell):
@@ -218,11 +225,11 @@ class WholeUNet(nn.Cell):
         identity = (rows, keeps)
         self.plan, self.keeps = ms.Tensor(plan), keeps
         self.operator = native.operator(
-            "unet" if keeps else "unet_once", shapes, _types(lambda count: 3), settings=identity
+            "unet" if keeps else "unet_once", shapes, native.like_first(3), settings=identity
         )
         self.again = self.operator if keeps else whole_unet(rows, True).operator
         self.backward = native.operator(
-            "unet_backward", gradient_shapes, _types(lambda count: count - 2), settings=rows
+            "unet_backward", gradient_shapes, native.like_first(lambda count: count - 2), settings=rows
         )
         self.to_input, self.settings = native.convolution_to_input((1, 1), (1, 1), native.BF16 if rows[0][1] else "")
 
@@ -234,7 +241,7 @@ class WholeUNet(nn.Cell):
         if not self.keeps:
             kept = self.again(sample, embedding, self.plan, *weights)[1]
         gradients = self.backward(sample, embedding, self.plan, *weights, kept, dout[0])
-        # An operator of its own, so that it costs nothing where nobody asks for it.
+        # An operator of its own: a graph leaves it out where nobody asks for it.
         dsample = self.to_input(gradients[0], sample, weights[0], self.settings)
         return dsample, gradients[1], gradients[3:]
 
@@ -260,7 +267,7 @@ def _embedding(unet, sample, timestep, class_labels):
         timesteps = timesteps[None]
     if timesteps.shape[0] == 1:
         timesteps = timesteps.tile((sample.shape[0],))
-    embedding = unet.time_embedding(unet.time_proj(timesteps).astype(ms.float32))
+    embedding = unet.time_embedding(unet.time_proj(timesteps).astype(ms.float32)).astype(ms.float32)
     if unet.class_embedding is None:
         if class_labels is not None:
             raise ValueError("class_embedding needs to be initialized in order to use class conditioning")

@@ -64,16 +64,33 @@ def test_a_compiler_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path))
     source = tmp_path / "wrong.cpp"
     source.write_text("this is not C++")
-    monkeypatch.setattr(compiler, "SOURCES", (source,))
+    monkeypatch.setattr(compiler, "PARTS", (("-O0", (source,)),))
     with pytest.raises(OSError, match=r"failed: .*error"):
         compiler.compile_library()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["wrong.cpp"]
 
 
+def test_what_cannot_be_linked_says_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINDONE_DDPM_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "source.cpp"
+    source.write_text('extern "C" int six(); extern "C" int seven() { return six() + 1; }')
+    monkeypatch.setattr(compiler, "PARTS", (("-O0", (source,)),))
+    monkeypatch.setattr(compiler, "LINK_FLAGS", (*compiler.LINK_FLAGS, "-Wl,--no-undefined"))
+    with pytest.raises(OSError, match="undefined reference to `six'"):
+        compiler.compile_library()
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_each_source_is_in_one_part():
+    sources = [source.name for _, part in compiler.PARTS for source in part]
+    here = sorted(path.name for path in compiler.HEADERS[0].parent.glob("*.cpp"))
+    assert sorted(sources) == here and {f"{name}.cpp" for name in compiler.COMPOSED} <= set(here)
+
+
 @pytest.fixture
 def unoptimized(monkeypatch):
     """Compiles in 2 s instead of 4: what the library computes is not asked."""
-    monkeypatch.setattr(compiler, "LEVELS", dict.fromkeys(compiler.LEVELS, "-O0"))
+    monkeypatch.setattr(compiler, "PARTS", tuple(("-O0", sources) for _, sources in compiler.PARTS))
 
 
 def test_the_library_is_compiled_once(tmp_path, monkeypatch, unoptimized):
@@ -90,7 +107,7 @@ def test_the_library_is_compiled_in_the_background(tmp_path, monkeypatch):
     monkeypatch.setattr(compiler, "_in_background", None)
     source = tmp_path / "short.cpp"
     source.write_text('extern "C" int five() { return 5; }')
-    monkeypatch.setattr(compiler, "SOURCES", (source,))
+    monkeypatch.setattr(compiler, "PARTS", (("-O0", (source,)),))
     compiler.compile_in_background()
     compiler.compile_in_background()
     path = compiler.compile_library()

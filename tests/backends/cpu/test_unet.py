@@ -14,6 +14,7 @@ from test_bf16 import NEEDS_BF16
 
 from mindone_ddpm.backends.cpu import native, unet
 from mindone_ddpm.models.precision import set_compute_precision
+from mindone_ddpm.models.unet import checkpoint_gradients
 from mindone_ddpm.sampling.generate import evaluating
 
 pytestmark = NEEDS_ONEDNN_3
@@ -22,6 +23,7 @@ GENERATOR = np.random.default_rng(0)
 IMAGES = ms.Tensor(GENERATOR.standard_normal((2, 3, 8, 12)), ms.float32)
 TIMES = ms.Tensor([3, 700], ms.int32)
 LABELS = ms.Tensor([1, 4], ms.int32)
+EMBEDDINGS = ms.Tensor(GENERATOR.standard_normal((2, 32)), ms.float32)
 
 
 def make_unet(**settings):
@@ -40,6 +42,15 @@ def make_unet(**settings):
         values = np.random.default_rng(parameter.size).standard_normal(parameter.shape)
         parameter.set_data(parameter + ms.Tensor(0.1 * values, ms.float32))
     return made
+
+
+class Around(nn.Cell):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def construct(self, images, times):
+        return self.network(images, times)[0]
 
 
 class Projected(nn.Cell):
@@ -86,6 +97,14 @@ def assert_same(found, expected):
         {"num_class_embeds": 5, "downsample_padding": 0},
         {"mid_block_type": None, "layers_per_block": 2},
         {
+            "block_out_channels": (8, 16, 12),
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+            "layers_per_block": 2,
+            "attention_head_dim": 5,
+            "class_embed_type": "identity",
+        },
+        {
             "add_attention": False,
             "flip_sin_to_cos": False,
             "time_embedding_type": "learned",
@@ -97,7 +116,8 @@ def assert_same(found, expected):
 def test_a_whole_unet_is_its_cells(either_mode, monkeypatch, settings, training):
     """Without training nothing is kept, and a gradient computes all again."""
     network = make_unet(**settings).set_train(training)
-    inputs = (IMAGES, TIMES, *((LABELS,) if "num_class_embeds" in settings else ()))
+    labels = {"num_class_embeds": (LABELS,), "class_embed_type": (EMBEDDINGS,)}
+    inputs = (IMAGES, TIMES, *(label for name in settings for label in labels.get(name, ())))
     assert network.operator.keeps == training
     assert_same(value_and_gradients(network, *inputs), by_cells(monkeypatch, network, *inputs))
 
@@ -121,7 +141,18 @@ def test_in_bf16(monkeypatch):
 
 
 def recompute(network):
-    network.mid_block.resnets[0].is_recomputed = True
+    checkpoint_gradients(network)
+
+
+def recompute_as_mindspore_does(network):
+    network.mid_block.recompute()
+
+
+def hook(network):
+    def unchanged(cell, inputs, output):
+        return output
+
+    network.mid_block.register_forward_hook(unchanged)
 
 
 def freeze_one(network):
@@ -130,6 +161,23 @@ def freeze_one(network):
 
 def exchange_layer(network):
     network.conv_act = mint.nn.GELU()
+
+
+def exchange_attention(network):
+    class Other(type(network.mid_block.attentions[0])):
+        def construct(self, hidden_states, temb=None):
+            return hidden_states
+
+    network.mid_block.attentions[0].__class__ = Other
+
+
+def train_in_half_precision(network):
+    set_compute_precision(network, "fp16")
+
+
+def add_adapters(network):
+    linear = network.mid_block.attentions[0].to_q
+    linear.__class__ = type("Adapted", (type(linear),), {})
 
 
 @pytest.mark.parametrize(
@@ -143,6 +191,11 @@ def exchange_layer(network):
         ({}, recompute),
         ({}, freeze_one),
         ({}, exchange_layer),
+        ({}, exchange_attention),
+        ({}, recompute_as_mindspore_does),
+        ({}, hook),
+        ({}, train_in_half_precision),
+        ({}, add_adapters),
     ],
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
@@ -162,7 +215,7 @@ def test_frozen_weights_are_no_matter_without_training():
 
 def test_what_does_not_fit_is_an_error(either_mode):
     network = make_unet().set_train(False)
-    for images in (IMAGES[:, :2], IMAGES[:, :, :7]):
+    for images in (IMAGES[:, :2], IMAGES[:, :, :7], IMAGES[0]):
         with pytest.raises(ValueError, match="does not fit"):
             network(images, TIMES)
     with pytest.raises(ValueError, match="class_embedding"):
@@ -179,6 +232,33 @@ def test_a_unet_is_compiled_alone_and_then_as_a_part():
     np.testing.assert_array_equal(network.set_train(False)(IMAGES, TIMES)[0].asnumpy(), before)
 
 
+def test_two_unets_of_one_kind_in_one_network():
+    """They share their operator, and nothing else."""
+    networks = [make_unet().set_train(), make_unet(norm_num_groups=4).set_train()]
+    ops.assign(networks[1].conv_out.bias, networks[1].conv_out.bias + 1.0)
+
+    class Both(nn.Cell):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = networks
+
+        def construct(self, images, times):
+            return (self.second(self.first(images, times)[0], times)[0],)
+
+    found = Both()(IMAGES, TIMES)[0].asnumpy()
+    assert networks[0].operator is networks[1].operator
+    between = networks[0](IMAGES, TIMES)[0]
+    np.testing.assert_array_equal(found, networks[1](between, TIMES)[0].asnumpy())
+
+
+def test_a_time_embedding_in_half_precision():
+    network = make_unet().set_train(False)
+    expected = network(IMAGES, TIMES)[0].asnumpy()
+    set_compute_precision(network.time_embedding, "fp16")
+    assert network.operator is not None
+    np.testing.assert_allclose(Around(network)(IMAGES, TIMES).asnumpy(), expected, atol=0.01)
+
+
 def test_copies_compute_with_their_own_weights(either_mode):
     network = make_unet().set_train(False)
     before = network(IMAGES, TIMES)[0].asnumpy()
@@ -188,7 +268,7 @@ def test_copies_compute_with_their_own_weights(either_mode):
     assert np.abs(network(IMAGES, TIMES)[0].asnumpy() - before).min() > 0.5
 
 
-def test_gradients_of_the_images_alone_compute_no_more():
+def test_without_the_images_gradient_its_convolution_is_not_computed():
     """The last of the gradients is an operator of its own: a training does not pay for it."""
     network = make_unet().set_train()
     gradient = ms.grad(Projected(network), None, ms.ParameterTuple(network.trainable_params()))
