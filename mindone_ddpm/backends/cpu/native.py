@@ -140,14 +140,6 @@ def _like_first(*values):
     return values[0]
 
 
-def _two_like_first(*values):
-    return values[0], values[0]
-
-
-def _three_like_first(*values):
-    return values[0], values[0], values[0]
-
-
 def _like_second(*values):
     return values[1]
 
@@ -158,7 +150,7 @@ def _weights_gradient(name: str, has_bias: bool, settings: tuple) -> ops.Custom:
     def shapes(gradient, x, weight, *_):
         return (weight, weight[:1]) if has_bias else weight
 
-    return operator(name, shapes, _two_like_first if has_bias else _like_first, settings=settings)
+    return operator(name, shapes, like_first(2) if has_bias else _like_first, settings=settings)
 
 
 def convolution_to_input(
@@ -244,13 +236,13 @@ def _make_attention(suffix: str = "") -> ops.Custom:
     def gradient_shapes(dout, query, key, value, out, logs, scale):
         return query, key, value
 
-    backward = operator(f"attention_backward{suffix}", gradient_shapes, _three_like_first)
+    backward = operator(f"attention_backward{suffix}", gradient_shapes, like_first(3))
 
     def gradient(query, key, value, scale, out, dout):
         dquery, dkey, dvalue = backward(dout[0], query, key, value, out[0], out[1], scale)
         return dquery, dkey, dvalue, ops.zeros_like(scale)
 
-    return operator(f"attention{suffix}", output_shapes, _two_like_first, gradient)
+    return operator(f"attention{suffix}", output_shapes, like_first(2), gradient)
 
 
 def _make_operators() -> None:
@@ -266,26 +258,26 @@ def _make_operators() -> None:
     def norm_gradient_shapes(dy, x, gamma, *_):
         return x, gamma, gamma
 
-    norm_backward = operator("group_norm_backward", norm_gradient_shapes, _three_like_first)
+    norm_backward = operator("group_norm_backward", norm_gradient_shapes, like_first(3))
 
     def norm_gradient(x, gamma, beta, settings, out, dout):
         dx, dgamma, dbeta = norm_backward(dout[0], x, gamma, beta, out[1], out[2], settings)
         return dx, dgamma, dbeta, ops.zeros_like(settings)
 
-    group_norm = operator("group_norm", norm_shapes, _three_like_first, norm_gradient)
+    group_norm = operator("group_norm", norm_shapes, like_first(3), norm_gradient)
 
     def row_norm_shapes(x, gamma, beta, epsilon):
         if x[-1] != gamma[0]:
             raise ValueError(f"a LayerNorm for width {gamma[0]} was given {tuple(x)}")
         return x, x[:-1], x[:-1]
 
-    row_norm_backward = operator("layer_norm_backward", norm_gradient_shapes, _three_like_first)
+    row_norm_backward = operator("layer_norm_backward", norm_gradient_shapes, like_first(3))
 
     def row_norm_gradient(x, gamma, beta, epsilon, out, dout):
         dx, dgamma, dbeta = row_norm_backward(dout[0], x, gamma, out[1], out[2])
         return dx, dgamma, dbeta, ops.zeros_like(epsilon)
 
-    layer_norm = operator("layer_norm", row_norm_shapes, _three_like_first, row_norm_gradient)
+    layer_norm = operator("layer_norm", row_norm_shapes, like_first(3), row_norm_gradient)
 
     silu_backward = operator("silu_backward", _like_first, _like_first)
 

@@ -147,7 +147,7 @@ class Network {
     int64_t joined_size = 0, largest = 0;                        // gradients of what is joined; the largest input but the first
 
     // keeps: what the gradient needs is kept. Of the parameters only the plan and shapes are looked at.
-    Network(const Given &given, bool keeps) : given_(given), keeps_(keeps), embedding_(given[1]) {
+    Network(const Given &given, bool keeps) : keeps_(keeps), embedding_(given[1]) {
         const Tensor plan = given[2];
         const auto *rows = static_cast<const Row *>(plan.data);
         const auto count = static_cast<int>(plan.shape[0]);
@@ -231,7 +231,6 @@ class Network {
     }
 
   private:
-    const Given given_;
     const bool keeps_;
     const Tensor embedding_;
     int64_t lasting_size_ = 0, buffer_sizes_[2] = {0, 0}, spare_size_ = 0;
