@@ -31,12 +31,12 @@ FLAGS = (
     "-fPIC",
 )
 LINK_FLAGS = ("-shared", "-Wl,-Bsymbolic", "-ldl", "-lpthread")
-# Compiled at the same time. What has no loops over numbers, but calls the others and oneDNN, is as fast with less
-# optimization, which takes half the time. It is linked last: of a function of the headers the first copy is taken.
-COMPOSED = ("attention_block", "convolution", "resnet_block", "runtime", "unet")
+# Compiled at the same time. What calls the others and oneDNN, or has its vectors written out, is as fast with less
+# optimization, which takes less time. It is linked last: of a function of the headers the first copy is taken.
+LESS_OPTIMIZED = ("attention_block", "convolution", "resnet_block", "runtime", "unet", "winograd")
 PARTS: tuple[tuple[str, tuple[Path, ...]], ...] = (
-    ("-O3", tuple(path for path in _SOURCES if path.stem not in COMPOSED)),
-    ("-O1", tuple(path for path in _SOURCES if path.stem in COMPOSED)),
+    ("-O3", tuple(path for path in _SOURCES if path.stem not in LESS_OPTIMIZED)),
+    ("-O2", tuple(path for path in _SOURCES if path.stem in LESS_OPTIMIZED)),
 )
 
 HASH_BYTES = hashlib.sha256().digest_size

@@ -1,4 +1,5 @@
-// Convolutions run in the oneDNN that MindSpore brings, but in the memory layout that oneDNN itself asks for.
+// Convolutions run in the oneDNN that MindSpore brings, but in the memory layout that oneDNN itself asks for; most of those
+// with 3x3 weights and float32 by Winograd's algorithm (winograd.cpp).
 
 #include <cstdlib>
 #include <map>
@@ -7,6 +8,7 @@
 #include <vector>
 
 #include "native.h"
+#include "winograd.h"
 
 using namespace native;
 
@@ -16,12 +18,6 @@ size_t aligned(size_t size) { return (size + 63) / 64 * 64; }
 
 struct Free {
     void operator()(void *memory) const { std::free(memory); }
-};
-
-// Weights in the layout that an operation chose, and some of their numbers.
-struct Held {
-    std::unique_ptr<void, Free> memory;
-    uint64_t sample = 0;
 };
 
 // A hash of up to 64 of the numbers, from first to last: whether other weights have come to lie in the same place.
@@ -36,6 +32,38 @@ uint64_t sample_of(const void *values, size_t size) {
     return hash;
 }
 
+// Weights in the layout that an operation needs, by where they lie.
+class HeldWeights {
+  public:
+    // The place for these weights' layout; nullptr if there is no memory. If `is_known`, it is there already.
+    void *place_of(const void *weights, size_t size, size_t size_laid_out, bool *is_known) {
+        Held &held = by_place_[weights];
+        const uint64_t sample = sample_of(weights, size);
+        *is_known = held.memory != nullptr && held.sample == sample;
+        if (held.memory == nullptr) held.memory.reset(std::aligned_alloc(64, aligned(size_laid_out)));
+        held.sample = sample;
+        return held.memory.get();
+    }
+    void release() { by_place_.clear(); }
+
+  private:
+    struct Held {
+        std::unique_ptr<void, Free> memory;
+        uint64_t sample = 0;
+    };
+    std::map<const void *, Held> by_place_;
+};
+
+bool holds_weights() { return weights_are_parameters && weights_are_held; }
+
+// One of the three problems of a convolution, for tensors of certain shapes.
+class Operation {
+  public:
+    virtual ~Operation() = default;
+    virtual int run(void **parameters) = 0;  // MindSpore's parameters. Returns 0, or what has failed
+    virtual void release_weights() = 0;
+};
+
 using onednn::Argument;
 
 // An argument of an operator: in the plain layout that MindSpore has, and in the one that oneDNN chose.
@@ -46,10 +74,10 @@ struct Port {
     void *plain = nullptr, *chosen = nullptr, *reorder = nullptr;  // memory, memory, primitive
     size_t offset = 0;  // of the chosen layout in the scratch memory
     size_t size = 0, plain_size = 0;  // in bytes
-    std::map<void *, Held> held{};    // weights, by where they lie
+    HeldWeights held{};
 };
 
-class Operation {
+class OneDnnOperation final : public Operation {
   public:
     void add(int kind, int parameter, bool is_output) { ports_.push_back(Port{kind, parameter, is_output}); }
 
@@ -84,7 +112,7 @@ class Operation {
         return true;
     }
 
-    int run(void **parameters) {
+    int run(void **parameters) override {
         using namespace onednn;
         char *base = scratch(size_);
         if (size_ > 0 && base == nullptr) return 1;
@@ -96,7 +124,7 @@ class Operation {
                 continue;
             }
             arguments.push_back({port.kind, port.chosen});
-            if (port.kind == WEIGHTS && weights_are_parameters && weights_are_held) {
+            if (port.kind == WEIGHTS && holds_weights()) {
                 if (hold(port, parameters[port.parameter]) != success) return 1;
                 continue;
             }
@@ -114,21 +142,18 @@ class Operation {
         return status;
     }
 
-    void release_weights() {
-        for (Port &port : ports_) port.held.clear();
+    void release_weights() override {
+        for (Port &port : ports_) port.held.release();
     }
 
   private:
     // Brings weights into the chosen layout, unless that was done before.
     static int hold(Port &port, void *weights) {
-        Held &held = port.held[weights];
-        const uint64_t sample = sample_of(weights, port.plain_size);
-        const bool is_known = held.memory != nullptr && held.sample == sample;
-        if (held.memory == nullptr) held.memory.reset(std::aligned_alloc(64, port.size));
-        if (held.memory == nullptr) return 1;
-        onednn::memory_set_data_handle(port.chosen, held.memory.get());
+        bool is_known = false;
+        void *place = port.held.place_of(weights, port.plain_size, port.size, &is_known);
+        if (place == nullptr) return 1;
+        onednn::memory_set_data_handle(port.chosen, place);
         if (is_known) return onednn::success;
-        held.sample = sample;
         const Clock clock("lay_out_weights");
         return reorder(port.reorder, port.plain, port.chosen);
     }
@@ -160,9 +185,77 @@ struct Shape {
 constexpr int num_settings = 9;
 enum class Direction { forward, to_input, to_weights };
 
-// The three problems of one convolution. `input`, `weights` and `output` are shapes; `type` is that of the factors, and
-// what is summed from them is float32.
-std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &input, Shape weights, const Shape &output,
+class WinogradOperation final : public Operation {
+  public:
+    WinogradOperation(Direction direction, const WinogradShape &shape, bool has_bias)
+        : direction_(direction), shape_(shape), has_bias_(has_bias) {}
+
+    static bool suits(Direction direction, const WinogradShape &shape, const int32_t *settings) {
+        constexpr int32_t only[num_settings] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
+        // With fewer channels the transformations take more time than the products save, and with fewer tiles those of
+        // the weights.
+        constexpr int64_t least_channels = 48, least_tiles_of_thread = 64;
+        constexpr int64_t most_summed = 1 << 26;  // numbers: each thread has its own sums of the weights' gradient
+        const int64_t threads = pool->get_num_threads();
+        if (direction == Direction::to_weights && shape.prepared_size() * threads > most_summed) return false;
+        return std::equal(settings, settings + num_settings, only) && shape.channels % 16 == 0 &&
+               shape.outputs % 16 == 0 && std::min(shape.channels, shape.outputs) >= least_channels &&
+               shape.tiles() >= least_tiles_of_thread * threads;
+    }
+
+    int run(void **parameters) override {
+        const auto in = [&](int place) { return static_cast<const float *>(parameters[place]); };
+        const auto out = [&](int place) { return static_cast<float *>(parameters[place]); };
+        if (direction_ == Direction::to_weights) {
+            auto *memory = reinterpret_cast<float *>(scratch(winograd_memory_to_weights(shape_) * sizeof(float)));
+            if (memory == nullptr) return 1;
+            winograd_to_weights(in(0), in(1), out(4), has_bias_ ? out(5) : nullptr, shape_, memory);
+            return 0;
+        }
+        const bool is_forward = direction_ == Direction::forward;
+        const WinogradShape shape = is_forward ? shape_ : shape_.turned();
+        const int64_t prepared_size = shape_.prepared_size();
+        auto *memory = reinterpret_cast<float *>(scratch((winograd_memory(shape) + prepared_size) * sizeof(float)));
+        if (memory == nullptr) return 1;
+        if (!is_forward) {
+            winograd_prepare_turned(in(2), shape_, memory);
+            winograd_convolve(in(0), memory, nullptr, out(4), shape, memory + prepared_size);
+            return 0;
+        }
+        const float *prepared = prepare(in(1), memory);
+        if (prepared == nullptr) return 1;
+        winograd_convolve(in(0), prepared, has_bias_ ? in(2) : nullptr, out(has_bias_ ? 4 : 3), shape,
+                          memory + prepared_size);
+        return 0;
+    }
+
+    void release_weights() override { held_.release(); }
+
+  private:
+    // `place`: for what is not held.
+    const float *prepare(const float *weights, float *place) {
+        if (!holds_weights()) {
+            winograd_prepare(weights, shape_, place);
+            return place;
+        }
+        bool is_known = false;
+        const size_t size = shape_.channels * shape_.outputs * 9 * sizeof(float);
+        auto *held = static_cast<float *>(
+            held_.place_of(weights, size, shape_.prepared_size() * sizeof(float), &is_known));
+        if (held == nullptr || is_known) return held;
+        const Clock clock("lay_out_weights");
+        winograd_prepare(weights, shape_, held);
+        return held;
+    }
+
+    const Direction direction_;
+    const WinogradShape shape_;
+    const bool has_bias_;
+    HeldWeights held_;
+};
+
+// `input`, `weights` and `output` are shapes; `type` is that of the factors, and what is summed from them is float32.
+std::unique_ptr<Operation> make_with_onednn(Direction direction, const Shape &input, Shape weights, const Shape &output,
                                             const int32_t *settings, bool has_bias, int type) {
     using namespace onednn;
     const int64_t groups = settings[8];
@@ -184,7 +277,7 @@ std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &in
         &forward, engine, forward_training, convolution_direct, any_input, any_weights, bias_desc,
         direction == Direction::forward ? any_sum : any_output, strides, dilates, before, after, attributes);
     if (status != success) return nullptr;
-    auto operation = std::make_unique<Operation>();
+    auto operation = std::make_unique<OneDnnOperation>();
     std::vector<void *> plain;
     if (direction == Direction::forward) {
         desc = forward;
@@ -219,6 +312,15 @@ std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &in
         }
     }
     return status == success && operation->build(desc, plain) ? std::move(operation) : nullptr;
+}
+
+std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &input, const Shape &weights,
+                                            const Shape &output, const int32_t *settings, bool has_bias, int type) {
+    const WinogradShape shape = {input.sizes[0], input.sizes[1], output.sizes[1], input.sizes[2], input.sizes[3]};
+    const bool is_3x3 = weights.sizes[2] == 3 && weights.sizes[3] == 3;
+    if (type == onednn::f32 && is_3x3 && WinogradOperation::suits(direction, shape, settings))
+        return std::make_unique<WinogradOperation>(direction, shape, has_bias);
+    return make_with_onednn(direction, input, weights, output, settings, has_bias, type);
 }
 
 std::map<std::vector<int64_t>, std::unique_ptr<Operation>> known;

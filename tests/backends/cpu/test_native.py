@@ -58,7 +58,7 @@ def convolution_reference(x, weight, bias, stride, padding, dilation, groups):
     windows = np.lib.stride_tricks.sliding_window_view(x, reach, axis=(2, 3))
     windows = windows[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
     parts = zip(np.split(windows, groups, 1), np.split(weight, groups, 0), strict=True)
-    result = np.concatenate([np.einsum("nchwij,ocij->nohw", *part) for part in parts], 1)
+    result = np.concatenate([np.tensordot(*part, ((1, 4, 5), (1, 2, 3))) for part in parts], 3).transpose(0, 3, 1, 2)
     return result if bias is None else result + bias[None, :, None, None]
 
 
@@ -71,6 +71,11 @@ CONVOLUTIONS = {
     "groups": ((2, 6, 7, 7), (8, 3, 3, 3), (1, 1), (1, 1), (1, 1), 2),
     "one each": ((2, 8, 7, 7), (8, 1, 3, 3), (1, 1), (1, 1), (1, 1), 8),
     "wide": ((2, 192, 16, 16), (64, 192, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    # By tiles of 2 x 2 pixels: some over the edges, rows in parts, some samples together, and an odd number of tiles.
+    "tiles, odd sizes": ((5, 48, 15, 33), (80, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "tiles, long rows": ((3, 48, 4, 130), (96, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "tiles, small images": ((67, 64, 4, 4), (48, 64, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "tiles, one row": ((65, 48, 1, 9), (64, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
 }
 
 
