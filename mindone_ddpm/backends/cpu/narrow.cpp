@@ -111,18 +111,21 @@ void attend_by_lanes_backward(const Attention &at, const float *dout, const floa
             to_lanes<width>(k + start * width, key);
             to_lanes<width>(v + start * width, value);
             for (int64_t first = 0; first < query_rows; first += lanes) {
-                Vector slopes[lanes];  // of the scores: first a vector for each query, then one for each key
+                Vector shares[lanes], slopes[lanes];  // slopes: first a vector for each query, then one for each key
+                // In two loops, because the registers hold half of the vectors.
                 for (int64_t row = 0; row < lanes; ++row) {
-                    const int64_t query = first + row;
-                    const float *from = q + query * width, *gradient = g + query * width;
-                    Vector score = Vector{} - log[query], slope = Vector{} - level[query];
-                    for (int i = 0; i < width; ++i) score += key[i] * from[i];
-                    for (int i = 0; i < width; ++i) slope += value[i] * gradient[i];
-                    const Vector share = power_of_two(score);
-                    slope *= share;
-                    for (int i = 0; i < width; ++i) value_slopes[i] += share * gradient[i];
-                    for (int i = 0; i < width; ++i) key_slopes[i] += slope * from[i];
-                    slopes[row] = slope;
+                    const float *from = q + (first + row) * width, *gradient = g + (first + row) * width;
+                    Vector score = key[0] * from[0] - log[first + row];
+                    Vector slope = value[0] * gradient[0] - level[first + row];
+                    for (int i = 1; i < width; ++i) score += key[i] * from[i];
+                    for (int i = 1; i < width; ++i) slope += value[i] * gradient[i];
+                    shares[row] = power_of_two(score);
+                    slopes[row] = slope * shares[row];
+                }
+                for (int64_t row = 0; row < lanes; ++row) {
+                    const float *from = q + (first + row) * width, *gradient = g + (first + row) * width;
+                    for (int i = 0; i < width; ++i) value_slopes[i] += shares[row] * gradient[i];
+                    for (int i = 0; i < width; ++i) key_slopes[i] += slopes[row] * from[i];
                 }
                 swap_rows_and_columns(slopes);
                 Vector sums[width];
