@@ -5,8 +5,8 @@
 // Every operator has the signature that MindSpore documents for its "aot" operators: inputs come first, outputs last, 0
 // means success. OPERATOR(name) begins one; inside there are `count`, `parameters`, `axes` and `shapes`.
 //
-// Sums are taken in a fixed order, so that the same input gives the same bits whatever the number of threads (in the
-// convolutions, oneDNN keeps that promise for a fixed number of threads).
+// Sums are taken in a fixed order, so that the same input gives the same bits whatever the number of threads (the gradients
+// of convolutions: for a fixed number of threads).
 
 #pragma once
 
@@ -32,7 +32,7 @@ extern void *engine, *stream, *attributes;
 extern std::mutex turn;
 
 // Whether weights are the same whenever they lie at the same place: told by an operator (of this thread), and promised from
-// outside for a while (mindone_ddpm_hold_weights). If both, convolutions keep them in oneDNN's layout.
+// outside for a while (mindone_ddpm_hold_weights). If both, convolutions keep them as their products need them.
 extern thread_local bool weights_are_parameters;
 extern bool weights_are_held;
 
