@@ -76,8 +76,8 @@ _holders = 0  # how many have asked for held weights
 
 @contextlib.contextmanager
 def held_weights() -> Iterator[None]:
-    """Inside, nobody changes the weights of a whole UNet that is not in training: its convolutions bring them into the layout
-    of their products once, and not in each call. That takes up to 1.8 times the memory of these weights."""
+    """Inside, nobody changes the weights of a whole UNet that is not in training: its convolutions bring them into the
+    layout of their products once, and not in each call. That takes up to 1.8 times the memory of these weights."""
     global _holders
     if _library is None:
         yield
