@@ -35,14 +35,18 @@ uint64_t sample_of(const void *values, size_t size) {
 // Weights in the layout that an operation needs, by where they lie.
 class HeldWeights {
   public:
-    // The place for these weights' layout; nullptr if there is no memory. If `is_known`, it is there already.
-    void *place_of(const void *weights, size_t size, size_t size_laid_out, bool *is_known) {
+    // These weights in their layout: `lay_out` brings them there, unless that was done before, and returns 0 or what has
+    // failed. nullptr if there is no memory, or it has failed.
+    template <typename LayOut>
+    void *laid_out(const void *weights, size_t size, size_t size_laid_out, const LayOut &lay_out) {
         Held &held = by_place_[weights];
         const uint64_t sample = sample_of(weights, size);
-        *is_known = held.memory != nullptr && held.sample == sample;
+        if (held.memory != nullptr && held.sample == sample) return held.memory.get();
         if (held.memory == nullptr) held.memory.reset(std::aligned_alloc(64, aligned(size_laid_out)));
+        if (held.memory == nullptr) return nullptr;
         held.sample = sample;
-        return held.memory.get();
+        const Clock clock("lay_out_weights");
+        return lay_out(held.memory.get()) == 0 ? held.memory.get() : nullptr;
     }
     void release() { by_place_.clear(); }
 
@@ -149,13 +153,12 @@ class OneDnnOperation final : public Operation {
   private:
     // Brings weights into the chosen layout, unless that was done before.
     static int hold(Port &port, void *weights) {
-        bool is_known = false;
-        void *place = port.held.place_of(weights, port.plain_size, port.size, &is_known);
-        if (place == nullptr) return 1;
+        void *place = port.held.laid_out(weights, port.plain_size, port.size, [&](void *to) {
+            onednn::memory_set_data_handle(port.chosen, to);
+            return reorder(port.reorder, port.plain, port.chosen);
+        });
         onednn::memory_set_data_handle(port.chosen, place);
-        if (is_known) return onednn::success;
-        const Clock clock("lay_out_weights");
-        return reorder(port.reorder, port.plain, port.chosen);
+        return place == nullptr;
     }
 
     static int reorder(void *primitive, void *from, void *to) {
@@ -238,14 +241,12 @@ class WinogradOperation final : public Operation {
             winograd_prepare(weights, shape_, place);
             return place;
         }
-        bool is_known = false;
         const size_t size = shape_.channels * shape_.outputs * 9 * sizeof(float);
-        auto *held = static_cast<float *>(
-            held_.place_of(weights, size, shape_.prepared_size() * sizeof(float), &is_known));
-        if (held == nullptr || is_known) return held;
-        const Clock clock("lay_out_weights");
-        winograd_prepare(weights, shape_, held);
-        return held;
+        return static_cast<float *>(
+            held_.laid_out(weights, size, shape_.prepared_size() * sizeof(float), [&](void *to) {
+                winograd_prepare(weights, shape_, static_cast<float *>(to));
+                return 0;
+            }));
     }
 
     const Direction direction_;

@@ -78,7 +78,7 @@ void multiply_columns(int64_t rows, Matrix a, Matrix b, int64_t depth, float *re
         multiply_some<few_rows, across, adds>(a, b, depth, result + row * stride, stride);
 }
 
-// By columns of the result, from `output` on. `rows` is even.
+// `rows` x `columns` of a product; `columns` as of columns_from, and `rows` even.
 template <bool adds>
 void multiply_columns(int64_t columns, int64_t rows, Matrix a, Matrix b, int64_t depth, float *result, int64_t stride) {
     if (columns == most_across * in_register) multiply_columns<most_across, adds>(rows, a, b, depth, result, stride);
