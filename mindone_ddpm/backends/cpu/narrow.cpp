@@ -11,44 +11,66 @@ constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f;
 
 int64_t whole_blocks(int64_t count) { return (count + lanes - 1) / lanes * lanes; }
 
+// `columns` numbers, at most `width`, of each of some rows; times a factor.
+template <int width>
+void copy_rows(const float *from, int64_t from_stride, int64_t rows, int64_t columns, float factor, float *to,
+               int64_t to_stride) {
+    typedef float Row __attribute__((vector_size(4 * width)));
+    for (int64_t row = 0; row < rows; ++row, from += from_stride, to += to_stride) {
+        if (columns == width) {
+            Row values;
+            std::memcpy(&values, from, sizeof(values));
+            values = factor * values;
+            std::memcpy(to, &values, sizeof(values));
+        } else {
+            for (int64_t i = 0; i < columns; ++i) to[i] = factor * from[i];
+        }
+    }
+}
+
 // The rows of one head, one behind the other, with zeros behind each row and behind the last; times a factor.
 template <int width>
 void pack(const float *from, int64_t rows, int64_t stride, int64_t columns, float factor, float *to) {
     std::memset(to, 0, sizeof(float) * width * whole_blocks(rows));
-    for (int64_t row = 0; row < rows; ++row)
-        for (int64_t i = 0; i < columns; ++i) to[row * width + i] = factor * from[row * stride + i];
+    copy_rows<width>(from, stride, rows, columns, factor, to, width);
 }
 
 template <int width>
 void unpack(const float *from, int64_t rows, int64_t stride, int64_t columns, float factor, float *to) {
-    for (int64_t row = 0; row < rows; ++row)
-        for (int64_t i = 0; i < columns; ++i) to[row * stride + i] = factor * from[row * width + i];
+    copy_rows<width>(from, width, rows, columns, factor, to, stride);
 }
 
 // 16 rows as `width` vectors: the first has the first number of each row.
 template <int width>
 void to_lanes(const float *rows, Vector *columns) {
-    for (int i = 0; i < width; ++i) {
-        float column[lanes];
-        for (int lane = 0; lane < lanes; ++lane) column[lane] = rows[lane * width + i];
-        columns[i] = load(column);
-    }
+    Vector square[lanes];
+    for (int lane = 0; lane < lanes; ++lane) square[lane] = load(rows + lane * width);
+    swap_rows_and_columns(square);
+    std::copy(square, square + width, columns);
 }
 
 template <int width>
 void from_lanes(const Vector *columns, float *rows) {
-    for (int i = 0; i < width; ++i) {
-        float column[lanes];
-        store(column, columns[i]);
-        for (int lane = 0; lane < lanes; ++lane) rows[lane * width + i] = column[lane];
-    }
+    Vector square[lanes] = {};
+    std::copy(columns, columns + width, square);
+    swap_rows_and_columns(square);
+    for (int lane = 0; lane < lanes; ++lane) std::memcpy(rows + lane * width, square + lane, sizeof(float) * width);
+}
+
+// Heads that lie in the same lines of the cache belong to one thread, and neighbours in time to different samples: two
+// threads that write to one line wait for each other.
+void for_each_head(const Attention &at, const std::function<void(int64_t, int64_t)> &body) {
+    const int64_t together = std::max<int64_t>(1, lanes / at.width), parts = (at.heads + together - 1) / together;
+    parallel(at.samples * parts, [&](int64_t item) {
+        const int64_t first = item / at.samples * together;
+        for (int64_t head = first; head < std::min(at.heads, first + together); ++head) body(item % at.samples, head);
+    });
 }
 
 template <int width>
 void attend_by_lanes(const Attention &at, float *out, float *logs) {
     const int64_t stride = at.heads * at.width, key_rows = whole_blocks(at.keys), query_rows = whole_blocks(at.queries);
-    parallel(at.samples * at.heads, [&](int64_t item) {
-        const int64_t sample = item / at.heads, head = item % at.heads;
+    for_each_head(at, [&](int64_t sample, int64_t head) {
         const int64_t here = sample * at.queries * stride + head * at.width;
         const int64_t there = sample * at.keys * stride + head * at.width;
         float *k = thread_scratch((2 * key_rows + 2 * query_rows) * width + key_rows * lanes);
@@ -85,8 +107,7 @@ template <int width>
 void attend_by_lanes_backward(const Attention &at, const float *dout, const float *out, const float *logs, float *dq, float *dk,
               float *dv) {
     const int64_t stride = at.heads * at.width, key_rows = whole_blocks(at.keys), query_rows = whole_blocks(at.queries);
-    parallel(at.samples * at.heads, [&](int64_t item) {
-        const int64_t sample = item / at.heads, head = item % at.heads;
+    for_each_head(at, [&](int64_t sample, int64_t head) {
         const int64_t here = sample * at.queries * stride + head * at.width;
         const int64_t there = sample * at.keys * stride + head * at.width;
         float *k = thread_scratch((4 * key_rows + 3 * query_rows) * width + 2 * query_rows);

@@ -132,11 +132,14 @@ void native::winograd_convolve(const float *x, const float *prepared, const floa
     std::atomic<int64_t> next{0};
     parallel(pool->get_num_threads(), [&](int64_t thread) {
         float *in = memory + thread * division.size();
-        float *out = in + points * stride_in, *pixels = out + points * stride_out;
+        float *out = in + points * stride_in;
+        Vector *pixels = reinterpret_cast<Vector *>(out + points * stride_out);
         for (int64_t block; (block = next.fetch_add(1)) < division.blocks;) {
             int64_t tiles = division.for_each_patch(block, [&](const Patch &patch, int64_t tile) {
-                lay_out(x, channels, shape, patch, 1, pixels);
-                transform_input(pixels, channels, patch, in + tile * channels, stride_in);
+                for (int64_t channel = 0; channel < channels; channel += lanes) {
+                    lay_out(x, channels, channel, shape, patch, 1, pixels);
+                    transform_input(pixels, patch, in + tile * channels + channel, channels, stride_in);
+                }
             });
             const int64_t all = parts_of(tiles, few_rows) * few_rows;
             for (int64_t point = 0; point < points; ++point) {
@@ -150,8 +153,11 @@ void native::winograd_convolve(const float *x, const float *prepared, const floa
                 }
             }
             division.for_each_patch(block, [&](const Patch &patch, int64_t tile) {
-                transform_output(out + tile * outputs, stride_out, outputs, bias, patch, pixels);
-                bring_back(pixels, outputs, shape, patch, y);
+                for (int64_t output = 0; output < outputs; output += lanes) {
+                    transform_output(out + tile * outputs + output, outputs, stride_out,
+                                     bias == nullptr ? Vector{} : load(bias + output), patch, pixels);
+                    bring_back(pixels, outputs, output, shape, patch, y);
+                }
             });
         }
     });
@@ -175,20 +181,22 @@ void native::winograd_to_weights(const float *dy, const float *x, float *dweight
     parallel(threads, [&](int64_t thread) {
         float *sums = memory + thread * own_size, *bias_sums = sums + points * stride;
         float *in = memory + threads * own_size + thread * division.size();
-        float *out = in + points * stride_in, *pixels = out + points * stride_out;
+        float *out = in + points * stride_in;
+        Vector *pixels = reinterpret_cast<Vector *>(out + points * stride_out);
         std::memset(sums, 0, own_size * sizeof(float));
         const int64_t first = division.blocks * thread / threads, last = division.blocks * (thread + 1) / threads;
         for (int64_t block = first; block < last; ++block) {
             const int64_t tiles = division.for_each_patch(block, [&](const Patch &patch, int64_t tile) {
-                lay_out(x, channels, shape, patch, 1, pixels);
-                transform_input(pixels, channels, patch, in + tile * channels, stride_in);
-                lay_out(dy, outputs, shape, patch, 0, pixels);
-                transform_gradient(pixels, outputs, patch, out + tile * outputs, stride_out);
+                for (int64_t channel = 0; channel < channels; channel += lanes) {
+                    lay_out(x, channels, channel, shape, patch, 1, pixels);
+                    transform_input(pixels, patch, in + tile * channels + channel, channels, stride_in);
+                }
                 for (int64_t output = 0; output < outputs; output += lanes) {
-                    Vector sum = {};
-                    for (int64_t pixel = 0; pixel < 4 * patch.tiles(); ++pixel)
-                        sum += load(pixels + pixel * outputs + output);
-                    store(bias_sums + output, load(bias_sums + output) + sum);
+                    lay_out(dy, outputs, output, shape, patch, 0, pixels);
+                    transform_gradient(pixels, patch, out + tile * outputs + output, outputs, stride_out);
+                    Vector sum = load(bias_sums + output);
+                    for (int64_t pixel = 0; pixel < 4 * patch.tiles(); ++pixel) sum += pixels[pixel];
+                    store(bias_sums + output, sum);
                 }
             });
             for (int64_t point = 0; point < points; ++point)

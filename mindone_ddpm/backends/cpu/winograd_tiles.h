@@ -67,9 +67,7 @@ struct Division {
 
     // From one point to the next, in numbers. Not a power of two, where all would lie in the same sets of the cache.
     int64_t stride(int64_t channels) const { return tiles_together * channels + lanes; }
-    int64_t pixels_size() const {
-        return std::max((2 * high + 2) * (2 * wide + 2) * shape.channels, 4 * high * wide * shape.outputs);
-    }
+    int64_t pixels_size() const { return (2 * high + 2) * (2 * wide + 2) * lanes; }  // of 16 channels
     // Of one thread: points of the channels, points of the outputs, pixels.
     int64_t size() const { return points * (stride(shape.channels) + stride(shape.outputs)) + pixels_size(); }
 };
@@ -88,106 +86,99 @@ inline void store_some(float *to, const Vector &values, int64_t count) {
     else std::memcpy(to, &values, count * sizeof(float));
 }
 
-// The pixels of a patch, and `border` more on each side; zeros outside of the image.
-void lay_out(const float *images, int64_t channels, const WinogradShape &shape, const Patch &patch, int64_t border,
-             float *pixels) {
+// The pixels of a patch, and `border` more on each side, of 16 channels from `channel` on; zeros outside of the image.
+void lay_out(const float *images, int64_t channels, int64_t channel, const WinogradShape &shape, const Patch &patch,
+             int64_t border, Vector *pixels) {
     const int64_t rows = 2 * (patch.rows + border), columns = 2 * (patch.columns + border);
     const int64_t area = shape.height * shape.width, top = patch.top - border, left = patch.left - border;
     const int64_t first = std::max<int64_t>(0, left), last = std::min(shape.width, left + columns);
-    const float *image = images + patch.sample * channels * area;
+    const float *image = images + (patch.sample * channels + channel) * area;
     const float *readable = images + shape.samples * channels * area - lanes;
-    for (int64_t row = 0; row < rows; ++row) {
-        float *line = pixels + row * columns * channels;
+    for (int64_t row = 0; row < rows; ++row, pixels += columns) {
         const int64_t y = top + row;
-        const bool is_inside = y >= 0 && y < shape.height;
-        if (!is_inside || first > left) std::memset(line, 0, (is_inside ? 1 : columns) * channels * sizeof(float));
-        if (!is_inside) continue;
-        const int64_t after = left + columns - last;
-        std::memset(line + (columns - after) * channels, 0, after * channels * sizeof(float));
-        for (int64_t channel = 0; channel < channels; channel += lanes)
-            for (int64_t x = first; x < last; x += lanes) {
-                const int64_t count = std::min(lanes, last - x);
-                const float *from = image + channel * area + y * shape.width + x;
-                Vector square[lanes];
-                for (int64_t i = 0; i < lanes; ++i, from += area)
-                    square[i] = from <= readable ? load(from) : load_some(from, count);
-                swap_rows_and_columns(square);
-                float *to = line + (x - left) * channels + channel;
-                for (int64_t i = 0; i < count; ++i) store(to + i * channels, square[i]);
-            }
+        if (y < 0 || y >= shape.height) {
+            std::fill(pixels, pixels + columns, Vector{});
+            continue;
+        }
+        std::fill(pixels, pixels + (first - left), Vector{});
+        std::fill(pixels + (last - left), pixels + columns, Vector{});
+        for (int64_t x = first; x < last; x += lanes) {
+            const int64_t count = std::min(lanes, last - x);
+            const float *from = image + y * shape.width + x;
+            Vector square[lanes];
+            for (int64_t i = 0; i < lanes; ++i, from += area)
+                square[i] = from <= readable ? load(from) : load_some(from, count);
+            swap_rows_and_columns(square);
+            for (int64_t i = 0; i < count; ++i) pixels[x - left + i] = square[i];
+        }
     }
 }
 
 // And back, without a border.
-void bring_back(const float *pixels, int64_t channels, const WinogradShape &shape, const Patch &patch, float *images) {
+void bring_back(const Vector *pixels, int64_t channels, int64_t channel, const WinogradShape &shape, const Patch &patch,
+                float *images) {
     const int64_t area = shape.height * shape.width;
     const int64_t rows = std::min(2 * patch.rows, shape.height - patch.top);
     const int64_t columns = std::min(2 * patch.columns, shape.width - patch.left);
-    float *image = images + patch.sample * channels * area + patch.top * shape.width + patch.left;
-    for (int64_t row = 0; row < rows; ++row)
-        for (int64_t channel = 0; channel < channels; channel += lanes)
-            for (int64_t x = 0; x < columns; x += lanes) {
-                const int64_t count = std::min(lanes, columns - x);
-                const float *from = pixels + (row * 2 * patch.columns + x) * channels + channel;
-                Vector square[lanes];
-                for (int64_t i = 0; i < lanes; ++i) square[i] = i < count ? load(from + i * channels) : Vector{};
-                swap_rows_and_columns(square);
-                float *to = image + channel * area + row * shape.width + x;
-                for (int64_t i = 0; i < lanes; ++i) store_some(to + i * area, square[i], count);
-            }
-}
-
-// --- the transformations, with the paper's names of the matrices -----------------------------------------------------
-
-// B^T d B. Four columns of pixels at a time, of which two are the next tile's as well.
-void transform_input(const float *pixels, int64_t channels, const Patch &patch, float *to, int64_t stride) {
-    const int64_t line = 2 * (patch.columns + 1) * channels;
-    for (int64_t row = 0; row < patch.rows; ++row)
-        for (int64_t channel = 0; channel < channels; channel += lanes) {
-            const float *from = pixels + 2 * row * line + channel;
-            float *place = to + row * patch.columns * channels + channel;
-            Vector columns[4][4];
-            const auto read = [&](int number) {
-                const Vector a = load(from), b = load(from + line);
-                const Vector c = load(from + 2 * line), d = load(from + 3 * line);
-                columns[number][0] = a - c;
-                columns[number][1] = b + c;
-                columns[number][2] = c - b;
-                columns[number][3] = b - d;
-                from += channels;
-            };
-            read(0);
-            read(1);
-            for (int64_t tile = 0; tile < patch.columns; ++tile, place += channels) {
-                read(2);
-                read(3);
-                for (int i = 0; i < 4; ++i) {
-                    store(place + (4 * i) * stride, columns[0][i] - columns[2][i]);
-                    store(place + (4 * i + 1) * stride, columns[1][i] + columns[2][i]);
-                    store(place + (4 * i + 2) * stride, columns[2][i] - columns[1][i]);
-                    store(place + (4 * i + 3) * stride, columns[1][i] - columns[3][i]);
-                    columns[0][i] = columns[2][i];
-                    columns[1][i] = columns[3][i];
-                }
-            }
+    float *image = images + (patch.sample * channels + channel) * area + patch.top * shape.width + patch.left;
+    for (int64_t row = 0; row < rows; ++row, pixels += 2 * patch.columns)
+        for (int64_t x = 0; x < columns; x += lanes) {
+            const int64_t count = std::min(lanes, columns - x);
+            Vector square[lanes];
+            for (int64_t i = 0; i < lanes; ++i) square[i] = i < count ? pixels[x + i] : Vector{};
+            swap_rows_and_columns(square);
+            float *to = image + row * shape.width + x;
+            for (int64_t i = 0; i < lanes; ++i) store_some(to + i * area, square[i], count);
         }
 }
 
-// Calls `body` with the first of 16 channels, the place of the first pixel of a tile, and the place of its first point.
-template <typename Pixels, typename Points, typename Body>
-void for_each_tile(Pixels *pixels, int64_t channels, const Patch &patch, Points *of_points, const Body &body) {
+// --- the transformations of 16 channels, with the paper's names of the matrices --------------------------------------
+
+// B^T d B. Four columns of pixels at a time, of which two are the next tile's as well. `step`: from a tile to the next.
+void transform_input(const Vector *pixels, const Patch &patch, float *to, int64_t step, int64_t stride) {
+    const int64_t line = 2 * (patch.columns + 1);
+    for (int64_t row = 0; row < patch.rows; ++row) {
+        const Vector *from = pixels + 2 * row * line;
+        Vector columns[4][4];
+        const auto read = [&](int number) {
+            const Vector a = from[0], b = from[line], c = from[2 * line], d = from[3 * line];
+            columns[number][0] = a - c;
+            columns[number][1] = b + c;
+            columns[number][2] = c - b;
+            columns[number][3] = b - d;
+            ++from;
+        };
+        read(0);
+        read(1);
+        for (int64_t tile = 0; tile < patch.columns; ++tile, to += step) {
+            read(2);
+            read(3);
+            for (int i = 0; i < 4; ++i) {
+                store(to + (4 * i) * stride, columns[0][i] - columns[2][i]);
+                store(to + (4 * i + 1) * stride, columns[1][i] + columns[2][i]);
+                store(to + (4 * i + 2) * stride, columns[2][i] - columns[1][i]);
+                store(to + (4 * i + 3) * stride, columns[1][i] - columns[3][i]);
+                columns[0][i] = columns[2][i];
+                columns[1][i] = columns[3][i];
+            }
+        }
+    }
+}
+
+// Calls `body` with the first pixel of each tile, and the number of the tile.
+template <typename Pixels, typename Body>
+void for_each_tile(Pixels *pixels, const Patch &patch, const Body &body) {
     for (int64_t row = 0; row < patch.rows; ++row)
         for (int64_t tile = 0; tile < patch.columns; ++tile)
-            for (int64_t channel = 0; channel < channels; channel += lanes)
-                body(channel, pixels + (4 * row * patch.columns + 2 * tile) * channels + channel,
-                     of_points + (row * patch.columns + tile) * channels + channel);
+            body(pixels + 4 * row * patch.columns + 2 * tile, row * patch.columns + tile);
 }
 
 // A dy A^T.
-void transform_gradient(const float *pixels, int64_t channels, const Patch &patch, float *to, int64_t stride) {
-    const int64_t line = 2 * patch.columns * channels;
-    for_each_tile(pixels, channels, patch, to, [&](int64_t, const float *from, float *place) {
-        const Vector a = load(from), b = load(from + channels), c = load(from + line), d = load(from + line + channels);
+void transform_gradient(const Vector *pixels, const Patch &patch, float *to, int64_t step, int64_t stride) {
+    const int64_t line = 2 * patch.columns;
+    for_each_tile(pixels, patch, [&](const Vector *from, int64_t tile) {
+        float *place = to + tile * step;
+        const Vector a = from[0], b = from[1], c = from[line], d = from[line + 1];
         const Vector left[4] = {a, a + c, a - c, -c}, right[4] = {b, b + d, b - d, -d};
         for (int i = 0; i < 4; ++i) {
             store(place + (4 * i) * stride, left[i]);
@@ -199,23 +190,24 @@ void transform_gradient(const float *pixels, int64_t channels, const Patch &patc
 }
 
 // A^T m A, and the bias: what is added to point (1, 1) is added to each pixel.
-void transform_output(const float *from, int64_t stride, int64_t channels, const float *bias, const Patch &patch,
-                      float *pixels) {
-    const int64_t line = 2 * patch.columns * channels;
-    for_each_tile(pixels, channels, patch, from, [&](int64_t channel, float *to, const float *place) {
+void transform_output(const float *from, int64_t step, int64_t stride, const Vector &bias, const Patch &patch,
+                      Vector *pixels) {
+    const int64_t line = 2 * patch.columns;
+    for_each_tile(pixels, patch, [&](Vector *to, int64_t tile) {
+        const float *place = from + tile * step;
         Vector upper[4], lower[4];
         for (int j = 0; j < 4; ++j) {
             const Vector a = load(place + j * stride);
             Vector b = load(place + (4 + j) * stride);
-            if (j == 1 && bias != nullptr) b += load(bias + channel);
+            if (j == 1) b += bias;
             const Vector c = load(place + (8 + j) * stride), d = load(place + (12 + j) * stride);
             upper[j] = a + b + c;
             lower[j] = b - c - d;
         }
-        store(to, upper[0] + upper[1] + upper[2]);
-        store(to + channels, upper[1] - upper[2] - upper[3]);
-        store(to + line, lower[0] + lower[1] + lower[2]);
-        store(to + line + channels, lower[1] - lower[2] - lower[3]);
+        to[0] = upper[0] + upper[1] + upper[2];
+        to[1] = upper[1] - upper[2] - upper[3];
+        to[line] = lower[0] + lower[1] + lower[2];
+        to[line + 1] = lower[1] - lower[2] - lower[3];
     });
 }
 
