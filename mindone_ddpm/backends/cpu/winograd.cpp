@@ -1,5 +1,6 @@
-// A thread takes some tens of tiles at a time: it brings their pixels into the order (pixel, channel), transforms them to 16
-// points, multiplies channels by weights at each point, and transforms what comes out to pixels, all in its cache.
+// A thread takes some tens of tiles at a time. For each 16 channels it brings their pixels into the order (pixel, channel)
+// and transforms them to 16 points; then it multiplies channels by weights at each point, and transforms what comes out to
+// pixels, for each 16 outputs: all in its cache.
 
 #include <atomic>
 
@@ -86,6 +87,15 @@ void multiply_columns(int64_t columns, int64_t rows, Matrix a, Matrix b, int64_t
     else multiply_columns<1, adds>(rows, a, b, depth, result, stride);
 }
 
+// The points of a patch's tiles, all channels.
+void take_input(const float *x, const WinogradShape &shape, const Patch &patch, Vector *pixels, float *to,
+                int64_t stride) {
+    for (int64_t channel = 0; channel < shape.channels; channel += lanes) {
+        lay_out(x, shape.channels, channel, shape, patch, 1, pixels);
+        transform_input(pixels, patch, to + channel, shape.channels, stride);
+    }
+}
+
 }  // namespace
 
 void native::winograd_prepare(const float *weights, const WinogradShape &shape, float *prepared) {
@@ -136,10 +146,7 @@ void native::winograd_convolve(const float *x, const float *prepared, const floa
         Vector *pixels = reinterpret_cast<Vector *>(out + points * stride_out);
         for (int64_t block; (block = next.fetch_add(1)) < division.blocks;) {
             int64_t tiles = division.for_each_patch(block, [&](const Patch &patch, int64_t tile) {
-                for (int64_t channel = 0; channel < channels; channel += lanes) {
-                    lay_out(x, channels, channel, shape, patch, 1, pixels);
-                    transform_input(pixels, patch, in + tile * channels + channel, channels, stride_in);
-                }
+                take_input(x, shape, patch, pixels, in + tile * channels, stride_in);
             });
             const int64_t all = parts_of(tiles, few_rows) * few_rows;
             for (int64_t point = 0; point < points; ++point) {
@@ -187,16 +194,13 @@ void native::winograd_to_weights(const float *dy, const float *x, float *dweight
         const int64_t first = division.blocks * thread / threads, last = division.blocks * (thread + 1) / threads;
         for (int64_t block = first; block < last; ++block) {
             const int64_t tiles = division.for_each_patch(block, [&](const Patch &patch, int64_t tile) {
-                for (int64_t channel = 0; channel < channels; channel += lanes) {
-                    lay_out(x, channels, channel, shape, patch, 1, pixels);
-                    transform_input(pixels, patch, in + tile * channels + channel, channels, stride_in);
-                }
+                take_input(x, shape, patch, pixels, in + tile * channels, stride_in);
                 for (int64_t output = 0; output < outputs; output += lanes) {
                     lay_out(dy, outputs, output, shape, patch, 0, pixels);
                     transform_gradient(pixels, patch, out + tile * outputs + output, outputs, stride_out);
-                    Vector sum = load(bias_sums + output);
+                    Vector sum = {};
                     for (int64_t pixel = 0; pixel < 4 * patch.tiles(); ++pixel) sum += pixels[pixel];
-                    store(bias_sums + output, sum);
+                    store(bias_sums + output, load(bias_sums + output) + sum);
                 }
             });
             for (int64_t point = 0; point < points; ++point)
