@@ -100,7 +100,7 @@ def test_image_column_is_named_or_found(image_folder):
         open_records(TrainingConfig(dataset_name=str(path), image_column="nothing"))
 
 
-def test_problems_with_folders(tmp_path):
+def test_problems_with_folders(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="no such folder"):
         open_records(folder_config(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
@@ -110,6 +110,7 @@ def test_problems_with_folders(tmp_path):
     (tmp_path / "text" / "notes.txt").write_text("no image")
     with pytest.raises(DataError, match="holds no images"):
         open_records(folder_config(tmp_path / "text"))
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between attempts to reach the Hub
     with pytest.raises(DataError, match="not found or not reachable"):
         open_records(TrainingConfig(dataset_name="nobody/no-such-data-set", cache_dir=str(tmp_path)))
 

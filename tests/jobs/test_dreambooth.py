@@ -212,9 +212,7 @@ def test_through_the_command_line(config, tmp_path):
     kept = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / "class-00001.png").unlink()
     again = tmp_path / "again"
-    result = run_program(*flags, "--output_dir", again, "--max_train_steps", 2)
+    result = run_program(*flags, "--output_dir", again, "--resume_from_checkpoint", whole / "checkpoint-2")
     assert result.returncode == 0, result.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == kept
-    result = run_program(*flags, "--output_dir", again, "--resume_from_checkpoint", "latest")
-    assert result.returncode == 0, result.stderr
-    assert_same_end(again, whole, 4)
+    assert_same_end(again, whole, 4, not_logged=2)

@@ -146,8 +146,8 @@ def weight_files(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     return {str(path.relative_to(folder)): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
 
 
-def assert_same_end(folder: Path, reference: Path, step: int) -> None:
-    """Weights, averages, optimiser, product and loss log are equal to the bit."""
+def assert_same_end(folder: Path, reference: Path, step: int, not_logged: int = 0) -> None:
+    """Weights, averages, optimiser, product and loss log, but for its first rows, are equal to the bit."""
     found, expected = (
         {
             name: arrays
@@ -161,7 +161,7 @@ def assert_same_end(folder: Path, reference: Path, step: int) -> None:
         assert set(found[name]) == set(arrays)
         for key, array in arrays.items():
             np.testing.assert_array_equal(found[name][key], array, err_msg=f"{name}: {key}")
-    assert loss_log(folder) == loss_log(reference)
+    assert loss_log(folder)[1:] == loss_log(reference)[1 + not_logged :]
 
 
 STEPS = 60

@@ -37,14 +37,14 @@ def test_a_second_run_in_the_same_folder_is_refused(digits_flags, tmp_path):
 
 def test_a_folder_that_is_removed_while_the_run_writes_to_it_is_made_again(digits_flags, tmp_path):
     folder = tmp_path / "run"
-    flags = [*digits_flags, "--max_train_steps", 60, "--checkpointing_steps", 1, "--logging_steps", 1]
+    flags = [*digits_flags, "--max_train_steps", 30, "--checkpointing_steps", 1, "--logging_steps", 1]
     process = start("train", *flags, "--output_dir", folder)
     wait_for((folder / "checkpoint-3").exists)
     folder.rename(tmp_path / "away")  # at once, unlike rmtree
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
     assert stderr.count("was removed or replaced while the run writes to it; it is made again") == 1
-    assert {run_folder.RUN_CONFIG, run_folder.PRODUCT_RECORD, "model_index.json", "checkpoint-60"} <= {
+    assert {run_folder.RUN_CONFIG, run_folder.PRODUCT_RECORD, "model_index.json", "checkpoint-30"} <= {
         path.name for path in folder.iterdir()
     }
     assert not (folder / LOCK_FILE).exists() and len(loss_log(folder)) > 1
