@@ -43,7 +43,7 @@ Number *memory_for(int64_t size) {
 template <typename Number>
 int attend_wide(const Attention &at, float *out, float *logs) {
     const int64_t keys = at.keys, heads = at.heads, width = at.width, stride = heads * width;
-    const int64_t blocks = (at.queries + query_rows - 1) / query_rows;
+    const int64_t blocks = parts_of(at.queries, query_rows);
     const int64_t q_size = at.samples * at.queries * stride, k_size = at.samples * keys * stride;
     auto *memory = memory_for<Number>(q_size + 2 * k_size);
     if (memory == nullptr && sizeof(Number) != sizeof(float)) return 1;

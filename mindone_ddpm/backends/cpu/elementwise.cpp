@@ -8,7 +8,7 @@ using namespace native;
 OPERATOR(silu) {
     const auto *x = static_cast<const float *>(parameters[0]);
     auto *y = static_cast<float *>(parameters[1]);
-    const int64_t size = count_of(shapes[0], axes[0]), blocks = (size + block - 1) / block;
+    const int64_t size = count_of(shapes[0], axes[0]), blocks = parts_of(size, block);
     std::lock_guard<std::mutex> lock(turn);
     parallel(blocks, [&](int64_t number) {
         const int64_t end = std::min(size, (number + 1) * block);
@@ -22,7 +22,7 @@ OPERATOR(silu) {
 OPERATOR(silu_backward) {
     const auto *dy = static_cast<const float *>(parameters[0]), *x = static_cast<const float *>(parameters[1]);
     auto *dx = static_cast<float *>(parameters[2]);
-    const int64_t size = count_of(shapes[1], axes[1]), blocks = (size + block - 1) / block;
+    const int64_t size = count_of(shapes[1], axes[1]), blocks = parts_of(size, block);
     std::lock_guard<std::mutex> lock(turn);
     parallel(blocks, [&](int64_t number) {
         const int64_t end = std::min(size, (number + 1) * block);
@@ -68,7 +68,7 @@ OPERATOR(transpose) {
     auto *y = static_cast<float *>(parameters[1]);
     const int64_t samples = shapes[0][0], rows = shapes[0][1], columns = shapes[0][2];
     constexpr int64_t side = 16;
-    const int64_t bands = (columns + side - 1) / side;
+    const int64_t bands = parts_of(columns, side);
     std::lock_guard<std::mutex> lock(turn);
     parallel(samples * bands, [&](int64_t item) {
         const int64_t first = item % bands * side, last = std::min(columns, first + side);
@@ -88,7 +88,7 @@ void native::add_to(void *to, const void *more, int64_t size) {
     const auto *values = static_cast<const float *>(more);
     const Clock clock("add");
     std::lock_guard<std::mutex> lock(turn);
-    parallel((size + block - 1) / block, [&](int64_t number) {
+    parallel(parts_of(size, block), [&](int64_t number) {
         const int64_t end = std::min(size, (number + 1) * block);
 #pragma omp simd
         for (int64_t i = number * block; i < end; ++i) result[i] += values[i];

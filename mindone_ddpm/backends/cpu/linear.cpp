@@ -32,7 +32,7 @@ int linear_forward(int count, void **parameters, int *axes, int64_t **shapes) {
     if (factors.first == nullptr) return 1;
     if (has_bias) {
         const auto *bias = static_cast<const float *>(parameters[2]);
-        parallel((rows + rows_together - 1) / rows_together, [&](int64_t number) {
+        parallel(parts_of(rows, rows_together), [&](int64_t number) {
             const int64_t end = std::min(rows, (number + 1) * rows_together);
             for (int64_t row = number * rows_together; row < end; ++row)
                 std::copy(bias, bias + outputs, y + row * outputs);
@@ -65,7 +65,7 @@ int linear_backward_weights(int count, void **parameters, int *axes, int64_t **s
              static_cast<float *>(parameters[3]), inputs);
     if (count != 5) return 0;
     auto *dbias = static_cast<float *>(parameters[4]);
-    parallel((outputs + columns_together - 1) / columns_together, [&](int64_t number) {
+    parallel(parts_of(outputs, columns_together), [&](int64_t number) {
         const int64_t first = number * columns_together, columns = std::min(columns_together, outputs - first);
         double sums[columns_together] = {};
         for (int64_t row = 0; row < rows; ++row) {

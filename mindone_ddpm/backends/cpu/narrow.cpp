@@ -9,7 +9,7 @@ namespace {
 
 constexpr float log2_e = 1.44269504f, ln_2 = 0.693147181f;
 
-int64_t whole_blocks(int64_t count) { return (count + lanes - 1) / lanes * lanes; }
+int64_t whole_blocks(int64_t count) { return parts_of(count, lanes) * lanes; }
 
 // `columns` numbers, at most `width`, of each of some rows; times a factor.
 template <int width>
@@ -40,7 +40,8 @@ void unpack(const float *from, int64_t rows, int64_t stride, int64_t columns, fl
     copy_rows<width>(from, width, rows, columns, factor, to, stride);
 }
 
-// 16 rows as `width` vectors: the first has the first number of each row.
+// 16 rows as `width` vectors: the first has the first number of each row. Numbers behind the last row are read too, and
+// not used.
 template <int width>
 void to_lanes(const float *rows, Vector *columns) {
     Vector square[lanes];
@@ -60,7 +61,7 @@ void from_lanes(const Vector *columns, float *rows) {
 // Heads that lie in the same lines of the cache belong to one thread, and neighbours in time to different samples: two
 // threads that write to one line wait for each other.
 void for_each_head(const Attention &at, const std::function<void(int64_t, int64_t)> &body) {
-    const int64_t together = std::max<int64_t>(1, lanes / at.width), parts = (at.heads + together - 1) / together;
+    const int64_t together = std::max<int64_t>(1, lanes / at.width), parts = parts_of(at.heads, together);
     parallel(at.samples * parts, [&](int64_t item) {
         const int64_t first = item / at.samples * together;
         for (int64_t head = first; head < std::min(at.heads, first + together); ++head) body(item % at.samples, head);

@@ -69,6 +69,9 @@ inline float sigmoid(float x) { return 1.0f / (1.0f + exponential(-x)); }
 constexpr int64_t block = 4096;  // elements of a partial sum
 constexpr int64_t rows_together = 16, columns_together = 32;  // of a matrix, in one turn of a thread
 
+// How many parts a size has, of which the last may be smaller.
+inline int64_t parts_of(int64_t size, int64_t part) { return (size + part - 1) / part; }
+
 inline int64_t count_of(const int64_t *shape, int axes) {
     int64_t count = 1;
     for (int axis = 0; axis < axes; ++axis) count *= shape[axis];
@@ -115,7 +118,7 @@ inline uint16_t to_bf16(float value) {
 inline const float *factors_of(const float *values, int64_t, float *) { return values; }
 
 inline const uint16_t *factors_of(const float *values, int64_t size, uint16_t *memory) {
-    parallel((size + block - 1) / block, [&](int64_t number) {
+    parallel(parts_of(size, block), [&](int64_t number) {
         const int64_t end = std::min(size, (number + 1) * block);
 #pragma omp simd
         for (int64_t i = number * block; i < end; ++i) memory[i] = to_bf16(values[i]);

@@ -126,7 +126,7 @@ OPERATOR(layer_norm) {
     auto *scales = static_cast<float *>(parameters[6]);
     const int64_t width = shapes[1][0], rows = count_of(shapes[0], axes[0] - 1);
     std::lock_guard<std::mutex> lock(turn);
-    parallel((rows + rows_together - 1) / rows_together, [&](int64_t number) {
+    parallel(parts_of(rows, rows_together), [&](int64_t number) {
         const int64_t end = std::min(rows, (number + 1) * rows_together);
         for (int64_t row = number * rows_together; row < end; ++row) {
             const float *from = x + row * width;
@@ -156,7 +156,7 @@ OPERATOR(layer_norm_backward) {
     auto *dbeta = static_cast<float *>(parameters[7]);
     const int64_t width = shapes[2][0], rows = count_of(shapes[1], axes[1] - 1);
     std::lock_guard<std::mutex> lock(turn);
-    parallel((rows + rows_together - 1) / rows_together, [&](int64_t number) {
+    parallel(parts_of(rows, rows_together), [&](int64_t number) {
         const int64_t end = std::min(rows, (number + 1) * rows_together);
         for (int64_t row = number * rows_together; row < end; ++row) {
             const float *g = dy + row * width, *from = x + row * width, mean = means[row], scale = scales[row];
@@ -175,7 +175,7 @@ OPERATOR(layer_norm_backward) {
                 to[i] = scale * (g[i] * gamma[i] - level - (from[i] - mean) * slope);
         }
     });
-    parallel((width + columns_together - 1) / columns_together, [&](int64_t number) {
+    parallel(parts_of(width, columns_together), [&](int64_t number) {
         const int64_t first = number * columns_together, columns = std::min(columns_together, width - first);
         double sums[columns_together] = {}, products[columns_together] = {};
         for (int64_t row = 0; row < rows; ++row) {

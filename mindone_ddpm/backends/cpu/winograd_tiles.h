@@ -16,8 +16,6 @@ constexpr int64_t rows_at_once = 6, few_rows = 2;  // tiles in one step of a pro
 // Tiles, channels and outputs that fit into half of a core's cache of the second level, as it is mostly at least.
 constexpr int64_t numbers_together = 1 << 18, most_tiles = 48;
 
-int64_t parts_of(int64_t size, int64_t part) { return (size + part - 1) / part; }
-
 // --- where the tiles are --------------------------------------------------------------------------------------------
 
 // `rows` x `columns` tiles of 2 x 2 pixels in one sample.
