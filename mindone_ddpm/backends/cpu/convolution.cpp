@@ -1,5 +1,5 @@
 // Convolutions run in the oneDNN that MindSpore brings, but in the memory layout that oneDNN itself asks for; most of those
-// with 3x3 weights and float32 by Winograd's algorithm (winograd.cpp).
+// with 3x3 weights by Winograd's algorithms (winograd.cpp).
 
 #include <cstdlib>
 #include <map>
@@ -67,6 +67,14 @@ class Operation {
     virtual int run(void **parameters) = 0;  // MindSpore's parameters. Returns 0, or what has failed
     virtual void release_weights() = 0;
 };
+
+// Whether the CPU multiplies whole matrices of bf16 (AMX). Without that, Winograd's algorithms in float32 are faster than
+// all the products in bf16.
+#if defined(__AMX_BF16__)
+constexpr bool has_tiles_of_bf16 = true;
+#else
+constexpr bool has_tiles_of_bf16 = false;
+#endif
 
 using onednn::Argument;
 
@@ -193,16 +201,26 @@ class WinogradOperation final : public Operation {
     WinogradOperation(Direction direction, const WinogradShape &shape, bool has_bias)
         : direction_(direction), shape_(shape), has_bias_(has_bias) {}
 
-    static bool suits(Direction direction, const WinogradShape &shape, const int32_t *settings) {
+    // `shape`: with tiles of any side. Returns whether this is faster than oneDNN; then the side is the best one.
+    static bool suits(Direction direction, WinogradShape &shape, const int32_t *settings) {
         constexpr int32_t only[num_settings] = {1, 1, 1, 1, 1, 1, 1, 1, 1};
+        if (!std::equal(settings, settings + num_settings, only)) return false;
+        for (const int64_t side : {4, 2}) {
+            shape.side = side;
+            if (suits(direction, shape)) return true;
+        }
+        return false;
+    }
+
+    static bool suits(Direction direction, const WinogradShape &shape) {
         // With fewer channels the transformations take more time than the products save, and with fewer tiles those of
         // the weights.
         constexpr int64_t least_channels = 48, least_tiles_of_thread = 64;
         constexpr int64_t most_summed = 1 << 26;  // numbers: each thread has its own sums of the weights' gradient
         const int64_t threads = pool->get_num_threads();
         if (direction == Direction::to_weights && shape.prepared_size() * threads > most_summed) return false;
-        return std::equal(settings, settings + num_settings, only) && shape.channels % 16 == 0 &&
-               shape.outputs % 16 == 0 && std::min(shape.channels, shape.outputs) >= least_channels &&
+        return shape.channels % 16 == 0 && shape.outputs % 16 == 0 &&
+               std::min(shape.channels, shape.outputs) >= least_channels &&
                shape.tiles() >= least_tiles_of_thread * threads;
     }
 
@@ -317,9 +335,9 @@ std::unique_ptr<Operation> make_with_onednn(Direction direction, const Shape &in
 
 std::unique_ptr<Operation> make_convolution(Direction direction, const Shape &input, const Shape &weights,
                                             const Shape &output, const int32_t *settings, bool has_bias, int type) {
-    const WinogradShape shape = {input.sizes[0], input.sizes[1], output.sizes[1], input.sizes[2], input.sizes[3]};
+    WinogradShape shape = {input.sizes[0], input.sizes[1], output.sizes[1], input.sizes[2], input.sizes[3], 0};
     const bool is_3x3 = weights.sizes[2] == 3 && weights.sizes[3] == 3;
-    if (type == onednn::f32 && is_3x3 && WinogradOperation::suits(direction, shape, settings))
+    if (is_3x3 && !(type == onednn::bf16 && has_tiles_of_bf16) && WinogradOperation::suits(direction, shape, settings))
         return std::make_unique<WinogradOperation>(direction, shape, has_bias);
     return make_with_onednn(direction, input, weights, output, settings, has_bias, type);
 }

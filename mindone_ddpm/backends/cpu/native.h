@@ -1,5 +1,5 @@
 // The hot operators of a UNet on an x86-64 or ARM CPU, for MindSpore's `Custom` operator: what they share. All tensors are
-// float32. Operators whose name ends in _bf16 round the factors of their products to bf16, and sum in float32.
+// float32. Operators whose name ends in _bf16 may round the factors of their products to bf16, and sum in float32.
 //
 // compiler.py compiles the .cpp files of this folder once on the user's machine into one library, and native.py loads it.
 // Every operator has the signature that MindSpore documents for its "aot" operators: inputs come first, outputs last, 0

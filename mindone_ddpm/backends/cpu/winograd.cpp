@@ -1,5 +1,5 @@
 // A thread takes some tens of tiles at a time. For each 16 channels it brings their pixels into the order (pixel, channel)
-// and transforms them to 16 points; then it multiplies channels by weights at each point, and transforms what comes out to
+// and transforms them to points; then it multiplies channels by weights at each point, and transforms what comes out to
 // pixels, for each 16 outputs: all in its cache.
 
 #include <atomic>
@@ -88,17 +88,17 @@ void multiply_columns(int64_t columns, int64_t rows, Matrix a, Matrix b, int64_t
 }
 
 // The points of a patch's tiles, all channels.
+template <int side>
 void take_input(const float *x, const WinogradShape &shape, const Patch &patch, Vector *pixels, float *to,
                 int64_t stride) {
     for (int64_t channel = 0; channel < shape.channels; channel += lanes) {
         lay_out(x, shape.channels, channel, shape, patch, 1, pixels);
-        transform_input(pixels, patch, to + channel, shape.channels, stride);
+        transform_input<side>(pixels, patch, to + channel, shape.channels, stride);
     }
 }
 
-}  // namespace
-
-void native::winograd_prepare(const float *weights, const WinogradShape &shape, float *prepared) {
+template <int side>
+void prepare(const float *weights, const WinogradShape &shape, float *prepared) {
     const int64_t size = shape.channels * shape.outputs;
     parallel(shape.outputs / lanes, [&](int64_t number) {
         const int64_t output = number * lanes;
@@ -111,13 +111,14 @@ void native::winograd_prepare(const float *weights, const WinogradShape &shape, 
                 swap_rows_and_columns(square);
             }
             for (int64_t i = 0; i < lanes; ++i)
-                transform_weights(values + 9 * i, 1,
+                transform_weights<side>(values + 9 * i, 1,
                                   prepared + place_of(channel + i, output, shape.channels, shape.outputs), size);
         }
     });
 }
 
-void native::winograd_prepare_turned(const float *weights, const WinogradShape &shape, float *prepared) {
+template <int side>
+void prepare_turned(const float *weights, const WinogradShape &shape, float *prepared) {
     const int64_t size = shape.channels * shape.outputs;
     parallel(shape.outputs, [&](int64_t output) {
         for (int64_t channel = 0; channel < shape.channels; channel += lanes) {
@@ -127,15 +128,15 @@ void native::winograd_prepare_turned(const float *weights, const WinogradShape &
             values[lanes - 1] = load_some(from + 9 * (lanes - 1), 9);
             swap_rows_and_columns(values);
             const int64_t place = place_of(output, channel, shape.outputs, shape.channels);
-            transform_weights(values + 8, -1, prepared + place, size);
+            transform_weights<side>(values + 8, -1, prepared + place, size);
         }
     });
 }
 
-size_t native::winograd_memory(const WinogradShape &shape) { return Division(shape).size() * pool->get_num_threads(); }
-
-void native::winograd_convolve(const float *x, const float *prepared, const float *bias, float *y,
+template <int side>
+void convolve_tiles(const float *x, const float *prepared, const float *bias, float *y,
                                const WinogradShape &shape, float *memory) {
+    constexpr int64_t points = (side + 2) * (side + 2);
     const Division division(shape);
     const int64_t channels = shape.channels, outputs = shape.outputs;
     const int64_t stride_in = division.stride(channels), stride_out = division.stride(outputs);
@@ -146,7 +147,7 @@ void native::winograd_convolve(const float *x, const float *prepared, const floa
         Vector *pixels = reinterpret_cast<Vector *>(out + points * stride_out);
         for (int64_t block; (block = next.fetch_add(1)) < division.blocks;) {
             int64_t tiles = division.for_each_patch(block, [&](const Patch &patch, int64_t tile) {
-                take_input(x, shape, patch, pixels, in + tile * channels, stride_in);
+                take_input<side>(x, shape, patch, pixels, in + tile * channels, stride_in);
             });
             const int64_t all = parts_of(tiles, few_rows) * few_rows;
             for (int64_t point = 0; point < points; ++point) {
@@ -161,7 +162,7 @@ void native::winograd_convolve(const float *x, const float *prepared, const floa
             }
             division.for_each_patch(block, [&](const Patch &patch, int64_t tile) {
                 for (int64_t output = 0; output < outputs; output += lanes) {
-                    transform_output(out + tile * outputs + output, outputs, stride_out,
+                    transform_output<side>(out + tile * outputs + output, outputs, stride_out,
                                      bias == nullptr ? Vector{} : load(bias + output), patch, pixels);
                     bring_back(pixels, outputs, output, shape, patch, y);
                 }
@@ -171,16 +172,14 @@ void native::winograd_convolve(const float *x, const float *prepared, const floa
 }
 
 // Of each thread: the gradients of the weights, at the points, and of the bias, summed over its tiles.
-static int64_t sums_size(const WinogradShape &shape) {
-    return points * (shape.channels * shape.outputs + lanes) + shape.outputs;
+int64_t sums_size(const WinogradShape &shape) {
+    return shape.points() * (shape.channels * shape.outputs + lanes) + shape.outputs;
 }
 
-size_t native::winograd_memory_to_weights(const WinogradShape &shape) {
-    return (Division(shape).size() + sums_size(shape)) * pool->get_num_threads();
-}
-
-void native::winograd_to_weights(const float *dy, const float *x, float *dweights, float *dbias,
+template <int side>
+void tiles_to_weights(const float *dy, const float *x, float *dweights, float *dbias,
                                  const WinogradShape &shape, float *memory) {
+    constexpr int64_t points = (side + 2) * (side + 2);
     const Division division(shape);
     const int64_t channels = shape.channels, outputs = shape.outputs, threads = pool->get_num_threads();
     const int64_t stride_in = division.stride(channels), stride_out = division.stride(outputs);
@@ -194,12 +193,12 @@ void native::winograd_to_weights(const float *dy, const float *x, float *dweight
         const int64_t first = division.blocks * thread / threads, last = division.blocks * (thread + 1) / threads;
         for (int64_t block = first; block < last; ++block) {
             const int64_t tiles = division.for_each_patch(block, [&](const Patch &patch, int64_t tile) {
-                take_input(x, shape, patch, pixels, in + tile * channels, stride_in);
+                take_input<side>(x, shape, patch, pixels, in + tile * channels, stride_in);
                 for (int64_t output = 0; output < outputs; output += lanes) {
                     lay_out(dy, outputs, output, shape, patch, 0, pixels);
-                    transform_gradient(pixels, patch, out + tile * outputs + output, outputs, stride_out);
+                    transform_gradient<side>(pixels, patch, out + tile * outputs + output, outputs, stride_out);
                     Vector sum = {};
-                    for (int64_t pixel = 0; pixel < 4 * patch.tiles(); ++pixel) sum += pixels[pixel];
+                    for (int64_t pixel = 0; pixel < side * side * patch.tiles(); ++pixel) sum += pixels[pixel];
                     store(bias_sums + output, load(bias_sums + output) + sum);
                 }
             });
@@ -221,12 +220,12 @@ void native::winograd_to_weights(const float *dy, const float *x, float *dweight
         const int64_t output = number * lanes;
         if (dbias != nullptr) store(dbias + output, sum_of_threads(memory + points * stride + output));
         for (int64_t channel = 0; channel < channels; channel += lanes) {
-            Vector values[9 * lanes];  // as in winograd_prepare
+            Vector values[9 * lanes];  // as in prepare
             for (int64_t i = 0; i < lanes; ++i) {
-                Vector m[points];
-                for (int64_t point = 0; point < points; ++point)
-                    m[point] = sum_of_threads(memory + point * stride + (channel + i) * outputs + output);
-                transform_weights_back(m, values + 9 * i);
+                const float *place = memory + (channel + i) * outputs + output;
+                transform_weights_back<side>(
+                    [&](int row, int column) { return sum_of_threads(place + ((side + 2) * row + column) * stride); },
+                    values + 9 * i);
             }
             for (int64_t part = 0; part < 9; ++part) {
                 Vector *square = values + part * lanes;
@@ -237,3 +236,35 @@ void native::winograd_to_weights(const float *dy, const float *x, float *dweight
         }
     });
 }
+
+}  // namespace
+
+// Calls a function of this file by the side of the tiles.
+#define BY_SIDE(function, ...) shape.side == 2 ? function<2>(__VA_ARGS__) : function<4>(__VA_ARGS__)
+
+void native::winograd_prepare(const float *weights, const WinogradShape &shape, float *prepared) {
+    BY_SIDE(prepare, weights, shape, prepared);
+}
+
+void native::winograd_prepare_turned(const float *weights, const WinogradShape &shape, float *prepared) {
+    BY_SIDE(prepare_turned, weights, shape, prepared);
+}
+
+size_t native::winograd_memory(const WinogradShape &shape) { return Division(shape).size() * pool->get_num_threads(); }
+
+void native::winograd_convolve(const float *x, const float *prepared, const float *bias, float *y,
+                               const WinogradShape &shape, float *memory) {
+    BY_SIDE(convolve_tiles, x, prepared, bias, y, shape, memory);
+}
+
+size_t native::winograd_memory_to_weights(const WinogradShape &shape) {
+    return (Division(shape).size() + sums_size(shape)) * pool->get_num_threads();
+}
+
+
+void native::winograd_to_weights(const float *dy, const float *x, float *dweights, float *dbias,
+                                 const WinogradShape &shape, float *memory) {
+    BY_SIDE(tiles_to_weights, dy, x, dweights, dbias, shape, memory);
+}
+
+#undef BY_SIDE

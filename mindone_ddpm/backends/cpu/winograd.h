@@ -1,5 +1,6 @@
-// Convolutions with 3x3 weights, stride 1 and padding 1 by Winograd's algorithm F(2x2, 3x3): the four outputs of a tile
-// from sixteen products for each pair of channels, instead of thirty-six (Lavin and Gray 2016, section 4.1).
+// Convolutions with 3x3 weights, stride 1 and padding 1 by Winograd's algorithms F(2x2, 3x3) and F(4x4, 3x3): for each pair
+// of channels the 4 outputs of a tile from 16 products instead of 36, or the 16 outputs of a larger one from 36 products
+// instead of 144 (Lavin and Gray 2016, sections 4.1 and 4.3).
 
 #pragma once
 
@@ -12,9 +13,11 @@ namespace native __attribute__((visibility("hidden"))) {
 // outputs are multiples of 16.
 struct WinogradShape {
     int64_t samples, channels, outputs, height, width;
-    int64_t tiles() const { return samples * ((height + 1) / 2) * ((width + 1) / 2); }
-    int64_t prepared_size() const { return 16 * channels * outputs; }  // of the weights, in numbers
-    WinogradShape turned() const { return {samples, outputs, channels, height, width}; }
+    int64_t side;  // of a tile, in pixels: 2 or 4
+    int64_t tiles() const { return samples * ((height + side - 1) / side) * ((width + side - 1) / side); }
+    int64_t points() const { return (side + 2) * (side + 2); }  // of a tile, where channels are multiplied
+    int64_t prepared_size() const { return points() * channels * outputs; }  // of the weights, in numbers
+    WinogradShape turned() const { return {samples, outputs, channels, height, width, side}; }
 };
 
 // Weights (outputs, channels, 3, 3) for winograd_convolve; and those of the gradient of the input, whose shape is the

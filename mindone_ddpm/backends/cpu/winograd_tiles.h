@@ -1,4 +1,4 @@
-// The tiles of winograd.cpp: where they are, their pixels, and the transformations to their 16 points and back.
+// The tiles of winograd.cpp: where they are, their pixels, and the transformations to their points and back.
 
 #pragma once
 
@@ -10,15 +10,15 @@ using namespace native;
 
 namespace {
 
-constexpr int64_t points = 16;
 constexpr int64_t rows_at_once = 6, few_rows = 2;  // tiles in one step of a product
 
-// Tiles, channels and outputs that fit into half of a core's cache of the second level, as it is mostly at least.
-constexpr int64_t numbers_together = 1 << 18, most_tiles = 48;
+// Tiles, channels and outputs that fit into half of a core's cache of the second level, as it is mostly at least. With few
+// tiles the weights would be read too often.
+constexpr int64_t numbers_together = 1 << 18, fewest_tiles = 36, most_tiles = 48;
 
 // --- where the tiles are --------------------------------------------------------------------------------------------
 
-// `rows` x `columns` tiles of 2 x 2 pixels in one sample.
+// `rows` x `columns` tiles in one sample.
 struct Patch {
     int64_t sample, top, left, rows, columns;  // top and left in pixels
     int64_t tiles() const { return rows * columns; }
@@ -30,9 +30,10 @@ struct Division {
     int64_t high, wide, down, across, patches, patches_together, blocks, tiles_together;
 
     explicit Division(const WinogradShape &of) : shape(of) {
-        const int64_t threads = pool->get_num_threads(), rows = parts_of(of.height, 2), columns = parts_of(of.width, 2);
-        int64_t tiles = std::min(most_tiles, numbers_together / points / (of.channels + of.outputs));
-        tiles = std::max(rows_at_once, std::min(tiles, parts_of(of.tiles(), threads)));
+        const int64_t threads = pool->get_num_threads(), rows = parts_of(of.height, of.side);
+        const int64_t columns = parts_of(of.width, of.side);
+        int64_t tiles = numbers_together / of.points() / (of.channels + of.outputs);
+        tiles = std::min(std::clamp(tiles, fewest_tiles, most_tiles), parts_of(of.tiles(), threads));
         across = parts_of(columns, std::min(tiles, columns));
         wide = parts_of(columns, across);
         down = parts_of(rows, std::min(rows, std::max<int64_t>(1, tiles / wide)));
@@ -47,8 +48,9 @@ struct Division {
 
     Patch patch(int64_t number) const {
         const int64_t column = number % across * wide, row = number / across % down * high;
-        return {number / across / down, 2 * row, 2 * column, std::min(high, parts_of(shape.height, 2) - row),
-                std::min(wide, parts_of(shape.width, 2) - column)};
+        return {number / across / down, shape.side * row, shape.side * column,
+                std::min(high, parts_of(shape.height, shape.side) - row),
+                std::min(wide, parts_of(shape.width, shape.side) - column)};
     }
 
     // Calls `body` with each patch of a block and the number of its first tile. Returns how many tiles there are.
@@ -65,9 +67,9 @@ struct Division {
 
     // From one point to the next, in numbers. Not a power of two, where all would lie in the same sets of the cache.
     int64_t stride(int64_t channels) const { return tiles_together * channels + lanes; }
-    int64_t pixels_size() const { return (2 * high + 2) * (2 * wide + 2) * lanes; }  // of 16 channels
+    int64_t pixels_size() const { return (shape.side * high + 2) * (shape.side * wide + 2) * lanes; }  // of 16 channels
     // Of one thread: points of the channels, points of the outputs, pixels.
-    int64_t size() const { return points * (stride(shape.channels) + stride(shape.outputs)) + pixels_size(); }
+    int64_t size() const { return shape.points() * (stride(shape.channels) + stride(shape.outputs)) + pixels_size(); }
 };
 
 // --- between (channel, height, width) and (height, width, channel) --------------------------------------------------
@@ -87,7 +89,7 @@ inline void store_some(float *to, const Vector &values, int64_t count) {
 // The pixels of a patch, and `border` more on each side, of 16 channels from `channel` on; zeros outside of the image.
 void lay_out(const float *images, int64_t channels, int64_t channel, const WinogradShape &shape, const Patch &patch,
              int64_t border, Vector *pixels) {
-    const int64_t rows = 2 * (patch.rows + border), columns = 2 * (patch.columns + border);
+    const int64_t rows = shape.side * patch.rows + 2 * border, columns = shape.side * patch.columns + 2 * border;
     const int64_t area = shape.height * shape.width, top = patch.top - border, left = patch.left - border;
     const int64_t first = std::max<int64_t>(0, left), last = std::min(shape.width, left + columns);
     const float *image = images + (patch.sample * channels + channel) * area;
@@ -116,10 +118,10 @@ void lay_out(const float *images, int64_t channels, int64_t channel, const Winog
 void bring_back(const Vector *pixels, int64_t channels, int64_t channel, const WinogradShape &shape, const Patch &patch,
                 float *images) {
     const int64_t area = shape.height * shape.width;
-    const int64_t rows = std::min(2 * patch.rows, shape.height - patch.top);
-    const int64_t columns = std::min(2 * patch.columns, shape.width - patch.left);
+    const int64_t rows = std::min(shape.side * patch.rows, shape.height - patch.top);
+    const int64_t columns = std::min(shape.side * patch.columns, shape.width - patch.left);
     float *image = images + (patch.sample * channels + channel) * area + patch.top * shape.width + patch.left;
-    for (int64_t row = 0; row < rows; ++row, pixels += 2 * patch.columns)
+    for (int64_t row = 0; row < rows; ++row, pixels += shape.side * patch.columns)
         for (int64_t x = 0; x < columns; x += lanes) {
             const int64_t count = std::min(lanes, columns - x);
             Vector square[lanes];
@@ -132,117 +134,201 @@ void bring_back(const Vector *pixels, int64_t channels, int64_t channel, const W
 
 // --- the transformations of 16 channels, with the paper's names of the matrices --------------------------------------
 
-// B^T d B. Four columns of pixels at a time, of which two are the next tile's as well. `step`: from a tile to the next.
+// In one direction, by the side of a tile: of pixels to points (B^T d), of a gradient's pixels to points (A dy), of points
+// to pixels (A^T m), of weights to points (G g), and back (G^T m).
+template <int side>
+struct OneWay;
+
+// Points 0, 1, -1 and infinity.
+template <>
+struct OneWay<2> {
+    static void input(const Vector (&d)[4], Vector (&to)[4]) {
+        to[0] = d[0] - d[2];
+        to[1] = d[1] + d[2];
+        to[2] = d[2] - d[1];
+        to[3] = d[1] - d[3];
+    }
+    static void gradient(const Vector (&dy)[2], Vector (&to)[4]) {
+        to[0] = dy[0];
+        to[1] = dy[0] + dy[1];
+        to[2] = dy[0] - dy[1];
+        to[3] = -dy[1];
+    }
+    static void output(const Vector (&m)[4], Vector (&to)[2]) {
+        to[0] = m[0] + m[1] + m[2];
+        to[1] = m[1] - m[2] - m[3];
+    }
+    static void weights(const Vector (&g)[3], Vector (&to)[4]) {
+        to[0] = g[0];
+        to[1] = (g[0] + g[1] + g[2]) * 0.5f;
+        to[2] = (g[0] - g[1] + g[2]) * 0.5f;
+        to[3] = g[2];
+    }
+    static void weights_back(const Vector (&m)[4], Vector (&to)[3]) {
+        const Vector plus = (m[1] + m[2]) * 0.5f, minus = (m[1] - m[2]) * 0.5f;
+        to[0] = m[0] + plus;
+        to[1] = minus;
+        to[2] = plus + m[3];
+    }
+};
+
+// Points 0, a, -a, b, -b and infinity. With these a and b results have a quarter of the rounding errors that the paper's 1
+// and 2 give, and some three times those of tiles of 2x2.
+template <>
+struct OneWay<4> {
+    static constexpr float a = 0.75f, b = 1.5f, aa = a * a, bb = b * b;
+    static constexpr float by_zero = 1.0f / (aa * bb), by_a = 0.5f / (aa * (aa - bb)), by_b = 0.5f / (bb * (bb - aa));
+
+    static void input(const Vector (&d)[6], Vector (&to)[6]) {
+        const Vector even_a = d[4] - bb * d[2], odd_a = a * (d[3] - bb * d[1]);
+        const Vector even_b = d[4] - aa * d[2], odd_b = b * (d[3] - aa * d[1]);
+        to[0] = d[4] - (aa + bb) * d[2] + aa * bb * d[0];
+        to[1] = even_a + odd_a;
+        to[2] = even_a - odd_a;
+        to[3] = even_b + odd_b;
+        to[4] = even_b - odd_b;
+        to[5] = d[5] - (aa + bb) * d[3] + aa * bb * d[1];
+    }
+    static void gradient(const Vector (&dy)[4], Vector (&to)[6]) {
+        const Vector even_a = dy[0] + aa * dy[2], odd_a = a * (dy[1] + aa * dy[3]);
+        const Vector even_b = dy[0] + bb * dy[2], odd_b = b * (dy[1] + bb * dy[3]);
+        to[0] = dy[0];
+        to[1] = even_a + odd_a;
+        to[2] = even_a - odd_a;
+        to[3] = even_b + odd_b;
+        to[4] = even_b - odd_b;
+        to[5] = dy[3];
+    }
+    static void output(const Vector (&m)[6], Vector (&to)[4]) {
+        const Vector even_a = m[1] + m[2], odd_a = a * (m[1] - m[2]);
+        const Vector even_b = m[3] + m[4], odd_b = b * (m[3] - m[4]);
+        to[0] = m[0] + even_a + even_b;
+        to[1] = odd_a + odd_b;
+        to[2] = aa * even_a + bb * even_b;
+        to[3] = m[5] + aa * odd_a + bb * odd_b;
+    }
+    static void weights(const Vector (&g)[3], Vector (&to)[6]) {
+        const Vector even_a = by_a * (g[0] + aa * g[2]), odd_a = by_a * a * g[1];
+        const Vector even_b = by_b * (g[0] + bb * g[2]), odd_b = by_b * b * g[1];
+        to[0] = by_zero * g[0];
+        to[1] = even_a + odd_a;
+        to[2] = even_a - odd_a;
+        to[3] = even_b + odd_b;
+        to[4] = even_b - odd_b;
+        to[5] = g[2];
+    }
+    static void weights_back(const Vector (&m)[6], Vector (&to)[3]) {
+        const Vector even_a = by_a * (m[1] + m[2]), odd_a = by_a * a * (m[1] - m[2]);
+        const Vector even_b = by_b * (m[3] + m[4]), odd_b = by_b * b * (m[3] - m[4]);
+        to[0] = by_zero * m[0] + even_a + even_b;
+        to[1] = odd_a + odd_b;
+        to[2] = m[5] + aa * even_a + bb * even_b;
+    }
+};
+
+// Both directions of what is `from` x `from` at first and `to` x `to` in the end: `get(i, j)` gives a vector of row i,
+// and `put(i, j, vector)` takes one.
+template <int from, int to, typename OneWayFunction, typename Get, typename Put>
+inline void transform(const OneWayFunction &one_way, const Get &get, const Put &put) {
+    Vector columns[from][to];
+#pragma GCC unroll 6
+    for (int j = 0; j < from; ++j) {
+        Vector column[from];
+#pragma GCC unroll 6
+        for (int i = 0; i < from; ++i) column[i] = get(i, j);
+        one_way(column, columns[j]);
+    }
+#pragma GCC unroll 6
+    for (int i = 0; i < to; ++i) {
+        Vector row[from], done[to];
+#pragma GCC unroll 6
+        for (int j = 0; j < from; ++j) row[j] = columns[j][i];
+        one_way(row, done);
+#pragma GCC unroll 6
+        for (int j = 0; j < to; ++j) put(i, j, done[j]);
+    }
+}
+
+// B^T d B. Two columns of a tile's pixels are the next tile's as well. `step`: from a tile to the next.
+template <int side>
 void transform_input(const Vector *pixels, const Patch &patch, float *to, int64_t step, int64_t stride) {
-    const int64_t line = 2 * (patch.columns + 1);
+    constexpr int size = side + 2;
+    const int64_t line = side * patch.columns + 2;
     for (int64_t row = 0; row < patch.rows; ++row) {
-        const Vector *from = pixels + 2 * row * line;
-        Vector columns[4][4];
-        const auto read = [&](int number) {
-            const Vector a = from[0], b = from[line], c = from[2 * line], d = from[3 * line];
-            columns[number][0] = a - c;
-            columns[number][1] = b + c;
-            columns[number][2] = c - b;
-            columns[number][3] = b - d;
-            ++from;
+        const Vector *from = pixels + side * row * line;
+        Vector columns[size][size];
+        const auto read = [&](int first, int last) {
+#pragma GCC unroll 4
+            for (int j = first; j < last; ++j, ++from) {
+                Vector column[size];
+#pragma GCC unroll 6
+                for (int i = 0; i < size; ++i) column[i] = from[i * line];
+                OneWay<side>::input(column, columns[j]);
+            }
         };
-        read(0);
-        read(1);
+        read(0, 2);
         for (int64_t tile = 0; tile < patch.columns; ++tile, to += step) {
-            read(2);
-            read(3);
-            for (int i = 0; i < 4; ++i) {
-                store(to + (4 * i) * stride, columns[0][i] - columns[2][i]);
-                store(to + (4 * i + 1) * stride, columns[1][i] + columns[2][i]);
-                store(to + (4 * i + 2) * stride, columns[2][i] - columns[1][i]);
-                store(to + (4 * i + 3) * stride, columns[1][i] - columns[3][i]);
-                columns[0][i] = columns[2][i];
-                columns[1][i] = columns[3][i];
+            read(2, size);
+#pragma GCC unroll 6
+            for (int i = 0; i < size; ++i) {
+                Vector across[size], done[size];
+#pragma GCC unroll 6
+                for (int j = 0; j < size; ++j) across[j] = columns[j][i];
+                OneWay<side>::input(across, done);
+#pragma GCC unroll 6
+                for (int j = 0; j < size; ++j) store(to + (size * i + j) * stride, done[j]);
+                columns[0][i] = across[side];
+                columns[1][i] = across[side + 1];
             }
         }
     }
 }
 
 // Calls `body` with the first pixel of each tile, and the number of the tile.
-template <typename Pixels, typename Body>
+template <int side, typename Pixels, typename Body>
 void for_each_tile(Pixels *pixels, const Patch &patch, const Body &body) {
     for (int64_t row = 0; row < patch.rows; ++row)
         for (int64_t tile = 0; tile < patch.columns; ++tile)
-            body(pixels + 4 * row * patch.columns + 2 * tile, row * patch.columns + tile);
+            body(pixels + side * (side * row * patch.columns + tile), row * patch.columns + tile);
 }
 
 // A dy A^T.
+template <int side>
 void transform_gradient(const Vector *pixels, const Patch &patch, float *to, int64_t step, int64_t stride) {
-    const int64_t line = 2 * patch.columns;
-    for_each_tile(pixels, patch, [&](const Vector *from, int64_t tile) {
-        float *place = to + tile * step;
-        const Vector a = from[0], b = from[1], c = from[line], d = from[line + 1];
-        const Vector left[4] = {a, a + c, a - c, -c}, right[4] = {b, b + d, b - d, -d};
-        for (int i = 0; i < 4; ++i) {
-            store(place + (4 * i) * stride, left[i]);
-            store(place + (4 * i + 1) * stride, left[i] + right[i]);
-            store(place + (4 * i + 2) * stride, left[i] - right[i]);
-            store(place + (4 * i + 3) * stride, -right[i]);
-        }
+    const int64_t line = side * patch.columns;
+    for_each_tile<side>(pixels, patch, [&](const Vector *from, int64_t tile) {
+        transform<side, side + 2>(
+            OneWay<side>::gradient, [&](int i, int j) { return from[i * line + j]; },
+            [&](int i, int j, Vector value) { store(to + tile * step + ((side + 2) * i + j) * stride, value); });
     });
 }
 
-// A^T m A, and the bias: what is added to point (1, 1) is added to each pixel.
+// A^T m A, and the bias.
+template <int side>
 void transform_output(const float *from, int64_t step, int64_t stride, const Vector &bias, const Patch &patch,
                       Vector *pixels) {
-    const int64_t line = 2 * patch.columns;
-    for_each_tile(pixels, patch, [&](Vector *to, int64_t tile) {
-        const float *place = from + tile * step;
-        Vector upper[4], lower[4];
-        for (int j = 0; j < 4; ++j) {
-            const Vector a = load(place + j * stride);
-            Vector b = load(place + (4 + j) * stride);
-            if (j == 1) b += bias;
-            const Vector c = load(place + (8 + j) * stride), d = load(place + (12 + j) * stride);
-            upper[j] = a + b + c;
-            lower[j] = b - c - d;
-        }
-        to[0] = upper[0] + upper[1] + upper[2];
-        to[1] = upper[1] - upper[2] - upper[3];
-        to[line] = lower[0] + lower[1] + lower[2];
-        to[line + 1] = lower[1] - lower[2] - lower[3];
+    const int64_t line = side * patch.columns;
+    for_each_tile<side>(pixels, patch, [&](Vector *to, int64_t tile) {
+        transform<side + 2, side>(
+            OneWay<side>::output,
+            [&](int i, int j) { return load(from + tile * step + ((side + 2) * i + j) * stride); },
+            [&](int i, int j, Vector value) { to[i * line + j] = value + bias; });
     });
 }
 
 // G g G^T of nine vectors. `step`: 1, or -1 from the last one, for weights turned by half a turn.
+template <int side>
 inline void transform_weights(const Vector *weights, int64_t step, float *to, int64_t stride) {
-    Vector rows[4][3];
-    for (int j = 0; j < 3; ++j) {
-        const Vector a = weights[step * j], b = weights[step * (3 + j)], c = weights[step * (6 + j)];
-        rows[0][j] = a;
-        rows[1][j] = (a + b + c) * 0.5f;
-        rows[2][j] = (a - b + c) * 0.5f;
-        rows[3][j] = c;
-    }
-    for (int i = 0; i < 4; ++i) {
-        const Vector a = rows[i][0], b = rows[i][1], c = rows[i][2];
-        store(to + (4 * i) * stride, a);
-        store(to + (4 * i + 1) * stride, (a + b + c) * 0.5f);
-        store(to + (4 * i + 2) * stride, (a - b + c) * 0.5f);
-        store(to + (4 * i + 3) * stride, c);
-    }
+    transform<3, side + 2>(
+        OneWay<side>::weights, [&](int i, int j) { return weights[step * (3 * i + j)]; },
+        [&](int i, int j, Vector value) { store(to + ((side + 2) * i + j) * stride, value); });
 }
 
-// G^T m G.
-inline void transform_weights_back(const Vector (&m)[points], Vector *weights) {
-    Vector rows[3][4];
-    for (int j = 0; j < 4; ++j) {
-        const Vector plus = (m[4 + j] + m[8 + j]) * 0.5f, minus = (m[4 + j] - m[8 + j]) * 0.5f;
-        rows[0][j] = m[j] + plus;
-        rows[1][j] = minus;
-        rows[2][j] = plus + m[12 + j];
-    }
-    for (int i = 0; i < 3; ++i) {
-        const Vector plus = (rows[i][1] + rows[i][2]) * 0.5f, minus = (rows[i][1] - rows[i][2]) * 0.5f;
-        weights[3 * i] = rows[i][0] + plus;
-        weights[3 * i + 1] = minus;
-        weights[3 * i + 2] = plus + rows[i][3];
-    }
+// G^T m G. `get`: the point (i, j).
+template <int side, typename Get>
+inline void transform_weights_back(const Get &get, Vector *weights) {
+    transform<side + 2, 3>(
+        OneWay<side>::weights_back, get, [&](int i, int j, Vector value) { weights[3 * i + j] = value; });
 }
 
 }  // namespace

@@ -71,11 +71,16 @@ CONVOLUTIONS = {
     "groups": ((2, 6, 7, 7), (8, 3, 3, 3), (1, 1), (1, 1), (1, 1), 2),
     "one each": ((2, 8, 7, 7), (8, 1, 3, 3), (1, 1), (1, 1), (1, 1), 8),
     "wide": ((2, 192, 16, 16), (64, 192, 3, 3), (1, 1), (1, 1), (1, 1), 1),
-    # By tiles of 2 x 2 pixels: some over the edges, rows in parts, some samples together, and an odd number of tiles.
-    "tiles, odd sizes": ((5, 48, 15, 33), (80, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    # By tiles of 2 x 2 pixels, and of 4 x 4 where there are many: some over the edges, rows in parts, some samples
+    # together, and an odd number of tiles.
+    "tiles, odd sizes": ((2, 48, 15, 33), (80, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "tiles, long rows": ((3, 48, 4, 130), (96, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
     "tiles, small images": ((67, 64, 4, 4), (48, 64, 3, 3), (1, 1), (1, 1), (1, 1), 1),
-    "tiles, one row": ((65, 48, 1, 9), (64, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "tiles, one row": ((20, 48, 1, 27), (64, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "large tiles, odd sizes": ((5, 48, 15, 33), (80, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "large tiles, long rows": ((5, 48, 6, 130), (96, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "large tiles, small images": ((131, 64, 4, 4), (48, 64, 3, 3), (1, 1), (1, 1), (1, 1), 1),
+    "large tiles, one row": ((65, 48, 1, 9), (64, 48, 3, 3), (1, 1), (1, 1), (1, 1), 1),
 }
 
 
