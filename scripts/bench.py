@@ -8,6 +8,7 @@
     python scripts/bench.py startup                     from the command to the first finished step, twice
     python scripts/bench.py scaling                     two workers of one core each against one (Linux)
     python scripts/bench.py profile                     where a step's time goes, by operator
+    python scripts/bench.py errors                      rounding errors in each precision, against PyTorch in float64
     python scripts/bench.py precision                   loss and Frechet distance in float32 and bf16
     python scripts/bench.py grow                        time and memory as models and images grow
 
@@ -34,6 +35,7 @@ ENVIRONMENT = dict(os.environ)
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from benchmarks import peers  # noqa: E402
+from benchmarks.errors import measure_errors  # noqa: E402
 from benchmarks.programs import measure_scaling, measure_startup  # noqa: E402
 
 # --- the two sides in turn -----------------------------------------------------------------------------------------
@@ -145,7 +147,7 @@ def rows_of(found: Any) -> list[dict[str, Any]]:
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name in ("train", "sample", "data", "startup", "scaling", "profile", "precision", "grow"):
+    for name in ("train", "sample", "data", "startup", "scaling", "profile", "errors", "precision", "grow"):
         command = commands.add_parser(name)
         command.add_argument("--json", metavar="FILE", help="write all figures here too")
         command.add_argument("--device", default="CPU", help="Ascend, GPU or CPU (default: CPU)")
@@ -194,6 +196,8 @@ def measure(arguments: argparse.Namespace) -> Any:
         return measure_scaling(options)
     if arguments.command == "grow":
         return grow(options)
+    if arguments.command == "errors":
+        return measure_errors(options, run_worker)
     if arguments.command in ("data", "profile", "precision"):
         return run_worker(arguments.command, options)
     if arguments.command == "train" and arguments.costs:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clock import cpu_seconds, peak_memory_mb, timed
+from benchmarks.errors import our_errors
 from benchmarks.quality import our_precision
 
 
@@ -263,4 +264,5 @@ WORKERS: dict[str, Any] = {
     "profile": our_profile,
     "multiply_adds": our_multiply_adds,
     "precision": our_precision,
+    "errors": our_errors,
 }

@@ -12,6 +12,7 @@ import statistics
 from typing import Any
 
 from benchmarks.clock import cpu_seconds, peak_memory_mb, timed
+from benchmarks.errors import torch_errors
 
 MODES = ("eager", "compile", "channels_last", "channels_last+compile")
 
@@ -92,4 +93,4 @@ def torch_sample(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-WORKERS: dict[str, Any] = {"torch_train": torch_train, "torch_sample": torch_sample}
+WORKERS: dict[str, Any] = {"torch_train": torch_train, "torch_sample": torch_sample, "torch_errors": torch_errors}

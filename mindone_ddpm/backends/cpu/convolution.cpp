@@ -32,9 +32,16 @@ uint64_t sample_of(const void *values, size_t size) {
     return hash;
 }
 
+size_t held_now = 0;  // bytes, of all operations
+
 // Weights in the layout that an operation needs, by where they lie.
 class HeldWeights {
   public:
+    // Whether they are to be taken from here: nobody changes them, and they are here or there is room.
+    bool serves(const void *weights, size_t size_laid_out) const {
+        if (!weights_are_parameters || most_held == 0) return false;
+        return by_place_.count(weights) > 0 || held_now + aligned(size_laid_out) <= most_held;
+    }
     // These weights in their layout: `lay_out` brings them there, unless that was done before, and returns 0 or what has
     // failed. nullptr if there is no memory, or it has failed.
     template <typename LayOut>
@@ -42,23 +49,28 @@ class HeldWeights {
         Held &held = by_place_[weights];
         const uint64_t sample = sample_of(weights, size);
         if (held.memory != nullptr && held.sample == sample) return held.memory.get();
-        if (held.memory == nullptr) held.memory.reset(std::aligned_alloc(64, aligned(size_laid_out)));
-        if (held.memory == nullptr) return nullptr;
+        if (held.memory == nullptr) {
+            held.memory.reset(std::aligned_alloc(64, aligned(size_laid_out)));
+            if (held.memory == nullptr) return nullptr;
+            held_now += held.size = aligned(size_laid_out);
+        }
         held.sample = sample;
         const Clock clock("lay_out_weights");
         return lay_out(held.memory.get()) == 0 ? held.memory.get() : nullptr;
     }
-    void release() { by_place_.clear(); }
+    void release() {
+        for (const auto &[_, held] : by_place_) held_now -= held.size;
+        by_place_.clear();
+    }
 
   private:
     struct Held {
         std::unique_ptr<void, Free> memory;
+        size_t size = 0;
         uint64_t sample = 0;
     };
     std::map<const void *, Held> by_place_;
 };
-
-bool holds_weights() { return weights_are_parameters && weights_are_held; }
 
 // One of the three problems of a convolution, for tensors of certain shapes.
 class Operation {
@@ -136,7 +148,7 @@ class OneDnnOperation final : public Operation {
                 continue;
             }
             arguments.push_back({port.kind, port.chosen});
-            if (port.kind == WEIGHTS && holds_weights()) {
+            if (port.kind == WEIGHTS && port.held.serves(parameters[port.parameter], port.size)) {
                 if (hold(port, parameters[port.parameter]) != success) return 1;
                 continue;
             }
@@ -255,16 +267,16 @@ class WinogradOperation final : public Operation {
   private:
     // `place`: for what is not held.
     const float *prepare(const float *weights, float *place) {
-        if (!holds_weights()) {
+        const size_t size = shape_.channels * shape_.outputs * 9 * sizeof(float);
+        const size_t prepared_size = shape_.prepared_size() * sizeof(float);
+        if (!held_.serves(weights, prepared_size)) {
             winograd_prepare(weights, shape_, place);
             return place;
         }
-        const size_t size = shape_.channels * shape_.outputs * 9 * sizeof(float);
-        return static_cast<float *>(
-            held_.laid_out(weights, size, shape_.prepared_size() * sizeof(float), [&](void *to) {
-                winograd_prepare(weights, shape_, static_cast<float *>(to));
-                return 0;
-            }));
+        return static_cast<float *>(held_.laid_out(weights, size, prepared_size, [&](void *to) {
+            winograd_prepare(weights, shape_, static_cast<float *>(to));
+            return 0;
+        }));
     }
 
     const Direction direction_;
@@ -373,13 +385,13 @@ int convolve_backward(Direction direction, int count, void **parameters, int *, 
 }  // namespace
 
 thread_local bool native::weights_are_parameters = false;
-bool native::weights_are_held = false;
+size_t native::most_held = 0;
 
 // From now on weights that are parameters do not change, until this is called with 0.
-extern "C" void mindone_ddpm_hold_weights(int held) {
+extern "C" void mindone_ddpm_hold_weights(size_t most_bytes) {
     std::lock_guard<std::mutex> lock(turn);
-    weights_are_held = held != 0;
-    if (held) return;
+    most_held = most_bytes;
+    if (most_bytes > 0) return;
     for (auto &[_, operation] : known)
         if (operation != nullptr) operation->release_weights();
 }

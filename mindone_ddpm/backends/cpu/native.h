@@ -32,9 +32,10 @@ extern void *engine, *stream, *attributes;
 extern std::mutex turn;
 
 // Whether weights are the same whenever they lie at the same place: told by an operator (of this thread), and promised from
-// outside for a while (mindone_ddpm_hold_weights). If both, convolutions keep them as their products need them.
+// outside for a while (mindone_ddpm_hold_weights). If both, convolutions keep them as their products need them, as long as
+// that takes no more than these bytes: 0 where nothing was promised.
 extern thread_local bool weights_are_parameters;
-extern bool weights_are_held;
+extern size_t most_held;
 
 // Memory shared by all operators for what is needed only while one of them runs; nullptr if there is not enough.
 char *scratch(size_t size);

@@ -20,8 +20,9 @@ from mindspore import ops
 from mindone_ddpm.backends.cpu.compiler import compile_library, copy_of, is_wanted, num_threads
 from mindone_ddpm.common.environment import onednn_is_limited
 from mindone_ddpm.common.errors import first_line
+from mindone_ddpm.common.machine import memory_bytes
 
-BF16 = "_bf16"  # ends the names of operators that round the factors of their products to bf16
+BF16 = "_bf16"  # ends the names of operators that may round the factors of their products to bf16
 
 _library: Path | None = None  # set where it is loaded
 
@@ -77,20 +78,21 @@ _holders = 0  # how many have asked for held weights
 @contextlib.contextmanager
 def held_weights() -> Iterator[None]:
     """Inside, nobody changes the weights of a whole UNet that is not in training: its convolutions bring them into the
-    layout of their products once, and not in each call. That takes up to 1.8 times the memory of these weights."""
+    layout of their products once, and not in each call. That takes up to four times the memory of these weights, but at
+    most a quarter of the machine's: what goes beyond is laid out in each call."""
     global _holders
     if _library is None:
         yield
         return
     hold = ctypes.CDLL(str(_library)).mindone_ddpm_hold_weights
     _holders += 1
-    hold(1)
+    hold(ctypes.c_size_t(memory_bytes() // 4))
     try:
         yield
     finally:
         _holders -= 1
         if _holders == 0:
-            hold(0)
+            hold(ctypes.c_size_t(0))
 
 
 # Set by load(). Functions that MindSpore compiles find them here by name.

@@ -3,7 +3,8 @@
 Where an operator does not apply (float16, an unusual setting), the substitute of MindSpore's operators runs.
 
 In bf16 all tensors stay float32. Convolutions, linear layers and attention round the factors of their products inside
-their operators, and sum in float32: a cell that does so has ``in_bf16`` set, by its method ``compute_inside``.
+their operators, except where float32 is as fast, and sum in float32: a cell that does so has ``in_bf16`` set, by its
+method ``compute_inside``.
 """
 
 from __future__ import annotations

@@ -299,7 +299,7 @@ void transform_gradient(const Vector *pixels, const Patch &patch, float *to, int
     for_each_tile<side>(pixels, patch, [&](const Vector *from, int64_t tile) {
         transform<side, side + 2>(
             OneWay<side>::gradient, [&](int i, int j) { return from[i * line + j]; },
-            [&](int i, int j, Vector value) { store(to + tile * step + ((side + 2) * i + j) * stride, value); });
+            [&](int i, int j, const Vector &value) { store(to + tile * step + ((side + 2) * i + j) * stride, value); });
     });
 }
 
@@ -312,7 +312,7 @@ void transform_output(const float *from, int64_t step, int64_t stride, const Vec
         transform<side + 2, side>(
             OneWay<side>::output,
             [&](int i, int j) { return load(from + tile * step + ((side + 2) * i + j) * stride); },
-            [&](int i, int j, Vector value) { to[i * line + j] = value + bias; });
+            [&](int i, int j, const Vector &value) { to[i * line + j] = value + bias; });
     });
 }
 
@@ -321,14 +321,14 @@ template <int side>
 inline void transform_weights(const Vector *weights, int64_t step, float *to, int64_t stride) {
     transform<3, side + 2>(
         OneWay<side>::weights, [&](int i, int j) { return weights[step * (3 * i + j)]; },
-        [&](int i, int j, Vector value) { store(to + ((side + 2) * i + j) * stride, value); });
+        [&](int i, int j, const Vector &value) { store(to + ((side + 2) * i + j) * stride, value); });
 }
 
 // G^T m G. `get`: the point (i, j).
 template <int side, typename Get>
 inline void transform_weights_back(const Get &get, Vector *weights) {
     transform<side + 2, 3>(
-        OneWay<side>::weights_back, get, [&](int i, int j, Vector value) { weights[3 * i + j] = value; });
+        OneWay<side>::weights_back, get, [&](int i, int j, const Vector &value) { weights[3 * i + j] = value; });
 }
 
 }  // namespace

@@ -337,3 +337,21 @@ def test_weights_are_held_until_the_last_one_lets_go():
     with evaluating(network):  # as sampling does
         network(IMAGES, TIMES)[0].asnumpy()
     assert "lay_out_weights" in native.times()
+
+
+def test_held_weights_take_a_quarter_of_the_memory_at_most(monkeypatch):
+    network = make_unet(block_out_channels=(32, 64)).set_train(False)
+    expected = network(IMAGES, TIMES)[0].asnumpy()
+
+    def laid_out(memory_bytes):
+        monkeypatch.setattr(native, "memory_bytes", lambda: memory_bytes)
+        native.times()
+        with native.held_weights():
+            for _ in range(2):
+                np.testing.assert_array_equal(network(IMAGES, TIMES)[0].asnumpy(), expected)
+        return native.times().get("lay_out_weights", (0, 0.0))[0]
+
+    everything = laid_out(1 << 34)
+    assert 0 < laid_out(1 << 20) < everything
+    assert laid_out(4) == 0
+    assert laid_out(1 << 34) == everything  # what was held before does not count any more
