@@ -269,7 +269,8 @@ class WinogradOperation final : public Operation {
     const float *prepare(const float *weights, float *place) {
         const size_t size = shape_.channels * shape_.outputs * 9 * sizeof(float);
         const size_t prepared_size = shape_.prepared_size() * sizeof(float);
-        if (!held_.serves(weights, prepared_size)) {
+        // For large tiles they have four times their size: to read that takes as long as to make it again.
+        if (shape_.side == 4 || !held_.serves(weights, prepared_size)) {
             winograd_prepare(weights, shape_, place);
             return place;
         }

@@ -78,7 +78,7 @@ _holders = 0  # how many have asked for held weights
 @contextlib.contextmanager
 def held_weights() -> Iterator[None]:
     """Inside, nobody changes the weights of a whole UNet that is not in training: its convolutions bring them into the
-    layout of their products once, and not in each call. That takes up to four times the memory of these weights, but at
+    layout of their products once, and not in each call. That takes up to 1.8 times the memory of these weights, but at
     most a quarter of the machine's: what goes beyond is laid out in each call."""
     global _holders
     if _library is None:
