@@ -161,6 +161,8 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--preset", default="tiny" if name == "scaling" else "small", help="UNet preset")
         command.add_argument("--image_size", type=int, default=32)
         command.add_argument("--batch_size", type=int, default=16 if name == "scaling" else 8)
+        if name == "errors":
+            continue
         command.add_argument("--steps", type=int, default=80 if name == "scaling" else 20, help="steps measured")
         command.add_argument("--warmup", type=int, default=10, help="steps before, while threads are tuned")
         if name in ("train", "sample", "profile"):

@@ -196,7 +196,7 @@ def check_mindspore() -> Iterator[Finding]:
 
 
 def check_fast_operators() -> Finding:
-    """A C++ compiler, whose operators make a CPU two to three times as fast."""
+    """A C++ compiler, whose operators make a CPU three to five times as fast."""
     if not has_cpu_operators():
         return Finding("C++ compiler", OK, "not used: this copy of the package has no backends/cpu")
     from mindone_ddpm.backends.cpu.compiler import find_compiler
@@ -204,7 +204,7 @@ def check_fast_operators() -> Finding:
     compiler = find_compiler()
     if compiler is None:
         return Finding(
-            "C++ compiler", WARNING, "none", "on a CPU a step takes two to three times as long without: install g++"
+            "C++ compiler", WARNING, "none", "on a CPU a step takes three to five times as long without: install g++"
         )
     return Finding("C++ compiler", OK, compiler)
 

@@ -125,7 +125,7 @@ def start(
     trouble = backend.install()
     if trouble is not None and is_main_by_environment():
         print(
-            f"note: without the fast operators for this CPU ({trouble}) a step takes two to three times as long",
+            f"note: without the fast operators for this CPU ({trouble}) a step takes three to five times as long",
             file=sys.stderr,
         )
     quiet_libraries()

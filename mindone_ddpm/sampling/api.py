@@ -104,7 +104,7 @@ def sample(
             one that needs the fewest steps, for text the one that the pipeline was saved with.
         num_inference_steps: by default 1000 with ddpm, 50 with the others, 25 where no sampler is named.
         seed: image i depends on (seed, i) alone.
-        batch_size: images denoised at once; does not change them.
+        batch_size: images denoised at once; changes them by rounding at most.
         prompts: of a Stable Diffusion pipeline; several are used in turn.
         negative_prompt: what the images should not show.
         class_label: of a class-conditional model: class names or numbers, with commas between; by default all in turn.

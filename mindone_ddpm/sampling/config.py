@@ -27,7 +27,7 @@ class SamplingBase(HubChoice):
 
     model: str = setting("", "folder of a saved pipeline, or its name on the hub")
     output_dir: str = setting("samples", "folder for the images and the grid")
-    batch_size: int = setting(16, "images denoised at once; does not change them", low=1)
+    batch_size: int = setting(16, "images denoised at once; changes them by rounding at most", low=1)
     num_inference_steps: int | None = setting(
         None, "denoising steps; by default 1000 with ddpm, 50 with the others, 25 where no sampler is named", low=1
     )

@@ -5,8 +5,8 @@
 // Every operator has the signature that MindSpore documents for its "aot" operators: inputs come first, outputs last, 0
 // means success. OPERATOR(name) begins one; inside there are `count`, `parameters`, `axes` and `shapes`.
 //
-// Sums are taken in a fixed order, so that the same input gives the same bits whatever the number of threads (the gradients
-// of convolutions: for a fixed number of threads).
+// Sums are taken in a fixed order, so that the same input gives the same bits for a fixed number of threads. Most operators
+// do so for any number; convolutions choose their algorithm by it.
 
 #pragma once
 

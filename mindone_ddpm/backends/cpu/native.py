@@ -85,8 +85,9 @@ def held_weights() -> Iterator[None]:
         yield
         return
     hold = ctypes.CDLL(str(_library)).mindone_ddpm_hold_weights
+    most_bytes = ctypes.c_size_t(memory_bytes() // 4)
     _holders += 1
-    hold(ctypes.c_size_t(memory_bytes() // 4))
+    hold(most_bytes)
     try:
         yield
     finally:

@@ -112,7 +112,7 @@ void prepare(const float *weights, const WinogradShape &shape, float *prepared) 
             }
             for (int64_t i = 0; i < lanes; ++i)
                 transform_weights<side>(values + 9 * i, 1,
-                                  prepared + place_of(channel + i, output, shape.channels, shape.outputs), size);
+                                        prepared + place_of(channel + i, output, shape.channels, shape.outputs), size);
         }
     });
 }
@@ -135,7 +135,7 @@ void prepare_turned(const float *weights, const WinogradShape &shape, float *pre
 
 template <int side>
 void convolve_tiles(const float *x, const float *prepared, const float *bias, float *y,
-                               const WinogradShape &shape, float *memory) {
+                    const WinogradShape &shape, float *memory) {
     constexpr int64_t points = (side + 2) * (side + 2);
     const Division division(shape);
     const int64_t channels = shape.channels, outputs = shape.outputs;
@@ -163,7 +163,7 @@ void convolve_tiles(const float *x, const float *prepared, const float *bias, fl
             division.for_each_patch(block, [&](const Patch &patch, int64_t tile) {
                 for (int64_t output = 0; output < outputs; output += lanes) {
                     transform_output<side>(out + tile * outputs + output, outputs, stride_out,
-                                     bias == nullptr ? Vector{} : load(bias + output), patch, pixels);
+                                           bias == nullptr ? Vector{} : load(bias + output), patch, pixels);
                     bring_back(pixels, outputs, output, shape, patch, y);
                 }
             });
@@ -178,7 +178,7 @@ int64_t sums_size(const WinogradShape &shape) {
 
 template <int side>
 void tiles_to_weights(const float *dy, const float *x, float *dweights, float *dbias,
-                                 const WinogradShape &shape, float *memory) {
+                      const WinogradShape &shape, float *memory) {
     constexpr int64_t points = (side + 2) * (side + 2);
     const Division division(shape);
     const int64_t channels = shape.channels, outputs = shape.outputs, threads = pool->get_num_threads();
@@ -260,7 +260,6 @@ void native::winograd_convolve(const float *x, const float *prepared, const floa
 size_t native::winograd_memory_to_weights(const WinogradShape &shape) {
     return (Division(shape).size() + sums_size(shape)) * pool->get_num_threads();
 }
-
 
 void native::winograd_to_weights(const float *dy, const float *x, float *dweights, float *dbias,
                                  const WinogradShape &shape, float *memory) {

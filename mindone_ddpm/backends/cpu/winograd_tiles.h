@@ -12,7 +12,7 @@ namespace {
 
 constexpr int64_t rows_at_once = 6, few_rows = 2;  // tiles in one step of a product
 
-// Tiles, channels and outputs that fit into half of a core's cache of the second level, as it is mostly at least. With few
+// Tiles, channels and outputs that fit into half of a core's cache of the second level, where that has 2 MB. With few
 // tiles the weights would be read too often.
 constexpr int64_t numbers_together = 1 << 18, fewest_tiles = 36, most_tiles = 48;
 
@@ -172,8 +172,8 @@ struct OneWay<2> {
     }
 };
 
-// Points 0, a, -a, b, -b and infinity. With these a and b results have a quarter of the rounding errors that the paper's 1
-// and 2 give, and some three times those of tiles of 2x2.
+// Points 0, a, -a, b, -b and infinity. With these a and b results have half of the rounding errors that the paper's 1 and
+// 2 give, and some three times those of tiles of 2x2.
 template <>
 struct OneWay<4> {
     static constexpr float a = 0.75f, b = 1.5f, aa = a * a, bb = b * b;
