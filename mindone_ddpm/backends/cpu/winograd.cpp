@@ -22,6 +22,7 @@ typedef float Register __attribute__((vector_size(16)));
 constexpr int most_across = 4;
 #endif
 constexpr int64_t in_register = sizeof(Register) / sizeof(float);
+constexpr int64_t rows_at_once = 6;  // tiles in one step of a product, as long as there are so many
 
 // Columns of outputs that are multiplied together from one on: as many registers as there are, or half, or a quarter.
 int64_t columns_from(int64_t output, int64_t outputs) {

@@ -4,8 +4,7 @@
 
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include "native.h"
 
 namespace native __attribute__((visibility("hidden"))) {
 
@@ -14,7 +13,7 @@ namespace native __attribute__((visibility("hidden"))) {
 struct WinogradShape {
     int64_t samples, channels, outputs, height, width;
     int64_t side;  // of a tile, in pixels: 2 or 4
-    int64_t tiles() const { return samples * ((height + side - 1) / side) * ((width + side - 1) / side); }
+    int64_t tiles() const { return samples * parts_of(height, side) * parts_of(width, side); }
     int64_t points() const { return (side + 2) * (side + 2); }  // of a tile, where channels are multiplied
     int64_t prepared_size() const { return points() * channels * outputs; }  // of the weights, in numbers
     WinogradShape turned() const { return {samples, outputs, channels, height, width, side}; }

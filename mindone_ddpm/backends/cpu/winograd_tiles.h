@@ -2,7 +2,6 @@
 
 #pragma once
 
-#include "native.h"
 #include "vectors.h"
 #include "winograd.h"
 
@@ -10,7 +9,7 @@ using namespace native;
 
 namespace {
 
-constexpr int64_t rows_at_once = 6, few_rows = 2;  // tiles in one step of a product
+constexpr int64_t few_rows = 2;  // tiles in one step of a product at least
 
 // Tiles, channels and outputs that fit into half of a core's cache of the second level, where that has 2 MB. With few
 // tiles the weights would be read too often.
